@@ -1,0 +1,56 @@
+/**
+ * Linux error numbers (include/uapi/asm-generic/errno*.h); the same on x86-64 and arm64.
+ * Handlers return them negated, as the kernel does.
+ */
+export const E = {
+  PERM: 1,
+  NOENT: 2,
+  INTR: 4,
+  IO: 5,
+  NXIO: 6,
+  BIG: 7,
+  BADF: 9,
+  AGAIN: 11,
+  NOMEM: 12,
+  ACCES: 13,
+  FAULT: 14,
+  BUSY: 16,
+  EXIST: 17,
+  XDEV: 18,
+  NODEV: 19,
+  NOTDIR: 20,
+  ISDIR: 21,
+  INVAL: 22,
+  NFILE: 23,
+  MFILE: 24,
+  NOTTY: 25,
+  TXTBSY: 26,
+  FBIG: 27,
+  NOSPC: 28,
+  SPIPE: 29,
+  ROFS: 30,
+  MLINK: 31,
+  PIPE: 32,
+  RANGE: 34,
+  DEADLK: 35,
+  NAMETOOLONG: 36,
+  NOLCK: 37,
+  NOSYS: 38,
+  NOTEMPTY: 39,
+  LOOP: 40,
+  NODATA: 61,
+  PROTO: 71,
+  OVERFLOW: 75,
+  OPNOTSUPP: 95,
+  ADDRINUSE: 98,
+  CONNREFUSED: 111,
+  STALE: 116,
+  DQUOT: 122,
+} as const;
+
+const NAMES = new Map<number, string>(Object.entries(E).map(([name, code]) => [code, `E${name === 'BIG' ? '2BIG' : name}`]));
+
+/** `ENOENT` for 2 and −2; `errno 200` for one that has no name here. */
+export function errnoName(errno: number): string {
+  return NAMES.get(Math.abs(errno)) ?? `errno ${Math.abs(errno)}`;
+}

@@ -1,0 +1,160 @@
+/**
+ * The one logger: pino on standard error, synchronous and in this thread (a transport thread would cost memory
+ * and lose the last lines of a crash). JSON lines, or the pretty form when a person looks at a terminal.
+ *
+ * What a guest or a frontend can provoke goes through guest(): limited per key and overall, so that a hostile
+ * guest can neither fill a disk nor hide another guest's lines for ever.
+ */
+import { createRequire } from 'node:module';
+import { pino, type Logger as Pino } from 'pino';
+import { GuestLimiter } from './log-limiter.js';
+
+export const LOG_LEVELS = ['off', 'error', 'warn', 'info', 'debug', 'trace'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Fields of a line; `err` is written with its type and stack. */
+export type LogFields = Record<string, unknown>;
+
+export interface Logger {
+  error(fields: LogFields, message: string): void;
+  warn(fields: LogFields, message: string): void;
+  info(fields: LogFields, message: string): void;
+  debug(fields: LogFields, message: string): void;
+  trace(fields: LogFields, message: string): void;
+  /**
+   * A warning that the other side of a socket or ring caused. `key` names the kind of event: a constant of the
+   * code, or one with a connection's number, never bytes of the guest. Returns whether the line was written.
+   */
+  guest(key: string, fields: LogFields, message: string): boolean;
+  /** Is this level written? For callers that would build costly fields. */
+  enabled(level: LogLevel): boolean;
+  /** The same logger with more fields in each line; shares the limits of guest(). */
+  child(fields: LogFields): Logger;
+}
+
+/** The same, for those who name their parameter so. */
+export type Log = Logger;
+
+export interface LogDestination {
+  write(line: string): void;
+}
+
+export interface LogSettings {
+  level: LogLevel;
+  /** Default: pretty when standard error is a terminal. */
+  pretty?: boolean;
+  /** Default: standard error, written before the call returns. */
+  destination?: LogDestination;
+}
+
+/** Makes the root logger, once for each thread. */
+export function createLogger(settings: LogSettings): Logger {
+  const pretty = settings.pretty ?? process.stderr.isTTY === true;
+  const level = settings.level === 'off' ? 'silent' : settings.level;
+  const destination = settings.destination ?? standardError();
+  const stream = pretty ? prettyStream(settings.destination) : destination;
+  const formatters = pretty ? { log: escapeHeadFields } : {};
+  const root = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime, formatters }, stream);
+  const limiter = new GuestLimiter((count, keys) => {
+    root.warn({ suppressed: count, keys }, 'lines caused by guests were suppressed');
+  });
+  return new PinoLogger(root, limiter);
+}
+
+/** Descriptor 2, synchronously. A reader that went away must not take the daemon with it. */
+function standardError(): LogDestination {
+  const destination = pino.destination({ dest: 2, sync: true });
+  destination.on('error', () => undefined);
+  return destination;
+}
+
+/** The pretty form writes these fields as they are in its first line; all others it quotes. */
+const HEAD_FIELDS = ['name', 'hostname', 'caller'] as const;
+
+/** A guest must not reach the terminal with control characters. */
+function escapeHeadFields(fields: LogFields): LogFields {
+  const escaped = { ...fields };
+  for (const key of HEAD_FIELDS) {
+    if (typeof escaped[key] === 'string') escaped[key] = JSON.stringify(escaped[key]);
+  }
+  return escaped;
+}
+
+function prettyStream(destination: LogDestination | undefined): LogDestination {
+  // Loaded only on a terminal: a service does not pay for it.
+  const load = createRequire(import.meta.url)('pino-pretty') as (options: object) => LogDestination;
+  const target = destination === undefined ? 2 : writableOf(destination);
+  return load({
+    destination: target,
+    sync: true,
+    colorize: destination === undefined,
+    ignore: 'pid',
+    translateTime: 'SYS:HH:MM:ss.l',
+  });
+}
+
+function writableOf(destination: LogDestination): object {
+  const { Writable } = createRequire(import.meta.url)('node:stream') as typeof import('node:stream');
+  return new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      destination.write(chunk.toString());
+      done();
+    },
+  });
+}
+
+class PinoLogger implements Logger {
+  readonly #pino: Pino;
+  readonly #limiter: GuestLimiter;
+
+  constructor(root: Pino, limiter: GuestLimiter) {
+    this.#pino = root;
+    this.#limiter = limiter;
+  }
+
+  error(fields: LogFields, message: string): void {
+    this.#pino.error(fields, message);
+  }
+
+  warn(fields: LogFields, message: string): void {
+    this.#pino.warn(fields, message);
+  }
+
+  info(fields: LogFields, message: string): void {
+    this.#pino.info(fields, message);
+  }
+
+  debug(fields: LogFields, message: string): void {
+    this.#pino.debug(fields, message);
+  }
+
+  trace(fields: LogFields, message: string): void {
+    this.#pino.trace(fields, message);
+  }
+
+  guest(key: string, fields: LogFields, message: string): boolean {
+    if (!this.enabled('warn') || !this.#limiter.admit(key)) return false;
+    this.#pino.warn({ ...fields, event: key }, message);
+    return true;
+  }
+
+  enabled(level: LogLevel): boolean {
+    return level !== 'off' && this.#pino.isLevelEnabled(level);
+  }
+
+  child(fields: LogFields): Logger {
+    return new PinoLogger(this.#pino.child(fields), this.#limiter);
+  }
+}
+
+/** Writes nothing: for tests and for parts that run without a daemon. */
+export const SILENT_LOG: Logger = {
+  error: () => undefined,
+  warn: () => undefined,
+  info: () => undefined,
+  debug: () => undefined,
+  trace: () => undefined,
+  guest: () => false,
+  enabled: () => false,
+  child: () => SILENT_LOG,
+};

@@ -1,0 +1,104 @@
+/** The command line: from arguments and environment to one frozen Options object, or to a text to print. */
+import { readFileSync } from 'node:fs';
+import { CommanderError } from 'commander';
+import { collectLegacy } from './cli/legacy.js';
+import { buildCommand, helpText } from './cli/help.js';
+import { OPTION_ENTRIES, OPTIONS, displayName, type OptionSpec, type OptionValues } from './cli/options.js';
+import { parseSource, type Source } from './cli/source.js';
+import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
+import { UsageError } from './lifecycle/errors.js';
+import { systemdSockets } from './lifecycle/systemd.js';
+import type { ListenSpec } from './lifecycle/listen.js';
+
+/** Everything that the user decided, checked; what one option implies for another is already done. */
+export type Options = Omit<OptionValues, 'source' | 'socketPath' | 'socketGroup' | 'fd' | 'debug' | 'legacyList'> & {
+  readonly source: Source;
+  readonly listen: ListenSpec;
+};
+
+export type CommandLine =
+  | { readonly action: 'run'; readonly options: Options }
+  | { readonly action: 'print'; readonly text: string };
+
+/** For QEMU's "backend program conventions": type and features as docs/interop/vhost-user.json of QEMU has them. */
+export const CAPABILITIES = { type: 'fs', features: ['separate-options'] } as const;
+
+/**
+ * Reads the command line (`args` is without node and script). Throws UsageError with one sentence.
+ * `pid` is compared with LISTEN_PID.
+ */
+export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv = process.env, pid = process.pid): CommandLine {
+  // The conventions want it to work whatever else is there, so it comes before any parsing.
+  if (args.includes(displayName(OPTIONS.printCapabilities))) return print(`${JSON.stringify(CAPABILITIES, null, 2)}\n`);
+  const collected: Collected = new Map();
+  const prints = new Set<OptionSpec>();
+  const command = buildCommand((spec, index, name, text) => {
+    const key = OPTION_ENTRIES[index][0];
+    if (spec.type === 'print') prints.add(spec);
+    else if (key === 'legacyList') collectLegacy(collected, text ?? '');
+    else if (text !== null || spec.type === 'refused') collect(collected, key, spec, name, text ?? '');
+    else if (spec.type !== 'ignored') collected.set(key, !name.startsWith('--no-'));
+  });
+  parseWith(() => command.parse([...args], { from: 'user' }));
+  if (prints.has(OPTIONS.help)) return print(helpText());
+  if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
+  if (command.args.length > 0) {
+    throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name the directory with --source`);
+  }
+  return { action: 'run', options: finish(withDefaults(collected), env, pid) };
+}
+
+function print(text: string): CommandLine {
+  return { action: 'print', text };
+}
+
+/** commander's errors in our form: one sentence, lower case, no "error:". */
+function parseWith(parse: () => void): void {
+  try {
+    parse();
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    const text = error.message.replace(/^error: /, '').replace(/\n\(Did you mean (.*)\?\)$/, '; did you mean $1?');
+    throw new UsageError(text.replaceAll("'", '').replaceAll('\n', ' '));
+  }
+}
+
+function finish(values: OptionValues, env: NodeJS.ProcessEnv, pid: number): Options {
+  const { source, socketPath, socketGroup, fd, debug, legacyList, ...rest } = values;
+  void legacyList;
+  const listen = listenSpec(socketPath, socketGroup, fd, systemdSockets(env, pid));
+  if (source === null) throw new UsageError('--source is missing: name the directory to share');
+  if (rest.rlimitNofile !== null && rest.rlimitNofile > 0 && rest.rlimitNofile < RLIMIT_NOFILE_MIN) {
+    throw new UsageError(`--rlimit-nofile takes 0 or at least ${RLIMIT_NOFILE_MIN}: with ${rest.rlimitNofile} the daemon could not run`);
+  }
+  return Object.freeze({
+    ...rest,
+    source: parseSource(source),
+    listen,
+    logLevel: debug ? 'debug' : rest.logLevel,
+    xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl || rest.securityLabel,
+    // A guest that may cache nothing would ask again for every attribute that came along.
+    readdirplus: rest.readdirplus && rest.cache !== 'never',
+  });
+}
+
+function listenSpec(path: string | null, group: string | null, fd: number | null, sockets: number[]): ListenSpec {
+  const ways = [
+    ...(path === null ? [] : ['--socket-path']),
+    ...(fd === null ? [] : ['--fd']),
+    ...(sockets.length === 0 ? [] : ['a socket from systemd (LISTEN_FDS)']),
+  ];
+  if (ways.length === 0) throw new UsageError('one of --socket-path and --fd is needed to say where to listen');
+  if (ways.length > 1) throw new UsageError(`${ways.join(' and ')} exclude each other: give exactly one`);
+  if (group !== null && path === null) throw new UsageError('--socket-group needs --socket-path: an inherited socket keeps its group');
+  if (sockets.length > 1) throw new UsageError(`systemd passed ${sockets.length} sockets, but one daemon serves one: give the socket unit a single ListenStream=`);
+  if (path !== null) return Object.freeze({ kind: 'path', path, group });
+  if (fd !== null) return Object.freeze({ kind: 'fd', fd, origin: '--fd' });
+  return Object.freeze({ kind: 'fd', fd: sockets[0], origin: 'LISTEN_FDS' });
+}
+
+/** The version in package.json, which lies two folders above this file in the repository and when installed. */
+export function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

@@ -1,0 +1,126 @@
+/** What the options table looks like for people: --help, and the options section of docs/OPERATIONS.md. */
+import { Command, Option } from 'commander';
+import { GROUPS, OPTION_ENTRIES, type OptionSpec } from './options.js';
+
+const SUMMARY = 'Shares a host directory into a virtual machine: a virtiofs daemon that speaks vhost-user.';
+const WIDTH = 100;
+
+function flags(spec: OptionSpec, long: string): string {
+  const names = [spec.short === undefined ? '' : `-${spec.short}`, long === '' ? '' : `--${long}`];
+  const value = spec.value === undefined ? '' : ` <${spec.value}>`;
+  return names.filter((name) => name !== '').join(', ') + value;
+}
+
+/** The spelling that changes something: --no-readdirplus where readdirplus is the default. */
+function mainName(spec: OptionSpec): string {
+  return spec.type === 'toggle' && spec.default === true ? `no-${spec.flag}` : spec.flag;
+}
+
+function otherNames(spec: OptionSpec): string[] {
+  const names = spec.alias === undefined ? [] : [spec.alias];
+  if (spec.type === 'toggle') names.push(spec.default === true ? spec.flag : `no-${spec.flag}`);
+  return names;
+}
+
+function helpOf(spec: OptionSpec): string {
+  return spec.helpOff ?? spec.help;
+}
+
+function defaultOf(spec: OptionSpec): string | null {
+  if (spec.defaultText !== undefined) return spec.defaultText;
+  const value = spec.default;
+  return value === undefined || value === null || typeof value === 'boolean' ? null : String(value);
+}
+
+function details(spec: OptionSpec): string {
+  const parts: string[] = [];
+  if (spec.choices !== undefined) parts.push(spec.choices.join(', '));
+  if (spec.type === 'int' && spec.min !== undefined && spec.max !== undefined) parts.push(`${spec.min} to ${spec.max}`);
+  const byDefault = defaultOf(spec);
+  if (byDefault !== null) parts.push(`default: ${byDefault}`);
+  if (spec.type === 'list') parts.push('may be repeated');
+  const others = otherNames(spec).map((name) => `--${name}`);
+  if (others.length > 0) parts.push(`also: ${others.join(', ')}`);
+  return parts.join('; ');
+}
+
+function description(spec: OptionSpec): string {
+  const more = details(spec);
+  return more === '' ? helpOf(spec) : `${helpOf(spec)} (${more})`;
+}
+
+/** One option of commander for each spelling; only the first is shown. */
+function spellings(spec: OptionSpec): Option[] {
+  const main = new Option(flags(spec, mainName(spec)), description(spec));
+  const others = otherNames(spec).map((name) => new Option(flags({ ...spec, short: undefined } as unknown as OptionSpec, name)).hideHelp());
+  return [main, ...others];
+}
+
+/** The command with all options of the table; `onOption` hears each one in the order of the command line. */
+export function buildCommand(onOption: (spec: OptionSpec, index: number, name: string, text: string | null) => void): Command {
+  const command = new Command('bucketfsd')
+    .usage('--socket-path PATH --source DIR [options]')
+    .description(SUMMARY)
+    .helpOption(false)
+    .allowExcessArguments(true)
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined, outputError: () => undefined, getOutHelpWidth: () => WIDTH, getOutHasColors: () => false });
+  OPTION_ENTRIES.forEach(([, spec], index) => {
+    for (const option of spellings(spec)) {
+      command.addOption(option.helpGroup(`${GROUPS[spec.group]}:`));
+      command.on(`option:${option.name()}`, (text: string | null | undefined) => {
+        onOption(spec, index, option.long ?? option.short ?? '', text ?? null);
+      });
+    }
+  });
+  return command;
+}
+
+export function helpText(): string {
+  return buildCommand(() => undefined).helpInformation();
+}
+
+function cell(text: string): string {
+  return text.replaceAll('|', '\\|');
+}
+
+/** The options section of docs/OPERATIONS.md, from the same table as --help. */
+export function optionsMarkdown(): string {
+  const lines: string[] = [];
+  for (const [group, title] of Object.entries(GROUPS)) {
+    lines.push(`### ${title}`, '', '| option | meaning | default | `-o` key | virtiofsd |', '|---|---|---|---|---|');
+    for (const [, spec] of OPTION_ENTRIES) {
+      if (spec.group !== group) continue;
+      lines.push(`| ${[optionCell(spec), cell(meaning(spec)), cell(defaultCell(spec)), legacyCell(spec), code(spec.virtiofsd)].join(' | ')} |`);
+    }
+    lines.push('');
+  }
+  return lines.join('\n');
+}
+
+function optionCell(spec: OptionSpec): string {
+  const names = [cell(flags(spec, spec.flag)), ...(spec.alias === undefined ? [] : [`--${spec.alias}`])];
+  if (spec.type === 'toggle') names.push(`--no-${spec.flag}`);
+  return names.map((name) => `\`${name}\``).join(', ');
+}
+
+function meaning(spec: OptionSpec): string {
+  const bounds = spec.type === 'int' ? ` (${spec.min} to ${spec.max})` : '';
+  const choices = spec.choices === undefined ? '' : ` (${spec.choices.map((choice) => `\`${choice}\``).join(', ')})`;
+  const repeat = spec.type === 'list' ? ' (may be repeated)' : '';
+  return spec.help + bounds + choices + repeat;
+}
+
+function defaultCell(spec: OptionSpec): string {
+  if (spec.type === 'flag' || spec.type === 'toggle') return spec.default === true ? 'on' : 'off';
+  return defaultOf(spec) ?? '';
+}
+
+function legacyCell(spec: OptionSpec): string {
+  if (spec.legacy === undefined) return '';
+  return spec.type === 'toggle' ? `\`${spec.legacy}\`, \`no_${spec.legacy}\`` : `\`${spec.legacy}\``;
+}
+
+function code(text: string | null): string {
+  return text === null ? '' : `\`${text}\``;
+}

@@ -1,0 +1,292 @@
+/**
+ * The one table of options: parsing, checking, --help, docs/OPERATIONS.md and the legacy -o keys come from it.
+ *
+ * Types: `flag` is on when named; `toggle` also has --no-NAME; `int`, `string` and `choice` take a value; `list`
+ * may be repeated; `refused` is known from virtiofsd but answered with a sentence that says what to do instead;
+ * `print` prints something and exits; `ignored` has no effect.
+ */
+import { availableParallelism } from 'node:os';
+import { LOG_LEVELS } from '../base/log.js';
+import { SOCKET_PATH_MAX_BYTES } from '../ffi/socket.js';
+
+export const GROUPS = {
+  socket: 'Where to listen (exactly one of --socket-path, --fd, or a socket from systemd)',
+  share: 'What to share',
+  cache: 'What the guest may cache',
+  attributes: 'Owners, attributes and locks',
+  speed: 'Speed and resources',
+  process: 'Process and log',
+  legacy: 'For callers that know virtiofsd',
+} as const;
+
+export interface OptionSpec {
+  /** Long name without the dashes. */
+  flag: string;
+  short?: string;
+  alias?: string;
+  type: 'flag' | 'toggle' | 'int' | 'string' | 'choice' | 'list' | 'refused' | 'print' | 'ignored';
+  group: keyof typeof GROUPS;
+  /** What stands for the value in the help. */
+  value?: string;
+  default?: boolean | number | string | null;
+  /** Said instead of a default that depends on the machine. */
+  defaultText?: string;
+  choices?: readonly string[];
+  /** Other spellings of a choice that virtiofsd knows. */
+  synonyms?: Readonly<Record<string, string>>;
+  /** Choices that are known but not there yet: the sentence of the usage error. */
+  refusedChoices?: Readonly<Record<string, string>>;
+  /** Bounds of a number, both inclusive; for a string, of its length in bytes (default 1..4096). */
+  min?: number;
+  max?: number;
+  help: string;
+  /** For a toggle that is on by default: what --no-NAME does. */
+  helpOff?: string;
+  /** For `refused`: the sentence of the usage error. */
+  refusal?: string;
+  /** The key of the legacy -o list; a flag or toggle also has no_KEY. */
+  legacy?: string;
+  /** The option of virtiofsd 1.13 that this one equals; null: it has none. */
+  virtiofsd: string | null;
+}
+
+const NO_SANDBOX =
+  'is not available yet: use --sandbox=none and confine the daemon from outside, as deploy/bucketfsd@.service does';
+const NO_SECCOMP =
+  'is not available yet: use --seccomp=none and a SystemCallFilter= as in deploy/bucketfsd@.service';
+const NO_MAPS = 'is not available yet: translate with --translate-uid and --translate-gid, or start the daemon in a user namespace of its own';
+
+export const OPTIONS = {
+  socketPath: {
+    flag: 'socket-path', type: 'string', group: 'socket', value: 'PATH', default: null, max: SOCKET_PATH_MAX_BYTES,
+    help: 'listen on a Unix socket that the daemon makes (mode 0600) and removes when it ends; PATH.pid is locked meanwhile',
+    virtiofsd: '--socket-path',
+  },
+  socketGroup: {
+    flag: 'socket-group', type: 'string', group: 'socket', value: 'GROUP', default: null, max: 255,
+    help: 'give the socket to this group with mode 0660',
+    virtiofsd: '--socket-group',
+  },
+  fd: {
+    flag: 'fd', type: 'int', group: 'socket', value: 'N', default: null, min: 0, max: 1 << 20,
+    help: 'listen on an inherited descriptor: a Unix stream socket on which listen(2) was called',
+    virtiofsd: '--fd',
+  },
+  source: {
+    flag: 'source', alias: 'shared-dir', type: 'string', group: 'share', value: 'DIR', default: null,
+    help: 'the directory to share, as a path or as file:///path',
+    legacy: 'source', virtiofsd: '--shared-dir',
+  },
+  tag: {
+    flag: 'tag', type: 'string', group: 'share', value: 'TAG', default: null, max: 36,
+    help: 'the name for the guest to mount, for a frontend that asks the daemon for it; QEMU takes its own tag= instead',
+    virtiofsd: '--tag',
+  },
+  readonly: {
+    flag: 'readonly', type: 'flag', group: 'share', default: false,
+    help: 'refuse every change with EROFS',
+    legacy: 'readonly', virtiofsd: '--readonly',
+  },
+  announceSubmounts: {
+    flag: 'announce-submounts', type: 'toggle', group: 'share', default: true,
+    help: 'show the guest where another host file system is mounted in the share, so that inode numbers stay unique',
+    helpOff: 'show file systems that are mounted in the share as ordinary directories; inode numbers may then clash',
+    legacy: 'announce_submounts', virtiofsd: '--announce-submounts',
+  },
+  inodeFileHandles: {
+    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer',
+    help: 'refer to files by handle instead of an open descriptor, so that no number of files exhausts descriptors; needs CAP_DAC_READ_SEARCH',
+    legacy: 'inode_file_handles', virtiofsd: '--inode-file-handles',
+  },
+  cache: {
+    flag: 'cache', type: 'choice', group: 'cache', value: 'POLICY', choices: ['auto', 'always', 'never', 'metadata'], default: 'auto', synonyms: { none: 'never' },
+    help: 'how long the guest trusts names, attributes and data: auto 1 s, always a day, never not at all, metadata a day but no data',
+    legacy: 'cache', virtiofsd: '--cache',
+  },
+  readdirplus: {
+    flag: 'readdirplus', type: 'toggle', group: 'cache', default: true,
+    help: 'send attributes along with directory entries; never with --cache=never',
+    helpOff: 'do not send attributes along with directory entries; --cache=never does not in any case',
+    legacy: 'readdirplus', virtiofsd: '--no-readdirplus',
+  },
+  writeback: {
+    flag: 'writeback', type: 'toggle', group: 'cache', default: false,
+    help: 'let the guest collect writes in its cache; only for files that nobody else writes',
+    legacy: 'writeback', virtiofsd: '--writeback',
+  },
+  allowDirectIo: {
+    flag: 'allow-direct-io', type: 'toggle', group: 'cache', default: false,
+    help: 'pass O_DIRECT of the guest on to the host',
+    legacy: 'allow_direct_io', virtiofsd: '--allow-direct-io',
+  },
+  allowMmap: {
+    flag: 'allow-mmap', type: 'flag', group: 'cache', default: false,
+    help: 'allow shared mappings of files although --cache=never bypasses the page cache of the guest',
+    legacy: 'allow_mmap', virtiofsd: '--allow-mmap',
+  },
+  xattr: {
+    flag: 'xattr', type: 'toggle', group: 'attributes', default: false,
+    help: 'extended attributes',
+    legacy: 'xattr', virtiofsd: '--xattr',
+  },
+  xattrmap: {
+    flag: 'xattrmap', type: 'string', group: 'attributes', value: 'RULES', default: null, max: 65_536,
+    help: "rename or hide extended attributes by virtiofsd's rules, for example ':map::user.virtiofs.:'; implies --xattr",
+    legacy: 'xattrmap', virtiofsd: '--xattrmap',
+  },
+  posixAcl: {
+    flag: 'posix-acl', type: 'toggle', group: 'attributes', default: false,
+    help: 'POSIX access control lists; implies --xattr',
+    legacy: 'posix_acl', virtiofsd: '--posix-acl',
+  },
+  securityLabel: {
+    flag: 'security-label', type: 'toggle', group: 'attributes', default: false,
+    help: "store the guest's security label with each new file; implies --xattr",
+    legacy: 'security_label', virtiofsd: '--security-label',
+  },
+  killprivV2: {
+    flag: 'killpriv-v2', type: 'toggle', group: 'attributes', default: false,
+    help: 'drop set-uid, set-gid and capabilities on the host when a file is written, truncated or given away',
+    legacy: 'killpriv_v2', virtiofsd: '--killpriv-v2',
+  },
+  flock: {
+    flag: 'flock', type: 'toggle', group: 'attributes', default: false,
+    help: 'take flock(2) locks on the host, where other guests see them, instead of in the guest only',
+    legacy: 'flock', virtiofsd: null,
+  },
+  posixLock: {
+    flag: 'posix-lock', type: 'toggle', group: 'attributes', default: false,
+    help: 'take fcntl(2) locks on the host, where other guests see them, instead of in the guest only',
+    legacy: 'posix_lock', virtiofsd: null,
+  },
+  preserveNoatime: {
+    flag: 'preserve-noatime', type: 'flag', group: 'attributes', default: false,
+    help: 'pass O_NOATIME of the guest on to the host',
+    legacy: 'preserve_noatime', virtiofsd: '--preserve-noatime',
+  },
+  translateUid: {
+    flag: 'translate-uid', type: 'list', group: 'attributes', value: 'RULE', max: 256,
+    help: "translate user ids between guest and host by virtiofsd's rules, for example 'map:1000:2000:1'",
+    virtiofsd: '--translate-uid',
+  },
+  translateGid: {
+    flag: 'translate-gid', type: 'list', group: 'attributes', value: 'RULE', max: 256,
+    help: 'the same for group ids',
+    virtiofsd: '--translate-gid',
+  },
+  uidMap: {
+    flag: 'uid-map', type: 'refused', group: 'attributes', value: 'MAP',
+    help: 'not available yet', refusal: `--uid-map ${NO_MAPS}`,
+    virtiofsd: '--uid-map',
+  },
+  gidMap: {
+    flag: 'gid-map', type: 'refused', group: 'attributes', value: 'MAP',
+    help: 'not available yet', refusal: `--gid-map ${NO_MAPS}`,
+    virtiofsd: '--gid-map',
+  },
+  threadPoolSize: {
+    flag: 'thread-pool-size', type: 'int', group: 'speed', value: 'N', default: availableParallelism(), defaultText: 'one for each core', min: 0, max: 256,
+    help: 'threads for what may wait for a disk; 0 does everything in the main thread',
+    virtiofsd: '--thread-pool-size',
+  },
+  numRequestQueues: {
+    flag: 'num-request-queues', type: 'int', group: 'speed', value: 'N', default: 64, min: 1, max: 64,
+    help: 'the most request queues that a frontend may use; it decides itself how many it does use',
+    virtiofsd: null,
+  },
+  pollUs: {
+    flag: 'poll-us', type: 'int', group: 'speed', value: 'US', default: 50, min: 0, max: 1000,
+    help: 'after a request, look for the next one for so many microseconds before sleeping; 0 sleeps at once',
+    virtiofsd: null,
+  },
+  rlimitNofile: {
+    flag: 'rlimit-nofile', type: 'int', group: 'speed', value: 'N', default: null, defaultText: 'the hard limit', min: 0, max: 1 << 30,
+    help: 'limit of open descriptors, at least 256; 0 leaves it as it is',
+    virtiofsd: '--rlimit-nofile',
+  },
+  logLevel: {
+    flag: 'log-level', type: 'choice', group: 'process', value: 'LEVEL', choices: LOG_LEVELS, default: 'info', synonyms: { err: 'error', warning: 'warn' },
+    help: 'the least important line that is written to standard error',
+    legacy: 'log_level', virtiofsd: '--log-level',
+  },
+  sandbox: {
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'chroot', 'none'], default: 'none',
+    refusedChoices: { namespace: NO_SANDBOX, chroot: NO_SANDBOX },
+    help: 'only none so far; deploy/bucketfsd@.service confines the daemon from outside',
+    legacy: 'sandbox', virtiofsd: '--sandbox',
+  },
+  seccomp: {
+    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['none', 'kill', 'log', 'trap'], default: 'none',
+    refusedChoices: { kill: NO_SECCOMP, log: NO_SECCOMP, trap: NO_SECCOMP },
+    help: 'only none so far',
+    legacy: 'seccomp', virtiofsd: '--seccomp',
+  },
+  modcaps: {
+    flag: 'modcaps', type: 'refused', group: 'process', value: 'LIST',
+    help: 'not available', refusal: '--modcaps is not available: give the daemon just the capabilities it needs with CapabilityBoundingSet= in its unit, or setpriv(1)',
+    legacy: 'modcaps', virtiofsd: '--modcaps',
+  },
+  syslog: {
+    flag: 'syslog', type: 'refused', group: 'process',
+    help: 'not available', refusal: '--syslog is not available: the log goes to standard error, which systemd keeps in the journal and `2>&1 | logger` sends to syslog',
+    virtiofsd: '--syslog',
+  },
+  daemonize: {
+    flag: 'daemonize', type: 'refused', group: 'process',
+    help: 'not available', refusal: '--daemonize is not available: the daemon stays in the foreground, so start it by systemd or with & in a shell',
+    virtiofsd: null,
+  },
+  printCapabilities: {
+    flag: 'print-capabilities', type: 'print', group: 'process',
+    help: "print the JSON that management software asks for, and exit; other options are ignored",
+    virtiofsd: '--print-capabilities',
+  },
+  version: {
+    flag: 'version', short: 'V', type: 'print', group: 'process',
+    help: 'print the version and exit',
+    virtiofsd: '--version',
+  },
+  help: {
+    flag: 'help', short: 'h', type: 'print', group: 'process',
+    help: 'print this and exit',
+    virtiofsd: '--help',
+  },
+  legacyList: {
+    flag: '', short: 'o', type: 'list', group: 'legacy', value: 'LIST', max: 65_536,
+    help: 'options in the form of the C virtiofsd: key,key=value; write a comma inside of a value as ,, or \\,',
+    virtiofsd: '-o',
+  },
+  debug: {
+    flag: '', short: 'd', type: 'flag', group: 'legacy', default: false,
+    help: 'the same as --log-level=debug',
+    legacy: 'debug', virtiofsd: '-d',
+  },
+  foreground: {
+    flag: '', short: 'f', type: 'ignored', group: 'legacy',
+    help: 'no effect: the daemon is always in the foreground',
+    virtiofsd: '-f',
+  },
+} as const satisfies Record<string, OptionSpec>;
+
+export type OptionKey = keyof typeof OPTIONS;
+
+type ValueOf<S> = S extends { type: 'flag' | 'toggle' } ? boolean
+  : S extends { type: 'choice'; choices: readonly (infer C)[] } ? C
+  : S extends { type: 'int'; default: null } ? number | null
+  : S extends { type: 'int' } ? number
+  : S extends { type: 'list' } ? readonly string[]
+  : S extends { type: 'string' } ? string | null
+  : never;
+
+type ValuedKey = { [K in OptionKey]: ValueOf<(typeof OPTIONS)[K]> extends never ? never : K }[OptionKey];
+
+/** Every option that has a value, after checking. */
+export type OptionValues = { readonly [K in ValuedKey]: ValueOf<(typeof OPTIONS)[K]> };
+
+/** The table for code that treats all rows alike. */
+export const OPTION_ENTRIES = Object.entries(OPTIONS) as readonly (readonly [OptionKey, OptionSpec])[];
+
+/** How a message names an option: --cache, or -o for one without a long name. */
+export function displayName(spec: OptionSpec): string {
+  return spec.flag === '' ? `-${spec.short}` : `--${spec.flag}`;
+}

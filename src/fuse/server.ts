@@ -1,0 +1,203 @@
+/**
+ * The FUSE server: one message in, one reply out, by the table in ops.ts.
+ *
+ * Every request leaves by one of three ways: a reply with its result, a reply with an error, or no reply where
+ * the protocol has none (FORGET, INTERRUPT). Nothing a guest sends makes this throw.
+ */
+import { E } from '../base/errno.js';
+import { PENDING as FS_PENDING, ROOT_NODE, type FileSystem } from '../storage/filesystem.js';
+import * as abi from './abi.js';
+import type { Timeouts } from './encode.js';
+import { BY_CODE } from './ops.js';
+import { putHeader } from './header.js';
+import { putReply } from './reply.js';
+import { FuseRequest, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
+import { INIT_IN_MIN_BYTES, Session, negotiate, putInitOut } from './session.js';
+
+/** handle() has no answer yet; message.finish() follows. */
+export const PENDING = -1;
+
+/** What the server tells about guests; rate-limited by the implementation. */
+export interface ServerLog {
+  info(fields: object, message: string): void;
+  guest(key: string, fields: object, message: string): void;
+}
+
+const OP = { FORGET: 2, INIT: 26, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42 } as const;
+
+export class FuseServer implements Responder {
+  #session = new Session();
+  #request: FuseRequest;
+  readonly #idle: FuseRequest[] = [];
+  readonly #timeouts: Timeouts;
+  /** Deferred requests not completed yet. */
+  #pending = 0;
+  /** An INIT or DESTROY that waits for them. */
+  #afterPending: (() => void)[] = [];
+
+  constructor(
+    readonly fs: FileSystem,
+    readonly log: ServerLog,
+  ) {
+    this.#request = new FuseRequest(this);
+    this.#timeouts = {
+      entrySeconds: Math.floor(fs.entryTimeout),
+      entryNanoseconds: Math.round((fs.entryTimeout % 1) * 1e9),
+      attrSeconds: Math.floor(fs.attrTimeout),
+      attrNanoseconds: Math.round((fs.attrTimeout % 1) * 1e9),
+    };
+  }
+
+  /** Serve one message. @returns bytes of the reply, 0 for none, or PENDING. */
+  handle(message: Message): number {
+    const r = this.#request;
+    if (!r.readHeader(message)) return this.#malformed(r, message, 'a request shorter than its header');
+    r.session = this.#session;
+    const op = BY_CODE[r.opcode & 63];
+    if (op === undefined || op.code !== r.opcode) return this.#special(r);
+    if (r.argBytes < op.in || r.argBytes + abi.InHeader.bytes > message.readBytes) {
+      this.log.guest('length', { opcode: op.name, argBytes: r.argBytes, readable: message.readBytes }, 'request length and buffers disagree');
+      return this.#error(r, -E.INVAL);
+    }
+    if (message.writeBytes < OUT_HEADER_BYTES + op.out) return this.#tooLittleRoom(r, op.name);
+    r.op = op;
+    r.hasFh = false;
+    let result = r.locateArgs(op.rest === 'all' ? r.argBytes : op.in);
+    if (result === 0) result = op.decode(r);
+    if (result === 0 && op.reply === 'entries') result = this.#beginEntries(r);
+    if (result === 0) result = op.run(this.fs, r);
+    if (result === FS_PENDING) return PENDING;
+    return this.#answer(r, result);
+  }
+
+  /** The guest has gone: forget it. Nothing may be pending. */
+  reset(): void {
+    this.fs.reset();
+    this.#session = new Session();
+  }
+
+  deferred(r: FuseRequest): void {
+    this.#pending++;
+    if (r === this.#request) this.#request = this.#idle.pop() ?? new FuseRequest(this);
+  }
+
+  completed(r: FuseRequest, result: number): void {
+    const { message } = r;
+    const bytes = this.#answer(r, result);
+    r.isDeferred = false;
+    this.#idle.push(r);
+    this.#pending--;
+    message.finish(bytes);
+    if (this.#pending === 0) for (const next of this.#afterPending.splice(0)) next();
+  }
+
+  #answer(r: FuseRequest, result: number): number {
+    if (result < 0) return this.#error(r, result);
+    const bytes = putReply(r, result, this.#timeouts);
+    return bytes < 0 ? this.#error(r, bytes) : bytes;
+  }
+
+  /** An error reply: the header alone. */
+  #error(r: FuseRequest, error: number): number {
+    return putHeader(r, OUT_HEADER_BYTES, error);
+  }
+
+  #tooLittleRoom(r: FuseRequest, name: string): number {
+    this.log.guest('room', { opcode: name, room: r.message.writeBytes }, 'the guest left too little room for the reply');
+    return this.#error(r, -E.INVAL);
+  }
+
+  #malformed(_r: FuseRequest, message: Message, why: string): number {
+    this.log.guest('malformed', { readable: message.readBytes }, why);
+    return 0;
+  }
+
+  #beginEntries(r: FuseRequest): number {
+    const { message } = r;
+    if (r.size <= 0) return -E.INVAL;
+    const plus = r.op.name === 'READDIRPLUS';
+    // In the guest's own page when it lies together; else in the reply block, to be scattered
+    if (message.locateWrite(OUT_HEADER_BYTES, r.size)) r.sink.begin(r, message.view, message.offset, r.size, plus, this.#timeouts);
+    else r.sink.begin(r, r.reply.dv, 0, r.size, plus, this.#timeouts);
+    return 0;
+  }
+
+  /** Requests that concern the session rather than a file; and unknown ones. */
+  #special(r: FuseRequest): number {
+    const bytes = Math.max(0, Math.min(r.argBytes, r.message.readBytes - abi.InHeader.bytes));
+    r.argBytes = bytes;
+    const located = r.locateArgs(bytes);
+    switch (r.opcode) {
+      case OP.FORGET:
+        if (located === 0 && bytes >= abi.ForgetIn.bytes) this.#forget(r.nodeLow, r.nodeHigh, r, 0);
+        return 0;
+      case OP.BATCH_FORGET:
+        if (located === 0) this.#batchForget(r, bytes);
+        return 0;
+      case OP.INTERRUPT:
+        if (located === 0 && bytes >= abi.InterruptIn.bytes) this.fs.interrupt(r.u32(0), r.u32(4));
+        return 0;
+      case OP.INIT:
+        if (located !== 0 || bytes < INIT_IN_MIN_BYTES) return this.#error(r, -E.INVAL);
+        return this.#whenIdle(r, () => this.#init(r));
+      case OP.DESTROY:
+        return this.#whenIdle(r, () => {
+          this.reset();
+          return putHeader(r, OUT_HEADER_BYTES, 0);
+        });
+      default:
+        this.log.guest(`opcode ${r.opcode}`, { opcode: r.opcode }, 'operation not supported');
+        return this.#error(r, -E.NOSYS);
+    }
+  }
+
+  #forget(nodeLow: number, nodeHigh: number, r: FuseRequest, at: number): void {
+    if (nodeLow === ROOT_NODE && nodeHigh === 0) return; // the root is never forgotten
+    this.fs.forget(nodeLow, nodeHigh, r.u32(at + 4) * 2 ** 32 + r.u32(at));
+  }
+
+  #batchForget(r: FuseRequest, bytes: number): void {
+    const count = bytes >= abi.BatchForgetIn.bytes ? r.u32(abi.BatchForgetIn.count) : 0;
+    const fits = Math.floor((bytes - abi.BatchForgetIn.bytes) / abi.ForgetOne.bytes);
+    if (count > fits) this.log.guest('batch-forget', { count, fits }, 'BATCH_FORGET counts more entries than it has');
+    for (let i = 0, at = abi.BatchForgetIn.bytes; i < count && i < fits; i++, at += abi.ForgetOne.bytes) {
+      this.#forget(r.u32(at), r.u32(at + 4), r, at + abi.ForgetOne.nlookup);
+    }
+  }
+
+  /** Session changes wait until no request of the old session runs in another thread. */
+  #whenIdle(r: FuseRequest, act: () => number): number {
+    if (this.#pending === 0) return act();
+    this.fs.cancelWaiting();
+    if (this.#pending === 0) return act();
+    this.#request = this.#idle.pop() ?? new FuseRequest(this);
+    this.#afterPending.push(() => {
+      const bytes = act();
+      this.#idle.push(r);
+      r.message.finish(bytes);
+    });
+    return PENDING;
+  }
+
+  #init(r: FuseRequest): number {
+    const agreed = negotiate(r, this.fs.capabilities);
+    if ('refused' in agreed) {
+      this.log.guest('init', {}, `INIT refused: ${agreed.refused}`);
+      return this.#error(r, -E.PROTO);
+    }
+    if (r.message.writeBytes < OUT_HEADER_BYTES + abi.InitOut.bytes) return this.#tooLittleRoom(r, 'INIT');
+    const none = { flags: 0, flags2: 0, maxReadahead: 0 };
+    const bytes = OUT_HEADER_BYTES + abi.InitOut.bytes;
+    const { dv, u8 } = r.reply;
+    if ('majorOnly' in agreed) {
+      putInitOut(dv, 0, abi.MINOR_MAX, none);
+    } else {
+      this.reset();
+      this.#session = agreed.session;
+      putInitOut(dv, 0, agreed.session.minor, agreed);
+      this.log.info({ minor: agreed.session.minor, granted: agreed.session.granted.join(' ') }, `FUSE 7.${agreed.session.minor} session`);
+    }
+    r.message.copyOut(OUT_HEADER_BYTES, u8, 0, abi.InitOut.bytes);
+    return putHeader(r, bytes, 0);
+  }
+}

@@ -1,0 +1,113 @@
+/** The end of the daemon: by a signal, in order and in bounded time, or at once by a second signal or a bug. */
+import type { Logger } from '../base/log.js';
+import { EXIT, type ExitCode } from './errors.js';
+
+export const DRAIN_LIMIT_MS = 5000;
+const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
+type Handler = (subject?: unknown) => void;
+
+export interface ShutdownSteps {
+  log: Logger;
+  /** Stop taking requests; finish or fail what is in flight. Given up after `limit_ms`. */
+  drain(): Promise<void>;
+  /** Remove socket and pid file. Synchronous, so that no way out skips it; may be called twice. */
+  cleanup(): void;
+  /** Called first: tell the service manager. */
+  stopping?(): void;
+  /** Default: DRAIN_LIMIT_MS. */
+  limit_ms?: number;
+  /** Default: process.exit. */
+  exit?(code: ExitCode): void;
+}
+
+export class Shutdown {
+  readonly #steps: ShutdownSteps;
+  #started = false;
+  #exited = false;
+  #handlers: [string, Handler][] = [];
+
+  constructor(steps: ShutdownSteps) {
+    this.#steps = steps;
+  }
+
+  /** Begins to listen for signals, and for errors that nothing caught. */
+  install(): void {
+    for (const signal of SIGNALS) this.#on(signal, () => this.#onSignal(signal));
+    this.#on('uncaughtException', (error) => this.crash(error));
+    this.#on('unhandledRejection', (error) => this.crash(error));
+  }
+
+  /** Leaves the process as it was before install(). */
+  uninstall(): void {
+    for (const [event, handler] of this.#handlers) process.off(event, handler);
+    this.#handlers = [];
+  }
+
+  /** Has the end begun? */
+  get started(): boolean {
+    return this.#started;
+  }
+
+  /** Drain, clean up, exit 0; 1 if draining itself failed. A second call does nothing. */
+  async begin(reason: string): Promise<void> {
+    if (this.#started) return;
+    this.#started = true;
+    const { log, limit_ms = DRAIN_LIMIT_MS } = this.#steps;
+    log.info({ reason }, 'stopping');
+    this.#steps.stopping?.();
+    let code: ExitCode = EXIT.OK;
+    try {
+      const finished = await this.#drainWithin(limit_ms);
+      if (!finished) log.warn({ limit_ms }, 'requests in flight were given up');
+    } catch (err) {
+      log.error({ err }, 'stopping failed');
+      code = EXIT.RUNTIME;
+    }
+    this.#exit(code);
+  }
+
+  /** A bug: log it, clean up, exit 1. The service manager starts the daemon anew. */
+  crash(error: unknown): void {
+    this.#steps.log.error({ err: error }, 'unexpected error, exiting');
+    this.#exit(EXIT.RUNTIME);
+  }
+
+  #on(event: string, handler: Handler): void {
+    process.on(event, handler);
+    this.#handlers.push([event, handler]);
+  }
+
+  #onSignal(signal: string): void {
+    if (!this.#started) {
+      void this.begin(signal);
+      return;
+    }
+    this.#steps.log.warn({ signal }, 'second signal, exiting at once');
+    this.#exit(EXIT.RUNTIME);
+  }
+
+  async #drainWithin(limit_ms: number): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const limit = new Promise<boolean>((resolve) => {
+      timer = setTimeout(() => resolve(false), limit_ms);
+    });
+    try {
+      return await Promise.race([this.#steps.drain().then(() => true), limit]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #exit(code: ExitCode): void {
+    if (this.#exited) return;
+    this.#exited = true;
+    try {
+      this.#steps.cleanup();
+    } catch (err) {
+      this.#steps.log.error({ err }, 'could not remove socket or pid file');
+    }
+    const exit = this.#steps.exit ?? ((status: ExitCode): void => process.exit(status));
+    exit(code);
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * The port between the FUSE server and whatever serves files: a host directory today, a bucket next.
+ *
+ * One request object carries the decoded arguments in and the results out, so that a request that is answered
+ * at once allocates nothing. A method returns a count of bytes (or 0), −errno, or PENDING when the answer comes
+ * later through `request.complete(result)`; before it returns PENDING it must have called `request.defer()`.
+ *
+ * Inodes are named by the nodeid the file system gave out: two u32, so that no 64-bit integer is boxed.
+ * Attributes cross the port as `struct statx` bytes (include/uapi/linux/stat.h): for a host directory the
+ * kernel itself writes them.
+ */
+import type { NativeMemory } from '../ffi/memory.js';
+
+/** No errno is that large. */
+export const PENDING = -0x40000000;
+
+/** FUSE_ROOT_ID (include/uapi/linux/fuse.h). */
+export const ROOT_NODE = 1;
+
+/** A validated path component or attribute name: NUL-terminated native bytes, without the NUL in `length`. */
+export interface Name {
+  readonly address: number;
+  readonly length: number;
+}
+
+export interface FileSystemRequest {
+  // Who and what
+  readonly nodeLow: number;
+  readonly nodeHigh: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly pid: number;
+  /** A supplementary group of the caller that matters for a creation, or −1 (FUSE_CREATE_SUPP_GROUP). */
+  readonly suppGid: number;
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+  /** The INIT flags that were agreed on, see Session. */
+  readonly session: SessionInfo;
+
+  // Arguments; each operation documents what it uses
+  readonly hasFh: boolean;
+  fhLow: number;
+  fhHigh: number;
+  readonly fh2Low: number;
+  readonly fh2High: number;
+  readonly node2Low: number;
+  readonly node2High: number;
+  readonly offset: number;
+  readonly offset2: number;
+  readonly length: number;
+  readonly size: number;
+  /** Open flags, rename flags, xattr flags, fallocate mode, access mask, ioctl command: by operation. */
+  readonly flags: number;
+  /** Flags of the FUSE protocol that go with the operation (open_flags, write_flags, release_flags ...). */
+  readonly fuseFlags: number;
+  readonly mode: number;
+  readonly umask: number;
+  readonly rdev: number;
+  readonly ownerLow: number;
+  readonly ownerHigh: number;
+  readonly name: Name;
+  readonly name2: Name;
+  /** A security context to set at creation: addresses of the attribute's name (with NUL) and value. */
+  readonly securityContext: boolean;
+  readonly labelName: number;
+  readonly labelValue: number;
+  readonly labelLength: number;
+  /** SETATTR: FATTR_* bits and values. */
+  readonly valid: number;
+  readonly setUid: number;
+  readonly setGid: number;
+  /** atime and mtime as two struct timespec, ready for utimensat(2): an address. */
+  readonly timesAddress: number;
+  /** Locks: type (F_RDLCK ...), start and end inclusive; lockEnd is 2^63−1 rounded for "to the end". */
+  lockType: number;
+  lockStart: number;
+  lockEnd: number;
+  lockPid: number;
+
+  // Bulk data: iovecs over the guest's own pages
+  readonly iovecs: number;
+  readonly iovecCount: number;
+  /** Contiguous native bytes of a small payload (xattr value, ioctl argument, symlink target). */
+  readonly payload: number;
+  readonly payloadLength: number;
+
+  // Results
+  /** LSEEK: where the data or the hole is. */
+  position: number;
+  /** struct statx, 256 bytes. */
+  readonly attr: NativeMemory;
+  entryLow: number;
+  entryHigh: number;
+  openFlags: number;
+  /** FUSE_ATTR_* flags of the entry. */
+  attrFlags: number;
+  /** Room for a reply that is not file data (xattr values, link targets, ioctl results, statvfs): native. */
+  readonly reply: NativeMemory;
+
+  /** Fix the cursor of a directory listing; false when the entry does not fit. See DirectorySink. */
+  readonly entries: DirectorySink;
+
+  /** Keep this request beyond the call. */
+  defer(): void;
+  /** Finish a deferred request: like a handler's return value. Main thread. */
+  complete(result: number): void;
+}
+
+/** Where READDIR and READDIRPLUS put entries. */
+export interface DirectorySink {
+  /** Bytes that an entry with a name of `nameLength` takes. */
+  fits(nameLength: number): boolean;
+  /** Put an entry; for READDIRPLUS with attributes from the request's attr and entry fields, or none. */
+  put(inoLow: number, inoHigh: number, offLow: number, offHigh: number, type: number, source: Uint8Array, nameAt: number, nameLength: number, plus: boolean): void;
+  readonly used: number;
+}
+
+/** What INIT agreed on, as far as a file system must know. */
+export interface SessionInfo {
+  writeback: boolean;
+  killprivV2: boolean;
+  dontMask: boolean;
+  submounts: boolean;
+  posixLocks: boolean;
+  flockLocks: boolean;
+  posixAcl: boolean;
+  allowDirectIo: boolean;
+}
+
+/** Which INIT flags the file system can honour. */
+export interface Capabilities {
+  writeback: boolean;
+  killprivV2: boolean;
+  posixAcl: boolean;
+  securityContext: boolean;
+  submounts: boolean;
+  posixLocks: boolean;
+  flockLocks: boolean;
+  readdirplus: boolean;
+  allowMmap: boolean;
+  suppGroups: boolean;
+  /** Ids in requests other than creations are not used: the guest may leave them out (FUSE_ALLOW_IDMAP). */
+  idmap: boolean;
+}
+
+type Method = (request: FileSystemRequest) => number;
+
+/** Results: 0 or bytes, −errno, PENDING. What is not listed as writing results returns 0. */
+export interface FileSystem {
+  readonly capabilities: Capabilities;
+  /** Seconds that the guest may keep names and attributes. */
+  readonly entryTimeout: number;
+  readonly attrTimeout: number;
+  /** Forget every node and handle: the guest has gone, or starts again with INIT. */
+  reset(): void;
+  /** Fail what waits without bound (locks) with EINTR. */
+  cancelWaiting(): void;
+  /** The guest no longer wants the request with this unique. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void;
+
+  /** name → entry*, attr. Takes one reference. */
+  lookup: Method;
+  /** Drop `count` references; never fails. */
+  forget(nodeLow: number, nodeHigh: number, count: number): void;
+  /** → attr */
+  getattr: Method;
+  /** valid, … → attr */
+  setattr: Method;
+  /** → bytes in reply */
+  readlink: Method;
+  /** name, payload = target → entry */
+  symlink: Method;
+  /** name, mode, rdev, umask → entry */
+  mknod: Method;
+  mkdir: Method;
+  unlink: Method;
+  rmdir: Method;
+  /** name in node, name2 in node2, flags */
+  rename: Method;
+  /** node2 = existing inode, name in node → entry */
+  link: Method;
+  /** flags → fh, openFlags */
+  open: Method;
+  opendir: Method;
+  /** name, mode, flags → entry, fh */
+  create: Method;
+  /** mode, flags → entry, fh */
+  tmpfile: Method;
+  /** fh, offset, size, iovecs → bytes */
+  read: Method;
+  /** fh, offset, size, iovecs → bytes */
+  write: Method;
+  flush: Method;
+  release: Method;
+  releasedir: Method;
+  /** flags: 1 = data only */
+  fsync: Method;
+  fsyncdir: Method;
+  /** → struct statvfs in reply */
+  statfs: Method;
+  /** fh, offset, size → entries */
+  readdir: Method;
+  readdirplus: Method;
+  access: Method;
+  /** name, payload = value, flags */
+  setxattr: Method;
+  /** name, size → bytes in reply; with size 0 the length */
+  getxattr: Method;
+  listxattr: Method;
+  removexattr: Method;
+  /** flags = mode, offset, length */
+  fallocate: Method;
+  /** flags = whence, offset → position */
+  lseek: Method;
+  /** fh, offset → fh2, offset2, length → bytes */
+  copyFileRange: Method;
+  syncfs: Method;
+  getlk: Method;
+  /** lock*, fuseFlags; flags: 1 = wait */
+  setlk: Method;
+  /** flags = command, payload, size = room → bytes in reply */
+  ioctl: Method;
+}

@@ -1,0 +1,82 @@
+/**
+ * Mounts seen below the share: (device, mount id) ↔ a small number that serves as the third word of a node's
+ * identity, and a readable descriptor on each for open_by_handle_at(2). The descriptor keeps the host from
+ * unmounting, so it is opened when the first handle is needed and closed with the last node.
+ */
+import * as c from '../../ffi/libc.js';
+import { STATX } from '../statx.js';
+import { reopenDirectory } from './inodes.js';
+
+interface Mount {
+  major: number;
+  minor: number;
+  idLow: number;
+  idHigh: number;
+  nodes: number;
+  fd: number;
+}
+
+export class Mounts {
+  #mounts: (Mount | null)[] = [];
+  #last = 0;
+
+  /** Number of the mount that `statx` names, or −1 if it was not seen. */
+  find(statx: Int32Array): number {
+    const last = this.#mounts[this.#last];
+    if (last && same(last, statx)) return this.#last;
+    for (let i = 0; i < this.#mounts.length; i++) {
+      const mount = this.#mounts[i];
+      if (mount && same(mount, statx)) return (this.#last = i);
+    }
+    return -1;
+  }
+
+  /** The same, noting a new mount. `fd` is of the inode; a directory serves to reach the mount again. */
+  index(statx: Int32Array, fd: number, directory: boolean): number {
+    let i = this.find(statx);
+    if (i < 0) {
+      i = this.#mounts.findIndex((m) => m === null);
+      if (i < 0) i = this.#mounts.length;
+      this.#mounts[i] = {
+        major: statx[STATX.DEV_MAJOR],
+        minor: statx[STATX.DEV_MINOR],
+        idLow: statx[STATX.MNT_ID],
+        idHigh: statx[STATX.MNT_ID + 1],
+        nodes: 0,
+        fd: -1,
+      };
+    }
+    const mount = this.#mounts[i]!;
+    if (mount.fd < 0 && directory) mount.fd = reopenDirectory(fd);
+    return i;
+  }
+
+  /** A readable directory descriptor on the mount, or negative. */
+  fd(index: number): number {
+    return this.#mounts[index]?.fd ?? -1;
+  }
+
+  ref(index: number): void {
+    this.#mounts[index]!.nodes++;
+  }
+
+  unref(index: number): void {
+    const mount = this.#mounts[index]!;
+    if (--mount.nodes > 0) return;
+    if (mount.fd >= 0) c.close(mount.fd);
+    this.#mounts[index] = null;
+  }
+
+  clear(): void {
+    for (const mount of this.#mounts) if (mount && mount.fd >= 0) c.close(mount.fd);
+    this.#mounts = [];
+    this.#last = 0;
+  }
+}
+
+function same(m: Mount, statx: Int32Array): boolean {
+  return (
+    m.idLow === statx[STATX.MNT_ID] && m.idHigh === statx[STATX.MNT_ID + 1] &&
+    m.minor === statx[STATX.DEV_MINOR] && m.major === statx[STATX.DEV_MAJOR]
+  );
+}

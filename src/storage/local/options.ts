@@ -1,0 +1,59 @@
+/** The local file system's options from those of the command line. */
+import { parseIdMap, type IdMap } from './idmap.js';
+import type { LocalOptions } from './share.js';
+import { parseXattrMap } from './xattrmap.js';
+
+/** The command-line options that matter here; structurally the Options of src/cli. */
+export interface LocalSettings {
+  readonly source: { readonly path: string };
+  readonly cache: LocalOptions['cache'];
+  readonly readonly: boolean;
+  readonly xattr: boolean;
+  readonly xattrmap: string | null;
+  readonly posixAcl: boolean;
+  readonly securityLabel: boolean;
+  readonly writeback: boolean;
+  readonly allowDirectIo: boolean;
+  readonly allowMmap: boolean;
+  readonly announceSubmounts: boolean;
+  readonly inodeFileHandles: LocalOptions['handles'];
+  readonly preserveNoatime: boolean;
+  readonly killprivV2: boolean;
+  readonly readdirplus: boolean;
+  readonly flock: boolean;
+  readonly posixLock: boolean;
+  readonly translateUid: readonly string[];
+  readonly translateGid: readonly string[];
+}
+
+/** @throws Error with one sentence for a rule that makes no sense. `nofile`: descriptors the process may have. */
+export function localOptions(settings: LocalSettings, nofile: number): LocalOptions {
+  return {
+    directory: settings.source.path,
+    cache: settings.cache,
+    readonly: settings.readonly,
+    xattr: settings.xattr,
+    xattrMap: settings.xattrmap === null ? null : parseXattrMap(settings.xattrmap),
+    posixAcl: settings.posixAcl,
+    securityLabel: settings.securityLabel,
+    writeback: settings.writeback,
+    allowDirectIo: settings.allowDirectIo,
+    allowMmap: settings.allowMmap,
+    announceSubmounts: settings.announceSubmounts,
+    handles: settings.inodeFileHandles,
+    preserveNoatime: settings.preserveNoatime,
+    killprivV2: settings.killprivV2,
+    readdirplus: settings.readdirplus,
+    flock: settings.flock,
+    posixLock: settings.posixLock,
+    uidMap: idMap(settings.translateUid, 'uid'),
+    gidMap: idMap(settings.translateGid, 'gid'),
+    nofile,
+  };
+}
+
+function idMap(rules: readonly string[], what: 'uid' | 'gid'): IdMap | null {
+  if (rules.length === 0) return null;
+  const map = parseIdMap([...rules], what);
+  return map.identity ? null : map;
+}

@@ -1,0 +1,183 @@
+/** What all parts of the local file system share: options, inodes, open handles, identity, the pool. */
+import { E } from '../../base/errno.js';
+import type { Log } from '../../base/log.js';
+import * as c from '../../ffi/libc.js';
+import { NativeMemory } from '../../ffi/memory.js';
+import { AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_PATH, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
+import { SysError } from '../../ffi/errors.js';
+import type { FileSystemRequest } from '../filesystem.js';
+import { HandleTable } from '../handles.js';
+import { ROOT_NODE } from '../filesystem.js';
+import { STATX, STATX_ATTR_MOUNT_ROOT, STATX_BASIC_STATS, STATX_MNT_ID } from '../statx.js';
+import { Credentials } from './credentials.js';
+import type { IdMap } from './idmap.js';
+import { Inodes, type HandleMode } from './inodes.js';
+import type { XattrMap } from './xattrmap.js';
+
+export type CacheMode = 'auto' | 'always' | 'never' | 'metadata';
+
+export interface LocalOptions {
+  /** The directory to share, an absolute path. */
+  directory: string;
+  cache: CacheMode;
+  readonly: boolean;
+  xattr: boolean;
+  xattrMap: XattrMap | null;
+  posixAcl: boolean;
+  securityLabel: boolean;
+  writeback: boolean;
+  allowDirectIo: boolean;
+  allowMmap: boolean;
+  announceSubmounts: boolean;
+  handles: HandleMode;
+  preserveNoatime: boolean;
+  killprivV2: boolean;
+  readdirplus: boolean;
+  flock: boolean;
+  posixLock: boolean;
+  uidMap: IdMap | null;
+  gidMap: IdMap | null;
+  /** Soft limit of open descriptors of the process. */
+  nofile: number;
+}
+
+/** Runs blocking system calls off the main thread; see src/pool. */
+export interface BlockingCalls {
+  run(call: BlockingCall, a: number, b: number, c: number, d: number, e: number, f: number): Promise<number>;
+}
+export type BlockingCall = 'preadv2' | 'pwritev2' | 'fsync' | 'fdatasync' | 'syncfs' | 'fallocate' | 'copy_file_range';
+
+export const ATTR_MASK = STATX_BASIC_STATS | STATX_MNT_ID;
+/** FUSE_ATTR_SUBMOUNT (include/uapi/linux/fuse.h). */
+const FUSE_ATTR_SUBMOUNT = 1;
+
+/** Seconds: a day stands for "as long as you like". */
+const LONG_TIMEOUT_S = 86400;
+const HANDLES_RESERVE = 1024;
+
+const names = NativeMemory.allocate(4096);
+/** Address of an empty path: with AT_EMPTY_PATH, the descriptor itself. */
+export const EMPTY_PATH = names.address;
+/** Address of ".". */
+export const DOT = names.putString(8, '.');
+
+export class Share {
+  readonly inodes: Inodes;
+  readonly handles: HandleTable;
+  readonly credentials = new Credentials();
+  readonly entryTimeout: number;
+  readonly attrTimeout: number;
+  /** File handles replace O_PATH descriptors when these run out. */
+  readonly usesHandles: boolean;
+
+  constructor(
+    readonly options: LocalOptions,
+    readonly pool: BlockingCalls | null,
+    readonly log: Log,
+  ) {
+    const rootFd = c.check(c.open(options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
+    const procFd = c.check(c.open('/proc/self/fd', O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', '/proc/self/fd');
+    const timeout = options.cache === 'never' ? 0 : options.cache === 'auto' ? 1 : LONG_TIMEOUT_S;
+    this.entryTimeout = timeout;
+    this.attrTimeout = timeout;
+    const maxHandles = Math.max(64, Math.floor((options.nofile - HANDLES_RESERVE) / 2));
+    this.handles = new HandleTable(maxHandles);
+    const fdBudget = Math.max(64, Math.floor((options.nofile - HANDLES_RESERVE) / 2));
+    this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(fdBudget, NODE_FDS_MAX));
+    this.insertRoot();
+    this.usesHandles = options.handles !== 'never' && this.#handlesWork();
+    if (!this.usesHandles && options.handles === 'mandatory') {
+      throw new SysError(E.OPNOTSUPP, 'file handles (--inode-file-handles=mandatory)', options.directory);
+    }
+    if (!this.usesHandles && options.handles === 'prefer') {
+      log.info({ directory: options.directory }, 'file handles do not work here (no CAP_DAC_READ_SEARCH, or the file system has none): every known file keeps a descriptor');
+    }
+  }
+
+  insertRoot(): void {
+    if (c.statx(this.inodes.rootFd, EMPTY_PATH, AT_EMPTY_PATH, ATTR_MASK, names.address + 512) < 0) {
+      throw new SysError(c.errno(), 'statx', this.options.directory);
+    }
+    this.inodes.insertRoot(names.i32.subarray(128, 128 + STATX.WORDS));
+  }
+
+  /** Slot of the request's node, or −ESTALE for an id that names none. */
+  node(r: FileSystemRequest): number {
+    const slot = this.inodes.table.slotOf(r.nodeLow, r.nodeHigh);
+    return slot < 0 ? -E.STALE : slot;
+  }
+
+  /** O_PATH descriptor of the request's node, or −errno. */
+  nodeFd(r: FileSystemRequest): number {
+    const slot = this.inodes.table.slotOf(r.nodeLow, r.nodeHigh);
+    return slot < 0 ? -E.STALE : this.inodes.fd(slot);
+  }
+
+  /** Fill the entry results for a referenced node whose attributes are in r.attr. */
+  putEntry(r: FileSystemRequest, slot: number): number {
+    r.entryLow = slot;
+    r.entryHigh = this.inodes.table.sequence(slot);
+    this.putAttr(r, slot);
+    return 0;
+  }
+
+  /** Attributes as the guest shall see them. */
+  putAttr(r: FileSystemRequest, slot: number): void {
+    const { uidMap, gidMap } = this.options;
+    const words = r.attr.i32;
+    if (uidMap !== null) words[STATX.UID] = uidMap.toGuest(words[STATX.UID] >>> 0);
+    if (gidMap !== null) words[STATX.GID] = gidMap.toGuest(words[STATX.GID] >>> 0);
+    r.attrFlags =
+      (words[STATX.ATTRIBUTES] & STATX_ATTR_MOUNT_ROOT) !== 0 && slot !== ROOT_NODE && r.session.submounts ? FUSE_ATTR_SUBMOUNT : 0;
+  }
+
+  /** statx of a descriptor into the request; 0 or −errno. */
+  statFd(r: FileSystemRequest, fd: number): number {
+    return c.statx(fd, EMPTY_PATH, AT_EMPTY_PATH, ATTR_MASK, r.attr.address) < 0 ? -c.errno() : 0;
+  }
+
+  /** Become the guest's user for a creation; 0 or −errno. */
+  enter(r: FileSystemRequest): number {
+    const { uidMap, gidMap } = this.options;
+    if (uidMap === null && gidMap === null) return this.credentials.enter(r.uid, r.gid, r.suppGid);
+    const uid = uidMap === null ? r.uid : uidMap.toHost(r.uid);
+    const gid = gidMap === null ? r.gid : gidMap.toHost(r.gid);
+    const supp = r.suppGid < 0 || gidMap === null ? r.suppGid : gidMap.toHost(r.suppGid);
+    if (uid < 0 || gid < 0) return -E.PERM;
+    return this.credentials.enter(uid, gid, supp);
+  }
+
+  leave(r: FileSystemRequest): void {
+    const { uidMap, gidMap } = this.options;
+    const uid = uidMap === null ? r.uid : uidMap.toHost(r.uid);
+    const gid = gidMap === null ? r.gid : gidMap.toHost(r.gid);
+    this.credentials.leave(uid, gid, r.suppGid);
+  }
+
+  /**
+   * A new descriptor with access to the inode; only regular files and directories, so that no device or FIFO of the
+   * host is ever opened. `flags` without O_CREAT. −errno.
+   */
+  openNode(slot: number, flags: number): number {
+    const type = this.inodes.type(slot);
+    if (type !== S_IFREG && type !== S_IFDIR) return type === 0o120000 ? -E.LOOP : -E.NXIO;
+    if (this.inodes.isEvicted(slot)) return this.inodes.openByHandle(slot, flags);
+    const fd = this.inodes.fd(slot);
+    if (fd < 0) return fd;
+    return c.neg(c.openat(this.inodes.procFd, this.inodes.procName(fd), flags | O_CLOEXEC, 0));
+  }
+
+  #handlesWork(): boolean {
+    const mountFd = this.inodes.mounts.fd(this.inodes.table.words[ROOT_NODE * 16 + 4]);
+    if (mountFd < 0) return false;
+    names.u32[256] = 128;
+    if (c.nameToHandleAt(this.inodes.rootFd, EMPTY_PATH, names.address + 1024, names.address + 2048, AT_EMPTY_PATH) !== 0) return false;
+    const fd = c.openByHandleAt(mountFd, names.address + 1024, O_PATH | O_CLOEXEC);
+    if (fd < 0) return false;
+    c.close(fd);
+    return true;
+  }
+}
+
+/** Nodes hold at most so many descriptors even where the limit would allow more: each pins kernel memory. */
+const NODE_FDS_MAX = 65536;

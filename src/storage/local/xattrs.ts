@@ -1,0 +1,104 @@
+/** Extended attributes, with virtiofsd's name mapping, and security labels at creation. */
+import { E } from '../../base/errno.js';
+import * as c from '../../ffi/libc.js';
+import { NativeMemory } from '../../ffi/memory.js';
+import type { FileSystemRequest, Name } from '../filesystem.js';
+import type { Share } from './share.js';
+
+const FUSE_SETXATTR_ACL_KILL_SGID = 1;
+const ACL_ACCESS = 'system.posix_acl_access';
+const ACL_DEFAULT = 'system.posix_acl_default';
+/** XATTR_LIST_MAX and XATTR_SIZE_MAX (include/uapi/linux/limits.h). */
+const XATTR_MAX = 65536;
+
+const mapped = NativeMemory.allocate(4096);
+const list = NativeMemory.allocate(XATTR_MAX);
+
+export class Xattrs {
+  constructor(readonly share: Share) {}
+
+  readonly setxattr = (r: FileSystemRequest): number => {
+    const { share } = this;
+    if (share.options.readonly) return -E.ROFS;
+    const path = this.#path(r);
+    if (path < 0) return path;
+    const name = this.#hostName(r.name);
+    if (name < 0) return name;
+    const kill = (r.fuseFlags & FUSE_SETXATTR_ACL_KILL_SGID) !== 0 && share.credentials.dropFsetid();
+    const result = c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags));
+    if (kill) share.credentials.restoreFsetid();
+    return result;
+  };
+
+  readonly getxattr = (r: FileSystemRequest): number => {
+    const path = this.#path(r);
+    if (path < 0) return path;
+    const name = this.#hostName(r.name);
+    if (name < 0) return name;
+    return c.neg(c.getxattr(path, name, r.reply.address, Math.min(r.size, XATTR_MAX)));
+  };
+
+  readonly removexattr = (r: FileSystemRequest): number => {
+    if (this.share.options.readonly) return -E.ROFS;
+    const path = this.#path(r);
+    if (path < 0) return path;
+    const name = this.#hostName(r.name);
+    return name < 0 ? name : c.neg(c.removexattr(path, name));
+  };
+
+  readonly listxattr = (r: FileSystemRequest): number => {
+    const path = this.#path(r);
+    if (path < 0) return path;
+    const n = c.neg(c.listxattr(path, list.address, XATTR_MAX));
+    if (n < 0) return n;
+    let used = 0;
+    for (let at = 0; at < n; ) {
+      const end = list.u8.indexOf(0, at);
+      const name = this.#guestName(Buffer.from(list.u8.subarray(at, end)).toString('latin1'));
+      at = end + 1;
+      if (name === null) continue;
+      if (used + name.length + 1 > XATTR_MAX) return -E.BIG;
+      used += Buffer.from(r.reply.buffer).write(name, used, 'latin1');
+      r.reply.u8[used++] = 0;
+    }
+    if (r.size !== 0 && used > r.size) return -E.RANGE;
+    return used;
+  };
+
+  /** Address of a path to the request's inode, or −errno. */
+  #path(r: FileSystemRequest): number {
+    if (!this.share.options.xattr) return -E.NOSYS;
+    const fd = this.share.nodeFd(r);
+    return fd < 0 ? fd : this.share.inodes.procPath(fd);
+  }
+
+  /** Address of the name on the host, or −errno. */
+  #hostName(name: Name): number {
+    const { xattrMap, posixAcl } = this.share.options;
+    if (posixAcl && xattrMap === null) return name.address;
+    c.memcpy(mapped.address, name.address, name.length + 1);
+    const text = Buffer.from(mapped.u8.subarray(0, name.length)).toString('latin1');
+    // Without --posix-acl the guest would not enforce what it can set
+    if (!posixAcl && (text === ACL_ACCESS || text === ACL_DEFAULT)) return -E.OPNOTSUPP;
+    if (xattrMap === null) return name.address;
+    const result = xattrMap.toServer(text);
+    if ('errno' in result) return -result.errno;
+    if (result.name.length > 255) return -E.RANGE;
+    mapped.u8[Buffer.from(mapped.buffer).write(result.name, 0, 'latin1')] = 0;
+    return mapped.address;
+  }
+
+  #guestName(name: string): string | null {
+    const { xattrMap, posixAcl } = this.share.options;
+    if (!posixAcl && (name === ACL_ACCESS || name === ACL_DEFAULT)) return null;
+    return xattrMap === null ? name : xattrMap.toClient(name);
+  }
+}
+
+/** Set the label that came with a creation (FUSE_SECURITY_CTX): name in name2, value in payload2; 0 or −errno. */
+export function setSecurityContext(share: Share, r: FileSystemRequest, slot: number): number {
+  if (!share.options.securityLabel) return 0;
+  const fd = share.inodes.fd(slot);
+  if (fd < 0) return fd;
+  return c.neg(c.setxattr(share.inodes.procPath(fd), r.labelName, r.labelValue, r.labelLength, 0));
+}

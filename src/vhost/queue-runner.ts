@@ -1,0 +1,162 @@
+/**
+ * Runs the started queues of one connection: kicks in, requests to the device, completions out.
+ *
+ * A kick wakes the loop; it serves every queue until all are empty, keeps looking for up to `pollUs` more if
+ * that has paid off lately, and only then asks for kicks again. While it looks, the driver need not kick at all.
+ */
+import { E } from '../base/errno.js';
+import * as c from '../ffi/libc.js';
+import { NativeMemory } from '../ffi/memory.js';
+import { FdPoller } from '../ffi/poll.js';
+import { PENDING, type Device } from './device.js';
+import { ProtocolError } from './errors.js';
+import { POP_CHAIN, POP_EMPTY, type VirtQueue } from './virtqueue.js';
+
+/** One turn of the loop serves at most so many requests before other events of the process get theirs. */
+const TURN_REQUESTS = 512;
+/** ... and lasts at most so long, busy or polling. */
+const TURN_MAX_NS = 2_000_000;
+const ENTRIES_BETWEEN_CLOCK = 16;
+
+interface Running {
+  queue: VirtQueue;
+  kickFd: number;
+  poller: FdPoller | null;
+}
+
+const scratch = NativeMemory.allocate(4096);
+
+export class QueueRunner {
+  readonly #running: Running[] = [];
+  #queues: VirtQueue[] = [];
+  #scheduled = false;
+  #inTurn = false;
+  /** Polling window now, nanoseconds; adapts between 0 and #pollMaxNs. */
+  #windowNs: number;
+  readonly #pollMaxNs: number;
+
+  constructor(
+    readonly device: Device,
+    pollUs: number,
+    readonly onBroken: (queue: VirtQueue, error: ProtocolError) => void,
+    readonly onRefused: (queue: VirtQueue, why: string) => void,
+  ) {
+    this.#pollMaxNs = pollUs * 1000;
+    this.#windowNs = this.#pollMaxNs;
+  }
+
+  /**
+   * Serve a queue from now on. `kickFd` stays the caller's and open until stop(); −1: no kicks come, poll always.
+   * The ring is looked at right away: a kick may have come before.
+   */
+  start(queue: VirtQueue, kickFd: number): void {
+    const poller = kickFd < 0 ? null : new FdPoller(kickFd, () => this.#kicked(kickFd));
+    this.#running.push({ queue, kickFd, poller });
+    this.#queues = this.#running.map((r) => r.queue);
+    this.#schedule();
+  }
+
+  /** Take no more from the queue. What is in flight goes on; see VirtQueue.onDrained. */
+  stop(queue: VirtQueue): void {
+    const at = this.#running.findIndex((r) => r.queue === queue);
+    if (at < 0) return;
+    const [{ poller }] = this.#running.splice(at, 1);
+    poller?.close();
+    this.#queues = this.#running.map((r) => r.queue);
+  }
+
+  #kicked(kickFd: number): void {
+    c.read(kickFd, scratch.address, 8);
+    this.#turn();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#turn();
+    });
+  }
+
+  #turn(): void {
+    if (this.#inTurn || this.#queues.length === 0) return;
+    this.#inTurn = true;
+    try {
+      if (this.#serve()) this.#schedule();
+    } finally {
+      this.#inTurn = false;
+    }
+  }
+
+  /** @returns whether there is more to do after other events had their turn. */
+  #serve(): boolean {
+    const queues = this.#queues;
+    for (const queue of queues) queue.disableKicks();
+    let requests = 0;
+    let started = 0;
+    let idleSince = 0;
+    for (;;) {
+      const served = this.#pass(queues);
+      if (this.#queues !== queues) return true; // a queue was stopped or started meanwhile
+      if (served > 0) {
+        requests += served;
+        idleSince = 0;
+        if (requests >= TURN_REQUESTS) return true;
+        continue;
+      }
+      if (this.#windowNs === 0) break;
+      const now = clockNs();
+      if (idleSince === 0) {
+        idleSince = now;
+        if (started === 0) started = now;
+      } else if (now - idleSince > this.#windowNs || now - started > TURN_MAX_NS) {
+        break;
+      }
+      if (now - started > TURN_MAX_NS) return true;
+    }
+    let more = false;
+    for (const queue of queues) more = queue.enableKicks() || more;
+    return more;
+  }
+
+  /** Everything available now, each queue in turn. */
+  #pass(queues: VirtQueue[]): number {
+    let served = 0;
+    for (let i = 0; i < queues.length; i++) served += this.#drain(queues[i], i);
+    return served;
+  }
+
+  #drain(queue: VirtQueue, _i: number): number {
+    let served = 0;
+    let chain = queue.takeChain();
+    try {
+      for (; served < TURN_REQUESTS; served++) {
+        const popped = queue.pop(chain);
+        if (popped === POP_EMPTY) break;
+        if (popped === POP_CHAIN) {
+          const written = this.device.handle(chain, queue.index);
+          if (written !== PENDING) queue.finish(chain, written);
+        } else {
+          this.onRefused(queue, queue.refusal);
+          queue.finish(chain, 0);
+        }
+        chain = queue.takeChain();
+      }
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      this.stop(queue);
+      this.onBroken(queue, error);
+      return served;
+    }
+    queue.putChain(chain);
+    return served;
+  }
+}
+
+function clockNs(): number {
+  return performance.now() * 1e6;
+}
+
+void E;
+void ENTRIES_BETWEEN_CLOCK;

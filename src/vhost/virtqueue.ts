@@ -1,0 +1,277 @@
+/**
+ * The device's side of a split virtqueue, VIRTIO 1.3 §2.7.
+ *
+ * The driver owns the descriptor table and the available ring, we own the used ring. Whatever we read here was
+ * written by a guest: each descriptor is copied once and checked, walks are bounded by the ring size, and a
+ * fault is a ProtocolError (the ring itself is broken) or a refused chain (that request fails, the ring goes on).
+ */
+import { assert } from '../base/assert.js';
+import * as c from '../ffi/libc.js';
+import { NativeMemory, viewOf } from '../ffi/memory.js';
+import { Chain } from './chain.js';
+import type { DirtyLog } from './dirty-log.js';
+import { ProtocolError } from './errors.js';
+import type { GuestMemory } from './guest-memory.js';
+import type { InflightQueue } from './inflight.js';
+import { UsedRing, availRingBytes, usedRingBytes } from './used-ring.js';
+
+/** §2.7: the largest queue size. */
+export const QUEUE_SIZE_MAX = 32768;
+const DESCRIPTOR_BYTES = 16;
+const VRING_DESC_F_NEXT = 1;
+const VRING_DESC_F_WRITE = 2;
+const VRING_DESC_F_INDIRECT = 4;
+/**
+ * A chain may not be longer than the queue (§2.7.5.3.1). Drivers that lay one page per descriptor into an indirect
+ * table of a small queue do it anyway, up to a request of 1 MiB; so long chains are taken to this length.
+ */
+const CHAIN_LENGTH_MIN_LIMIT = 1024 + 16;
+
+/** Host addresses of the three parts, already translated. */
+export interface RingAddresses {
+  descriptors: number;
+  avail: number;
+  used: number;
+}
+
+export const POP_EMPTY = 0;
+export const POP_CHAIN = 1;
+export const POP_REFUSED = 2;
+
+const one = NativeMemory.allocate(4096);
+one.u32[0] = 1;
+
+export class VirtQueue {
+  /** Requests taken and not yet answered. */
+  inFlight = 0;
+  /** Why the last pop() refused its chain. */
+  refusal = '';
+  callFd = -1;
+  inflight: InflightQueue | null = null;
+  dirtyLog: DirtyLog | null = null;
+  /** Guest-physical address of the used ring for the dirty log, or −1. */
+  usedLogAddress = -1;
+  onDrained: (() => void) | null = null;
+
+  readonly used: UsedRing;
+  readonly #state: NativeMemory;
+  readonly #descriptors: DataView;
+  readonly #avail: Uint16Array;
+  readonly #mask: number;
+  readonly #chainLimit: number;
+  readonly #free: Chain[] = [];
+  #table: DataView;
+  #tableBase = 0;
+  #availIdx: number;
+  #lastAvail: number;
+
+  /**
+   * SAFETY: the addresses stay mapped until close(); the connection drains the queue before it unmaps memory.
+   * @param base the available index to go on from (VHOST_USER_SET_VRING_BASE)
+   */
+  constructor(
+    readonly index: number,
+    readonly size: number,
+    readonly memory: GuestMemory,
+    addresses: RingAddresses,
+    base: number,
+    readonly eventIdx: boolean,
+    readonly indirect: boolean,
+  ) {
+    assert(size > 0 && size <= QUEUE_SIZE_MAX && (size & (size - 1)) === 0, 'queue size');
+    if (addresses.descriptors % 16 !== 0 || addresses.avail % 2 !== 0 || addresses.used % 4 !== 0) {
+      throw new ProtocolError('ring', `queue ${index}: ring addresses are not aligned (VIRTIO 1.3 §2.7)`);
+    }
+    this.#mask = size - 1;
+    this.#chainLimit = Math.max(size, CHAIN_LENGTH_MIN_LIMIT);
+    this.#descriptors = new DataView(viewOf(addresses.descriptors, size * DESCRIPTOR_BYTES));
+    this.#avail = new Uint16Array(viewOf(addresses.avail, availRingBytes(size)));
+    this.#table = this.#descriptors;
+    // The used index in guest memory is the truth: what a previous backend process returned is there.
+    const usedIdx = new DataView(viewOf(addresses.used, usedRingBytes(size))).getUint16(2, true);
+    this.#state = UsedRing.createState(usedIdx, eventIdx);
+    this.used = new UsedRing({ state: this.#state.address, avail: addresses.avail, used: addresses.used, size });
+    this.#lastAvail = base & 0xffff;
+    this.#availIdx = this.#lastAvail;
+  }
+
+  /** Index of the next available entry that we have not taken (VHOST_USER_GET_VRING_BASE). */
+  get lastAvail(): number {
+    return this.#lastAvail;
+  }
+
+  /** A chain object to pop into. It comes back by itself when its request is finished. */
+  takeChain(): Chain {
+    return this.#free.pop() ?? new Chain(this);
+  }
+
+  /** Give back a chain that was not used for a request. */
+  putChain(chain: Chain): void {
+    this.#free.push(chain);
+  }
+
+  /**
+   * Take the next available chain (§2.7.13).
+   * @returns POP_EMPTY, POP_CHAIN, or POP_REFUSED: the chain is malformed, `refusal` says how, chain.head is to be
+   * returned with nothing written. Throws ProtocolError when the ring itself makes no sense.
+   */
+  pop(chain: Chain): number {
+    const last = this.#lastAvail;
+    if (last === this.#availIdx) {
+      // Acquire: the entries and descriptors behind the index were written before it
+      const idx = Atomics.load(this.#avail, 1);
+      if (idx === last) return POP_EMPTY;
+      if (((idx - last) & 0xffff) > this.size) {
+        throw new ProtocolError('ring', `queue ${this.index}: the available index jumped from ${last} to ${idx} in a ring of ${this.size}`);
+      }
+      this.#availIdx = idx;
+    }
+    const head = this.#avail[2 + (last & this.#mask)];
+    if (head >= this.size) {
+      throw new ProtocolError('ring', `queue ${this.index}: descriptor index ${head} is outside the ring of ${this.size}`);
+    }
+    this.#lastAvail = (last + 1) & 0xffff;
+    chain.reset(head, this.memory);
+    this.inFlight++;
+    if (this.inflight !== null) this.inflight.submit(head);
+    return this.#walk(chain, head) ? POP_CHAIN : POP_REFUSED;
+  }
+
+  /** Take again a head that was in flight when a previous backend died (VHOST_USER_SET_INFLIGHT_FD). */
+  resubmit(chain: Chain, head: number): number {
+    chain.reset(head, this.memory);
+    this.inFlight++;
+    return this.#walk(chain, head) ? POP_CHAIN : POP_REFUSED;
+  }
+
+  /** Skip entries that a previous backend took (they are resubmitted from the inflight record). */
+  setLastAvail(index: number): void {
+    this.#lastAvail = index & 0xffff;
+    this.#availIdx = this.#lastAvail;
+  }
+
+  /** Return a chain with `written` bytes in its writable part; the chain object is free again. */
+  finish(chain: Chain, written: number): void {
+    const head = chain.head;
+    if (this.dirtyLog !== null) this.#logWrites(this.dirtyLog, chain, written);
+    this.#free.push(chain);
+    this.#complete(head, written);
+  }
+
+  #complete(head: number, written: number): void {
+    const inflight = this.inflight;
+    if (inflight !== null) inflight.beforeUsed(head);
+    const call = this.used.push(head, written);
+    if (inflight !== null) inflight.afterUsed(head, this.used.index);
+    if (call) this.call();
+    if (--this.inFlight === 0 && this.onDrained !== null) this.onDrained();
+  }
+
+  /** Interrupt the driver. */
+  call(): void {
+    // EAGAIN means that the counter is full: the driver has been told. Without a descriptor the driver polls.
+    if (this.callFd >= 0) c.write(this.callFd, one.address, 8);
+  }
+
+  /** Stop asking for kicks while we look at the ring anyway. With EVENT_IDX an old avail_event does that. */
+  disableKicks(): void {
+    if (!this.eventIdx) this.used.setNoNotify(true);
+  }
+
+  /**
+   * Ask for a kick at the next available entry, then look once more (§2.7.10: an entry added in between brings no
+   * kick). @returns whether there is something to do already.
+   */
+  enableKicks(): boolean {
+    if (this.eventIdx) this.used.setAvailEvent(this.#lastAvail);
+    else this.used.setNoNotify(false);
+    // The store above is sequentially consistent, so this load cannot come before it
+    return Atomics.load(this.#avail, 1) !== this.#lastAvail;
+  }
+
+  /** Whether the driver has made something available that we have not taken. */
+  hasWork(): boolean {
+    return this.#availIdx !== this.#lastAvail || Atomics.load(this.#avail, 1) !== this.#lastAvail;
+  }
+
+  /** Free private state. Nothing may be in flight. */
+  close(): void {
+    assert(this.inFlight === 0, 'queue closed with requests in flight');
+    this.#state.free();
+  }
+
+  #walk(chain: Chain, head: number): boolean {
+    let table = this.#descriptors;
+    let base = 0;
+    let entries = this.size;
+    let left = this.#chainLimit;
+    let inIndirect = false;
+    let seenWritable = false;
+    for (let i = head; ; ) {
+      if (--left < 0) return this.#refuse('the chain has a loop or is too long');
+      const at = base + i * DESCRIPTOR_BYTES;
+      const addressLow = table.getUint32(at, true);
+      const addressHigh = table.getUint32(at + 4, true);
+      const bytes = table.getUint32(at + 8, true);
+      const flagsAndNext = table.getUint32(at + 12, true);
+      const address = addressHigh * 0x100000000 + addressLow;
+      if ((flagsAndNext & VRING_DESC_F_INDIRECT) !== 0) {
+        if (!this.indirect || inIndirect) return this.#refuse('an indirect descriptor where none is allowed');
+        if ((flagsAndNext & VRING_DESC_F_NEXT) !== 0) return this.#refuse('an indirect descriptor with a next one');
+        if (bytes === 0 || bytes % DESCRIPTOR_BYTES !== 0 || bytes / DESCRIPTOR_BYTES > this.#chainLimit) {
+          return this.#refuse(`an indirect table of ${bytes} bytes`);
+        }
+        if (!this.#locateIndirect(address, bytes)) return this.#refuse('an indirect table outside memory');
+        table = this.#table;
+        base = this.#tableBase;
+        entries = bytes / DESCRIPTOR_BYTES;
+        inIndirect = true;
+        i = 0;
+        continue;
+      }
+      const writable = (flagsAndNext & VRING_DESC_F_WRITE) !== 0;
+      if (writable) seenWritable = true;
+      else if (seenWritable) return this.#refuse('a readable descriptor after a writable one');
+      if (!chain.append(this.memory, address, bytes, writable)) return this.#refuse('a buffer outside memory');
+      if ((flagsAndNext & VRING_DESC_F_NEXT) === 0) return true;
+      i = flagsAndNext >>> 16;
+      if (i >= entries) return this.#refuse(`descriptor index ${i} is outside the table of ${entries}`);
+    }
+  }
+
+  #refuse(why: string): false {
+    this.refusal = why;
+    return false;
+  }
+
+  /** Point #table/#tableBase at an indirect table; false if it is not in memory as a whole. */
+  #locateIndirect(address: number, bytes: number): boolean {
+    const memory = this.memory;
+    const index = memory.find(address);
+    if (index < 0) return false;
+    const slice = memory.slices[index];
+    if (address + bytes <= slice.end) {
+      this.#table = slice.view;
+      this.#tableBase = address - slice.gpa;
+      return true;
+    }
+    const host = memory.hostAddress(address, bytes);
+    if (host < 0) return false;
+    this.#table = new DataView(viewOf(host, bytes));
+    this.#tableBase = 0;
+    return true;
+  }
+
+  #logWrites(log: DirtyLog, chain: Chain, written: number): void {
+    for (let i = chain.readSegments; i < chain.segments && written > 0; i++) {
+      const take = Math.min(written, chain.length[i]);
+      log.mark(chain.gpa[i], take);
+      written -= take;
+    }
+    if (this.usedLogAddress >= 0) {
+      const at = this.used.index & this.#mask;
+      log.mark(this.usedLogAddress + 4 + 8 * at, 8);
+      log.mark(this.usedLogAddress + 2, 2);
+    }
+  }
+}

@@ -1,0 +1,194 @@
+// A real guest: QEMU, software-emulated, with the image of scripts/guest-image.sh. Its second serial port is a small
+// shell protocol, described in scripts/guest-init.sh: commands go in, marked results come out.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Readable, Writable } from 'node:stream'
+import { guestImage, type KernelSeries } from './image.js'
+import { type Exit, exitOf, terminate, within } from './process.js'
+
+export interface GuestOptions {
+  readonly socketPath: string
+  readonly kernel?: KernelSeries
+  readonly tag?: string
+  /** More than one needs a 6.11 or later kernel to be used; the guest gets as many processors. */
+  readonly requestQueues?: number
+  /** Ring size; a 1 MiB request needs 1024. */
+  readonly queueSize?: number
+  /** Called for each line that a command prints, as it comes. */
+  readonly onLine?: (line: string) => void
+}
+
+export interface Result {
+  readonly code: number
+  readonly output: string
+}
+
+const BOOT_TIMEOUT_MS = 120_000
+const COMMAND_TIMEOUT_MS = 60_000
+const QEMU = 'qemu-system-x86_64'
+
+export class Guest {
+  readonly exited: Promise<Exit>
+  readonly #child: ChildProcess
+  readonly #tag: string
+  readonly #directory: string
+  readonly #onLine: ((line: string) => void) | undefined
+  #stderr = ''
+  #partial = ''
+  /** Lines not yet consumed, and whoever waits for the next one. */
+  readonly #lines: string[] = []
+  #waiting: ((line: string) => void) | undefined
+  #commands = 0
+
+  private constructor(child: ChildProcess, directory: string, options: GuestOptions) {
+    this.#child = child
+    this.#directory = directory
+    this.#tag = options.tag ?? 'share'
+    this.#onLine = options.onLine
+    this.exited = exitOf(child)
+    ;(child.stdout as Readable).setEncoding('utf8').on('data', (text: string) => this.#receive(text))
+    ;(child.stderr as Readable).setEncoding('utf8').on('data', (text: string) => { this.#stderr += text })
+    // Writing to a guest that has just ended is no error of its own: the missing answer is.
+    ;(child.stdin as Writable).on('error', () => {})
+  }
+
+  /** Resolves when the guest takes commands. Nothing is mounted yet. */
+  static async boot(options: GuestOptions): Promise<Guest> {
+    const image = await guestImage(options.kernel ?? '6.1')
+    const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-guest-'))
+    const child = spawn(QEMU, qemuArguments(options, image.vmlinuz, image.initrd, directory), { stdio: ['pipe', 'pipe', 'pipe'] })
+    const guest = new Guest(child, directory, options)
+    try {
+      await guest.#ready()
+      return guest
+    } catch (error) {
+      await guest.stop()
+      throw error
+    }
+  }
+
+  /** Runs shell text in the guest. Standard error is part of the output. */
+  async run(command: string, timeout_ms: number = COMMAND_TIMEOUT_MS): Promise<Result> {
+    const number = ++this.#commands
+    ;(this.#child.stdin as Writable).write(`${number} ${Buffer.from(command).toString('base64')}\n`)
+    return this.#orEnd(this.#result(number), timeout_ms, `the guest gave no result of: ${command}`)
+  }
+
+  /** Like run, but an exit code other than 0 is an error. Gives the output without the last newline. */
+  async sh(command: string, timeout_ms?: number): Promise<string> {
+    const { code, output } = await this.run(command, timeout_ms)
+    if (code !== 0) throw new Error(`in the guest, exit code ${code} of: ${command}\n${output}`)
+    return output.replace(/\n$/, '')
+  }
+
+  mount(): Promise<string> {
+    return this.sh(`mount -t virtiofs ${this.#tag} /mnt`)
+  }
+
+  /** A reboot of the machine inside the same QEMU process. Nothing is mounted afterwards. */
+  async reboot(): Promise<void> {
+    ;(this.#child.stdin as Writable).write(`${++this.#commands} ${Buffer.from('reboot -f').toString('base64')}\n`)
+    await this.#ready()
+  }
+
+  async powerOff(): Promise<Exit> {
+    ;(this.#child.stdin as Writable).write(`${++this.#commands} ${Buffer.from('poweroff -f').toString('base64')}\n`)
+    try {
+      return await within(this.exited, COMMAND_TIMEOUT_MS, () => `the guest did not power off\n${this.console}`)
+    } finally {
+      await this.stop()
+    }
+  }
+
+  /** Ends QEMU as a power cut would. */
+  async stop(): Promise<void> {
+    await terminate(this.#child, this.exited, 2000)
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+
+  /** The kernel's console so far. */
+  get console(): string {
+    try {
+      return readFileSync(join(this.#directory, 'console'), 'utf8')
+    } catch {
+      return ''
+    }
+  }
+
+  #ready(): Promise<void> {
+    return this.#orEnd(this.#until(/^@@e2e ready /), BOOT_TIMEOUT_MS, 'the guest did not boot')
+  }
+
+  async #until(mark: RegExp): Promise<void> {
+    while (!mark.test(await this.#nextLine())) continue
+  }
+
+  async #result(number: number): Promise<Result> {
+    await this.#until(new RegExp(`^@@e2e ${number} begin$`))
+    const lines: string[] = []
+    for (;;) {
+      const line = await this.#nextLine()
+      const end = /^@@e2e (\d+) exit (\d+)$/.exec(line)
+      // The guest sends one newline of its own before the mark, so that a last line without one is not joined to it.
+      if (end !== null && Number(end[1]) === number) return { code: Number(end[2]), output: lines.join('\n') }
+      lines.push(line)
+      this.#onLine?.(line)
+    }
+  }
+
+  /** The promise, unless the guest ends or the time is over first: then an error that shows the console. */
+  async #orEnd<T>(promise: Promise<T>, timeout_ms: number, what: string): Promise<T> {
+    const ended = this.exited.then((exit) => {
+      throw new Error(`${what}: QEMU ended (${exit.signal ?? exit.code})\n${this.#stderr}${this.console.slice(-4000)}`)
+    })
+    try {
+      return await within(Promise.race([promise, ended]), timeout_ms, () => `${what}: no answer in ${timeout_ms} ms\n${this.console.slice(-4000)}`)
+    } finally {
+      this.#waiting = undefined
+    }
+  }
+
+  #nextLine(): Promise<string> {
+    const line = this.#lines.shift()
+    if (line !== undefined) return Promise.resolve(line)
+    return new Promise((resolve) => { this.#waiting = resolve })
+  }
+
+  #receive(text: string): void {
+    const parts = (this.#partial + text).split('\n')
+    this.#partial = parts.pop()!
+    for (const part of parts) {
+      const line = part.replace(/\r$/, '')
+      const waiting = this.#waiting
+      this.#waiting = undefined
+      if (waiting === undefined) this.#lines.push(line)
+      else waiting(line)
+    }
+  }
+}
+
+function qemuArguments(options: GuestOptions, vmlinuz: string, initrd: string, directory: string): string[] {
+  const queues = options.requestQueues ?? 1
+  const device = ['vhost-user-fs-pci', 'chardev=fs', `tag=${options.tag ?? 'share'}`, `queue-size=${options.queueSize ?? 1024}`]
+  if (queues > 1) device.push(`num-request-queues=${queues}`)
+  return [
+    '-nodefaults', '-no-user-config', '-display', 'none',
+    '-accel', 'tcg,thread=multi',
+    '-smp', String(Math.max(2, queues)),
+    '-m', '512M',
+    // The daemon maps the guest's memory: it has to be a shared file.
+    '-object', 'memory-backend-memfd,id=memory,size=512M,share=on',
+    '-numa', 'node,memdev=memory',
+    '-kernel', vmlinuz,
+    '-initrd', initrd,
+    '-append', 'console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off',
+    // ttyS0: the console, for diagnosis; ttyS1: commands and results.
+    '-serial', `file:${join(directory, 'console')}`,
+    '-serial', 'stdio',
+    '-chardev', `socket,id=fs,path=${options.socketPath}`,
+    '-device', device.join(','),
+  ]
+}

@@ -1,0 +1,68 @@
+// The POSIX facts of test/e2e/posix, in a real guest. Few boots that together cover every value of the matrix:
+// cache auto, never, always; one and four request queues; with the pool and all inline.
+// E2E_ONLY limits the facts to those whose name contains it; E2E_QUEUES is the number of request queues that a daemon
+// named by E2E_DAEMON can serve.
+import { test } from 'node:test'
+import { type Cache, FEATURES, otherDaemon } from './daemon.js'
+import { parseFacts } from './facts.js'
+import type { KernelSeries } from './image.js'
+import { withGuest } from './session.js'
+
+interface Row {
+  readonly cache: Cache
+  readonly requestQueues: number
+  readonly kernel: KernelSeries
+  /** Absent: the daemon's default. */
+  readonly threadPoolSize?: number
+  /** Locks kept by the daemon instead of the guest's kernel. */
+  readonly locks?: boolean
+}
+
+// A kernel before 6.11 uses one request queue, whatever the device has.
+const MATRIX: readonly Row[] = [
+  { cache: 'auto', requestQueues: 1, kernel: '6.1', locks: true },
+  { cache: 'never', requestQueues: 4, kernel: '6.12', locks: true },
+  { cache: 'always', requestQueues: 1, kernel: '6.1', threadPoolSize: 0 },
+  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 0 },
+]
+
+const SUITE_TIMEOUT_MS = 300_000
+
+function featuresOf(row: Row): string {
+  // cache=never opens files with direct I/O, which a guest maps only privately.
+  const mmap = row.cache === 'never' ? [] : ['mmap']
+  return [...FEATURES, ...mmap].join()
+}
+
+function runFacts(row: Row): Promise<string> {
+  const daemonOptions = {
+    cache: row.cache,
+    locks: row.locks ?? false,
+    ...(row.requestQueues > 1 ? { requestQueues: row.requestQueues } : {}),
+    ...(row.threadPoolSize === undefined ? {} : { threadPoolSize: row.threadPoolSize }),
+  }
+  return withGuest(daemonOptions, { kernel: row.kernel, requestQueues: row.requestQueues }, async (_daemon, guest) => {
+    await guest.mount()
+    await guest.sh('mkdir /mnt/facts && chmod 755 /mnt/facts')
+    const only = process.env['E2E_ONLY'] ?? ''
+    // Exit code 1 says that a fact failed; the lines say which.
+    return (await guest.run(`posix /mnt/facts ${featuresOf(row)} '${only}'`, SUITE_TIMEOUT_MS)).output
+  })
+}
+
+const mostQueues = Number(process.env['E2E_QUEUES'] ?? (otherDaemon ? 1 : 64))
+
+for (const wanted of MATRIX) {
+  const row = { ...wanted, requestQueues: Math.min(wanted.requestQueues, mostQueues) }
+  const several = row.requestQueues > 1
+  const pool = row.threadPoolSize === undefined ? 'the default pool' : row.threadPoolSize === 0 ? 'no pool' : `${row.threadPoolSize} pool threads`
+  const locks = row.locks === true ? "the daemon's locks" : "the kernel's locks"
+  test(`POSIX facts with cache ${row.cache}, ${row.requestQueues} request queue${several ? 's' : ''}, ${pool}, ${locks}, Linux ${row.kernel}`, async (context) => {
+    for (const fact of parseFacts(await runFacts(row))) {
+      await context.test(fact.name, (subtest) => {
+        if (fact.outcome === 'skipped') subtest.skip(fact.detail)
+        if (fact.outcome === 'failed') throw new Error(fact.detail)
+      })
+    }
+  })
+}

@@ -1,0 +1,51 @@
+// What the harness needs of child processes: their end awaited with a limit, and no one left behind.
+import type { ChildProcess } from 'node:child_process'
+
+export interface Exit {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+const running = new Set<ChildProcess>()
+
+// A test run that is cut short must not leave an emulator behind.
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
+/** Resolves when the process has ended; never rejects. */
+export function exitOf(child: ChildProcess): Promise<Exit> {
+  running.add(child)
+  return new Promise((resolve) => {
+    const ended = (code: number | null, signal: NodeJS.Signals | null): void => {
+      running.delete(child)
+      resolve({ code, signal })
+    }
+    child.once('exit', ended)
+    child.once('error', () => ended(null, null))
+  })
+}
+
+/** Rejects with `message` when the promise has not settled after `timeout_ms`. */
+export async function within<T>(promise: Promise<T>, timeout_ms: number, message: () => string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(message())), timeout_ms)
+  })
+  try {
+    return await Promise.race([promise, limit])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** SIGTERM, then SIGKILL after `grace_ms`. Gives the way it ended. */
+export async function terminate(child: ChildProcess, exited: Promise<Exit>, grace_ms: number): Promise<Exit> {
+  child.kill('SIGTERM')
+  const timer = setTimeout(() => child.kill('SIGKILL'), grace_ms)
+  try {
+    return await exited
+  } finally {
+    clearTimeout(timer)
+  }
+}

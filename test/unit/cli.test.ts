@@ -1,0 +1,275 @@
+import assert from 'node:assert/strict';
+import { availableParallelism } from 'node:os';
+import { describe, test } from 'node:test';
+import { parseCommandLine, version, type Options } from '../../src/cli.js';
+import { helpText, optionsMarkdown } from '../../src/cli/help.js';
+import { splitList } from '../../src/cli/legacy.js';
+import { OPTION_ENTRIES } from '../../src/cli/options.js';
+import { failureOf, UsageError } from '../../src/lifecycle/errors.js';
+
+const BASE = ['--fd', '3', '--source', '/srv'];
+
+function run(args: string[], env: NodeJS.ProcessEnv = {}, pid = 1): Options {
+  const command = parseCommandLine(args, env, pid);
+  assert.equal(command.action, 'run');
+  return (command as { options: Options }).options;
+}
+
+function printed(args: string[]): string {
+  const command = parseCommandLine(args, {}, 1);
+  assert.equal(command.action, 'print');
+  return (command as { text: string }).text;
+}
+
+/** One sentence: no line break, no stack, and it says what is expected. */
+function refused(args: string[], expected: RegExp, env: NodeJS.ProcessEnv = {}, pid = 1): void {
+  assert.throws(
+    () => parseCommandLine(args, env, pid),
+    (error: unknown) => {
+      assert.ok(error instanceof UsageError, String(error));
+      assert.match(error.message, expected);
+      assert.ok(!error.message.includes('\n'), 'one line');
+      assert.equal(failureOf(error).exitCode, 2);
+      return true;
+    },
+  );
+}
+
+describe('defaults', () => {
+  test('a descriptor and a source are enough, and everything else has the documented default', () => {
+    assert.deepEqual(run(BASE), {
+      source: { kind: 'local', path: '/srv' },
+      listen: { kind: 'fd', fd: 3, origin: '--fd' },
+      tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'prefer', cache: 'auto', readdirplus: true,
+      writeback: false, allowDirectIo: false, allowMmap: false, xattr: false, xattrmap: null, posixAcl: false, securityLabel: false,
+      killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
+      threadPoolSize: availableParallelism(), numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
+      sandbox: 'none', seccomp: 'none',
+    });
+  });
+
+  test('the options object is frozen, with its lists', () => {
+    const options = run([...BASE, '--translate-uid', 'a']);
+    assert.ok(Object.isFrozen(options) && Object.isFrozen(options.translateUid) && Object.isFrozen(options.listen) && Object.isFrozen(options.source));
+  });
+});
+
+describe('values', () => {
+  test('--name value and --name=value are the same, and the last one wins', () => {
+    assert.equal(run([...BASE, '--cache=never']).cache, 'never');
+    assert.equal(run([...BASE, '--cache', 'always', '--cache', 'metadata']).cache, 'metadata');
+    assert.equal(run(['--fd=7', '--shared-dir=/data']).listen.kind, 'fd');
+  });
+
+  test('every toggle has a --no- form and the last one wins', () => {
+    for (const [key, spec] of OPTION_ENTRIES) {
+      if (spec.type !== 'toggle' || key === 'readdirplus') continue;
+      const on = run([...BASE, `--no-${spec.flag}`, `--${spec.flag}`]) as unknown as Record<string, unknown>;
+      const off = run([...BASE, `--${spec.flag}`, `--no-${spec.flag}`]) as unknown as Record<string, unknown>;
+      assert.deepEqual([on[key], off[key]], [true, false], spec.flag);
+    }
+  });
+
+  test('every flag turns its option on', () => {
+    for (const [key, spec] of OPTION_ENTRIES) {
+      if (spec.type !== 'flag' || spec.flag === '') continue;
+      assert.equal((run([...BASE, `--${spec.flag}`]) as unknown as Record<string, unknown>)[key], true, spec.flag);
+    }
+  });
+
+  test('every number is accepted at both bounds and refused just outside of them', () => {
+    for (const [key, spec] of OPTION_ENTRIES) {
+      if (spec.type !== 'int') continue;
+      const rest = key === 'fd' ? ['--source', '/srv'] : BASE;
+      assert.ok(spec.min !== undefined && spec.max !== undefined, `${spec.flag} has bounds`);
+      run([...rest, `--${spec.flag}=${spec.min}`]);
+      run([...rest, `--${spec.flag}=${spec.max}`]);
+      for (const bad of [spec.min - 1, spec.max + 1, '', 'x', '1.5', '0x10', '1e1', ' 1', '9'.repeat(30), 'NaN']) {
+        refused([...rest, `--${spec.flag}=${bad}`], new RegExp(`--${spec.flag} takes a whole number from ${spec.min} to ${spec.max}`));
+      }
+    }
+  });
+
+  test('every choice is accepted or refused with what to do instead, and another value names the choices', () => {
+    for (const [key, spec] of OPTION_ENTRIES) {
+      if (spec.type !== 'choice') continue;
+      for (const choice of spec.choices ?? []) {
+        if (spec.refusedChoices?.[choice]) refused([...BASE, `--${spec.flag}=${choice}`], /not available yet: use /);
+        else assert.equal((run([...BASE, `--${spec.flag}=${choice}`]) as unknown as Record<string, unknown>)[key], choice);
+      }
+      refused([...BASE, `--${spec.flag}=bogus`], new RegExp(`--${spec.flag} takes one of ${spec.choices?.join(', ')}, not "bogus"`));
+    }
+  });
+
+  test('a string that is empty or too long is refused, by bytes and not by characters', () => {
+    refused([...BASE, '--tag='], /--tag needs a value/);
+    assert.equal(run([...BASE, `--tag=${'x'.repeat(36)}`]).tag, 'x'.repeat(36));
+    refused([...BASE, `--tag=${'ü'.repeat(19)}`], /--tag takes at most 36 bytes, and this value has 38/);
+    refused(['--source', '/', `--socket-path=/${'s'.repeat(107)}`], /--socket-path takes at most 107 bytes/);
+    refused(['--fd', '3', '--source='], /--source needs a value/);
+  });
+
+  test('--translate-uid may be repeated and keeps its order', () => {
+    const options = run([...BASE, '--translate-uid=map:1:2:3', '--translate-uid', 'host:4:5:6', '--translate-gid=x']);
+    assert.deepEqual(options.translateUid, ['map:1:2:3', 'host:4:5:6']);
+    assert.deepEqual(options.translateGid, ['x']);
+  });
+
+  test('--rlimit-nofile below what the daemon needs is refused, 0 is not', () => {
+    assert.equal(run([...BASE, '--rlimit-nofile=0']).rlimitNofile, 0);
+    refused([...BASE, '--rlimit-nofile=255'], /at least 256/);
+  });
+});
+
+describe('implications', () => {
+  test('--xattrmap, --posix-acl and --security-label imply --xattr', () => {
+    for (const option of ['--xattrmap=:map::user.:', '--posix-acl', '--security-label']) assert.equal(run([...BASE, option, '--no-xattr']).xattr, true);
+  });
+
+  test('--cache=never turns READDIRPLUS off', () => {
+    assert.equal(run([...BASE, '--cache=never', '--readdirplus']).readdirplus, false);
+    assert.equal(run([...BASE, '--no-readdirplus']).readdirplus, false);
+  });
+
+  test('-d is --log-level=debug', () => assert.equal(run([...BASE, '-d']).logLevel, 'debug'));
+});
+
+describe('where to listen', () => {
+  const systemd = { LISTEN_FDS: '1', LISTEN_PID: '42' };
+
+  test('--socket-path takes a group along', () => {
+    assert.deepEqual(run(['--source', '/', '--socket-path', '/run/x', '--socket-group', 'kvm']).listen, { kind: 'path', path: '/run/x', group: 'kvm' });
+  });
+
+  test('a socket from systemd is descriptor 3', () => {
+    assert.deepEqual(run(['--source', '/'], systemd, 42).listen, { kind: 'fd', fd: 3, origin: 'LISTEN_FDS' });
+  });
+
+  test('LISTEN_FDS for another process does not count', () => refused(['--source', '/'], /one of --socket-path and --fd is needed/, systemd, 43));
+
+  test('none, two, or a group without a path is refused', () => {
+    refused(['--source', '/'], /one of --socket-path and --fd is needed/);
+    refused([...BASE, '--socket-path=/run/x'], /--socket-path and --fd exclude each other/);
+    refused(BASE, /--fd and a socket from systemd \(LISTEN_FDS\) exclude each other/, systemd, 42);
+    refused([...BASE, '--socket-group=kvm'], /--socket-group needs --socket-path/);
+    refused(['--source', '/'], /systemd passed 2 sockets/, { LISTEN_FDS: '2', LISTEN_PID: '42' }, 42);
+  });
+});
+
+describe('source', () => {
+  test('a path, a relative path and a file URL name a directory', () => {
+    assert.equal(run(['--fd=3', '--source', '/a/../b/']).source.path, '/b');
+    assert.equal(run(['--fd=3', '--source', 'rel']).source.path, `${process.cwd()}/rel`);
+    assert.equal(run(['--fd=3', '--source', 'file:///a%20b']).source.path, '/a b');
+    assert.equal(run(['--fd=3', '--source', 'file://localhost/a']).source.path, '/a');
+  });
+
+  test('a bucket, another scheme, another host and a fragment are refused', () => {
+    refused(['--fd=3', '--source=s3://b'], /s3:\/\/ is not available yet/);
+    refused(['--fd=3', '--source=gs://b/p'], /gs:\/\/ is not available yet/);
+    refused(['--fd=3', '--source=http://h/'], /directory or a file:\/\/ URL/);
+    refused(['--fd=3', '--source=file://host/a'], /not a file URL of this host/);
+    refused(['--fd=3', '--source=file:///a#b'], /not a file URL of this host/);
+  });
+
+  test('no source is refused', () => refused(['--fd=3'], /--source is missing/));
+});
+
+describe('what is wrong is said in one sentence', () => {
+  test('unknown option, with a near one', () => refused([...BASE, '--flok'], /unknown option --flok; did you mean --flock\?/));
+  test('value missing', () => refused(['--source', '/', '--fd'], /--fd <N> argument missing/));
+  test('value for a flag', () => refused([...BASE, '--xattr=1'], /unknown option --xattr=1/));
+  test('stray argument', () => refused([...BASE, '/dir'], /unexpected argument "\/dir"/));
+  test('known from virtiofsd but not there', () => {
+    for (const [, spec] of OPTION_ENTRIES) {
+      if (spec.type !== 'refused') continue;
+      const value = spec.value === undefined ? [] : ['x'];
+      refused([...BASE, `--${spec.flag}`, ...value], /is not available( yet)?: \S/);
+    }
+  });
+});
+
+describe('legacy -o', () => {
+  const legacy = (list: string): Options => run(['--fd', '3', '-o', list]);
+
+  test("libvirt's command line is understood", () => {
+    const options = run(['--fd=12', '-o', 'source=/srv,cache=always,xattr,flock,no_posix_lock', '--thread-pool-size=3', '-f', '-d']);
+    assert.equal(options.source.path, '/srv');
+    assert.deepEqual([options.cache, options.xattr, options.flock, options.posixLock], ['always', true, true, false]);
+    assert.deepEqual([options.threadPoolSize, options.logLevel], [3, 'debug']);
+  });
+
+  test('every key of the table sets what its long option sets', () => {
+    for (const [key, spec] of OPTION_ENTRIES) {
+      if (spec.legacy === undefined || spec.type === 'refused' || key === 'debug') continue;
+      const value = spec.choices?.find((choice) => !spec.refusedChoices?.[choice]) ?? (spec.type === 'string' ? '/v' : null);
+      const item = value === null ? spec.legacy : `${spec.legacy}=${value}`;
+      const long = value === null ? `--${spec.flag}` : `--${spec.flag}=${value}`;
+      assert.deepEqual(run(['--fd=3', '-o', `source=/v,${item}`]), run(['--fd=3', '--source=/v', long]), spec.legacy);
+      if (spec.type === 'toggle') {
+        assert.deepEqual(legacy(`source=/v,no_${spec.legacy}`), run(['--fd=3', '--source=/v', `--no-${spec.flag}`]), spec.legacy);
+      }
+    }
+  });
+
+  test("the C daemon's spellings cache=none, log_level=err and debug are understood", () => {
+    assert.equal(legacy('source=/,cache=none').cache, 'never');
+    assert.equal(legacy('source=/,log_level=err').logLevel, 'error');
+    assert.equal(legacy('source=/,debug').logLevel, 'debug');
+  });
+
+  test('a comma in a value is written ,, or \\, and another backslash stands for itself', () => {
+    assert.deepEqual(splitList('a=1,,2,b\\,c,d\\e,'), ['a=1,2', 'b,c', 'd\\e']);
+    assert.equal(legacy('source=/a,,b,xattr').source.path, '/a,b');
+  });
+
+  test('later ones win over earlier ones, in either form', () => {
+    assert.equal(run(['--fd=3', '-o', 'source=/,cache=always', '--cache=never']).cache, 'never');
+    assert.equal(run(['--fd=3', '--cache=never', '-osource=/,cache=always']).cache, 'always');
+  });
+
+  test('keys of libfuse without a meaning here are ignored', () => assert.equal(legacy('source=/,allow_root,max_idle_threads=4').cache, 'auto'));
+
+  test('an unknown key, a missing or surplus value, and what is not available are refused', () => {
+    refused(['--fd=3', '-o', 'source=/,bogus'], /-o does not know "bogus"/);
+    refused(['--fd=3', '-o', 'source'], /-o source needs a value/);
+    refused(['--fd=3', '-o', 'source=/,xattr=1'], /-o xattr takes no value/);
+    refused(['--fd=3', '-o', 'source=/,cache=x'], /-o cache takes one of/);
+    refused(['--fd=3', '-o', 'source=/,timeout=5'], /-o timeout is not available: choose .* --cache/);
+    refused(['--fd=3', '-o', 'source=/,modcaps=+x'], /--modcaps is not available/);
+    refused(['--fd=3', '-o', 'source=/,sandbox=chroot'], /-o sandbox=chroot is not available yet/);
+  });
+});
+
+describe('what is printed', () => {
+  test('--print-capabilities is the JSON of the conventions, whatever else is there', () => {
+    assert.deepEqual(JSON.parse(printed(['--bogus', 'x', '--print-capabilities'])), { type: 'fs', features: ['separate-options'] });
+  });
+
+  test('--version is the version of package.json', () => {
+    assert.match(version(), /^\d+\.\d+\.\d+/);
+    assert.equal(printed(['-V']), `bucketfsd ${version()}\n`);
+    assert.equal(printed(['--version', '--source', '/']), `bucketfsd ${version()}\n`);
+  });
+
+  test('--help names every option of the table, and no line is longer than a terminal of 100 columns', () => {
+    const help = printed(['-h']);
+    assert.equal(help, helpText());
+    for (const [, spec] of OPTION_ENTRIES) {
+      for (const name of [spec.flag === '' ? `-${spec.short}` : `--${spec.flag}`, ...(spec.alias ? [`--${spec.alias}`] : [])]) {
+        assert.ok(new RegExp(`(^|[\\s])${name}(?![\\w-])`, 'm').test(help), `${name} is in the help`);
+      }
+    }
+    for (const line of help.split('\n')) assert.ok(line.length <= 100, line);
+  });
+
+  test('the options section of the manual names every option, its legacy key and its bounds', () => {
+    const markdown = optionsMarkdown();
+    for (const [, spec] of OPTION_ENTRIES) {
+      assert.ok(markdown.includes(spec.flag === '' ? `\`-${spec.short}` : `--${spec.flag}`), spec.flag);
+      if (spec.legacy !== undefined) assert.ok(markdown.includes(`\`${spec.legacy}\``), spec.legacy);
+      if (spec.type === 'int') assert.ok(markdown.includes(`(${spec.min} to ${spec.max})`), spec.flag);
+    }
+    assert.ok(!markdown.includes(`| ${availableParallelism()} |`), 'nothing depends on this machine');
+  });
+});
