@@ -154,7 +154,8 @@ const statxBuffer = NativeMemory.allocate(4096);
 const STATX_SIZE = 0x200;
 const STX_SIZE_OFFSET = 40;
 
-function fileSize(fd: number): number {
+/** Size of the file behind a descriptor, bytes. Throws ProtocolError. */
+export function fileSize(fd: number): number {
   const empty = statxBuffer.address + 2048; // a NUL byte: the descriptor itself
   if (c.statx(fd, empty, AT_EMPTY_PATH, STATX_SIZE, statxBuffer.address) < 0) {
     throw new ProtocolError('region', `cannot stat a memory region's file: errno ${c.errno()}`);

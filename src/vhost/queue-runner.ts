@@ -4,10 +4,10 @@
  * A kick wakes the loop; it serves every queue until all are empty, keeps looking for up to `pollUs` more if
  * that has paid off lately, and only then asks for kicks again. While it looks, the driver need not kick at all.
  */
-import { E } from '../base/errno.js';
 import * as c from '../ffi/libc.js';
 import { NativeMemory } from '../ffi/memory.js';
 import { FdPoller } from '../ffi/poll.js';
+import type { Chain } from './chain.js';
 import { PENDING, type Device } from './device.js';
 import { ProtocolError } from './errors.js';
 import { POP_CHAIN, POP_EMPTY, type VirtQueue } from './virtqueue.js';
@@ -16,12 +16,25 @@ import { POP_CHAIN, POP_EMPTY, type VirtQueue } from './virtqueue.js';
 const TURN_REQUESTS = 512;
 /** ... and lasts at most so long, busy or polling. */
 const TURN_MAX_NS = 2_000_000;
-const ENTRIES_BETWEEN_CLOCK = 16;
 
 interface Running {
   queue: VirtQueue;
-  kickFd: number;
-  poller: FdPoller | null;
+  poller: FdPoller | Ticker;
+}
+
+/** For rings without kicks (VHOST_USER_VRING_NOFD). */
+const TICK_MS = 1;
+
+class Ticker {
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(tick: () => void) {
+    this.#timer = setInterval(tick, TICK_MS);
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
 }
 
 const scratch = NativeMemory.allocate(4096);
@@ -46,13 +59,18 @@ export class QueueRunner {
   }
 
   /**
-   * Serve a queue from now on. `kickFd` stays the caller's and open until stop(); −1: no kicks come, poll always.
-   * The ring is looked at right away: a kick may have come before.
+   * Serve a queue from now on. `kickFd` stays the caller's and open until stop(); −1: no kicks come, so the ring is
+   * looked at on a timer. It is looked at right away: a kick may have come before. `resubmit`: heads that a previous
+   * backend left in flight, to be served first.
    */
-  start(queue: VirtQueue, kickFd: number): void {
-    const poller = kickFd < 0 ? null : new FdPoller(kickFd, () => this.#kicked(kickFd));
-    this.#running.push({ queue, kickFd, poller });
+  start(queue: VirtQueue, kickFd: number, resubmit: readonly number[] = []): void {
+    const poller = kickFd < 0 ? new Ticker(() => this.#turn()) : new FdPoller(kickFd, () => this.#kicked(kickFd));
+    this.#running.push({ queue, poller });
     this.#queues = this.#running.map((r) => r.queue);
+    for (const head of resubmit) {
+      const chain = queue.takeChain();
+      this.#process(queue, chain, queue.resubmit(chain, head));
+    }
     this.#schedule();
   }
 
@@ -61,7 +79,7 @@ export class QueueRunner {
     const at = this.#running.findIndex((r) => r.queue === queue);
     if (at < 0) return;
     const [{ poller }] = this.#running.splice(at, 1);
-    poller?.close();
+    poller.close();
     this.#queues = this.#running.map((r) => r.queue);
   }
 
@@ -123,24 +141,28 @@ export class QueueRunner {
   /** Everything available now, each queue in turn. */
   #pass(queues: VirtQueue[]): number {
     let served = 0;
-    for (let i = 0; i < queues.length; i++) served += this.#drain(queues[i], i);
+    for (let i = 0; i < queues.length; i++) served += this.#drain(queues[i]);
     return served;
   }
 
-  #drain(queue: VirtQueue, _i: number): number {
+  #process(queue: VirtQueue, chain: Chain, popped: number): void {
+    if (popped === POP_CHAIN) {
+      const written = this.device.handle(chain, queue.index);
+      if (written !== PENDING) queue.finish(chain, written);
+    } else {
+      this.onRefused(queue, queue.refusal);
+      queue.finish(chain, 0);
+    }
+  }
+
+  #drain(queue: VirtQueue): number {
     let served = 0;
     let chain = queue.takeChain();
     try {
       for (; served < TURN_REQUESTS; served++) {
         const popped = queue.pop(chain);
         if (popped === POP_EMPTY) break;
-        if (popped === POP_CHAIN) {
-          const written = this.device.handle(chain, queue.index);
-          if (written !== PENDING) queue.finish(chain, written);
-        } else {
-          this.onRefused(queue, queue.refusal);
-          queue.finish(chain, 0);
-        }
+        this.#process(queue, chain, popped);
         chain = queue.takeChain();
       }
     } catch (error) {
@@ -157,6 +179,3 @@ export class QueueRunner {
 function clockNs(): number {
   return performance.now() * 1e6;
 }
-
-void E;
-void ENTRIES_BETWEEN_CLOCK;

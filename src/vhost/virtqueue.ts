@@ -41,6 +41,11 @@ export const POP_REFUSED = 2;
 const one = NativeMemory.allocate(4096);
 one.u32[0] = 1;
 
+/** Add one to an eventfd. */
+export function signalEvent(fd: number): void {
+  c.write(fd, one.address, 8);
+}
+
 export class VirtQueue {
   /** Requests taken and not yet answered. */
   inFlight = 0;
@@ -170,7 +175,7 @@ export class VirtQueue {
   /** Interrupt the driver. */
   call(): void {
     // EAGAIN means that the counter is full: the driver has been told. Without a descriptor the driver polls.
-    if (this.callFd >= 0) c.write(this.callFd, one.address, 8);
+    if (this.callFd >= 0) signalEvent(this.callFd);
   }
 
   /** Stop asking for kicks while we look at the ring anyway. With EVENT_IDX an old avail_event does that. */

@@ -6,7 +6,6 @@
 // E2E_FEATURES is then what that daemon has (see FEATURES below).
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -47,6 +46,7 @@ export class Daemon {
   readonly exited: Promise<Exit>
   readonly #child: ChildProcess
   #log = ''
+  #stopping = false
 
   private constructor(options: DaemonOptions) {
     mkdirSync(this.shareDir)
@@ -94,8 +94,16 @@ export class Daemon {
     return this.#child.exitCode === null && this.#child.signalCode === null
   }
 
+  /** Rejects when the daemon ends without having been asked to. */
+  async untilDeath(): Promise<never> {
+    const exit = await this.exited
+    if (this.#stopping) return new Promise(() => {})
+    throw new Error(`the daemon ended by itself: ${exit.signal ?? `exit code ${exit.code}`}`)
+  }
+
   /** SIGTERM and wait; removes the share. */
   async stop(): Promise<Exit> {
+    this.#stopping = true
     const exit = await terminate(this.#child, this.exited, STOP_GRACE_MS)
     rmSync(this.directory, { recursive: true, force: true })
     return exit
@@ -131,13 +139,4 @@ function commandLine(options: DaemonOptions): readonly string[] {
     ...(options.threadPoolSize === undefined ? [] : ['--thread-pool-size', String(options.threadPoolSize)]),
     ...(options.requestQueues === undefined ? [] : ['--num-request-queues', String(options.requestQueues)]),
   ]
-}
-
-/** Whether someone accepts connections on the socket. */
-export function accepts(socketPath: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = createConnection(socketPath)
-    socket.once('connect', () => { socket.destroy(); resolve(true) })
-    socket.once('error', () => resolve(false))
-  })
 }

@@ -1,8 +1,7 @@
 // A real guest: QEMU, software-emulated, with the image of scripts/guest-image.sh. Its second serial port is a small
 // shell protocol, described in scripts/guest-init.sh: commands go in, marked results come out.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { readFileSync, rmSync } from 'node:fs'
-import { mkdtempSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
@@ -17,6 +16,8 @@ export interface GuestOptions {
   readonly requestQueues?: number
   /** Ring size; a 1 MiB request needs 1024. */
   readonly queueSize?: number
+  /** When this rejects (the daemon died, say), so does whatever waits for the guest. */
+  readonly abort?: Promise<never>
   /** Called for each line that a command prints, as it comes. */
   readonly onLine?: (line: string) => void
 }
@@ -36,6 +37,7 @@ export class Guest {
   readonly #tag: string
   readonly #directory: string
   readonly #onLine: ((line: string) => void) | undefined
+  readonly #abort: Promise<never> | undefined
   #stderr = ''
   #partial = ''
   /** Lines not yet consumed, and whoever waits for the next one. */
@@ -48,6 +50,9 @@ export class Guest {
     this.#directory = directory
     this.#tag = options.tag ?? 'share'
     this.#onLine = options.onLine
+    this.#abort = options.abort
+    // Heard when somebody waits; nobody may.
+    this.#abort?.catch(() => {})
     this.exited = exitOf(child)
     ;(child.stdout as Readable).setEncoding('utf8').on('data', (text: string) => this.#receive(text))
     ;(child.stderr as Readable).setEncoding('utf8').on('data', (text: string) => { this.#stderr += text })
@@ -144,8 +149,10 @@ export class Guest {
     const ended = this.exited.then((exit) => {
       throw new Error(`${what}: QEMU ended (${exit.signal ?? exit.code})\n${this.#stderr}${this.console.slice(-4000)}`)
     })
+    // The loser of the race must not count as unhandled.
+    ended.catch(() => {})
     try {
-      return await within(Promise.race([promise, ended]), timeout_ms, () => `${what}: no answer in ${timeout_ms} ms\n${this.console.slice(-4000)}`)
+      return await within(Promise.race([promise, ended, ...(this.#abort === undefined ? [] : [this.#abort])]), timeout_ms, () => `${what}: no answer in ${timeout_ms} ms\n${this.console.slice(-4000)}`)
     } finally {
       this.#waiting = undefined
     }

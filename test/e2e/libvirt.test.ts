@@ -37,7 +37,7 @@ test("started libvirt's way (--fd, -o source=…,cache=always,xattr -f), the sha
   try {
     await withDaemon({ argv: argv(), listenFd: fd }, async (daemon) => {
       writeFileSync(join(daemon.shareDir, 'file'), 'by descriptor\n')
-      const guest = await Guest.boot({ socketPath })
+      const guest = await Guest.boot({ socketPath, abort: daemon.untilDeath() })
       try {
         await guest.mount()
         assert.equal(await guest.sh('cat /mnt/file'), 'by descriptor')

@@ -36,7 +36,7 @@ test(`a guest reboots ${REBOOTS} times inside one QEMU, and each mount works`, {
 test(`${REBOOTS} QEMU processes, killed or powered off, use one daemon one after the other`, { skip }, async () => {
   await withDaemon({}, async (daemon) => {
     for (let round = 1; round <= REBOOTS; round++) {
-      const guest = await Guest.boot({ socketPath: daemon.socketPath, requestQueues: round % 2 === 0 ? 2 : 1 })
+      const guest = await Guest.boot({ socketPath: daemon.socketPath, abort: daemon.untilDeath(), requestQueues: round % 2 === 0 ? 2 : 1 })
       try {
         await useShare(daemon, guest, round)
         if (round % 2 === 0) await guest.powerOff()

@@ -15,11 +15,11 @@ export async function withDaemon<T>(options: DaemonOptions, body: (daemon: Daemo
 
 export function withGuest<T>(
   daemonOptions: DaemonOptions,
-  guestOptions: Omit<GuestOptions, 'socketPath'>,
+  guestOptions: Omit<GuestOptions, 'socketPath' | 'abort'>,
   body: (daemon: Daemon, guest: Guest) => Promise<T>,
 ): Promise<T> {
   return withDaemon(daemonOptions, async (daemon) => {
-    const guest = await Guest.boot({ socketPath: daemon.socketPath, ...guestOptions })
+    const guest = await Guest.boot({ socketPath: daemon.socketPath, abort: daemon.untilDeath(), ...guestOptions })
     try {
       return await body(daemon, guest)
     } finally {

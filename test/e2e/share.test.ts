@@ -40,11 +40,11 @@ for (const cache of ['auto', 'never'] as const) {
         mkdirSync(host('directory'))
         writeFileSync(host('directory/a'), '')
         symlinkSync('a', host('directory/link'))
-        assert.equal(await guest.sh('ls /mnt/directory; readlink /mnt/directory/link'), 'a\nlink\na')
+        assert.equal(await guest.sh('ls -1 /mnt/directory; readlink /mnt/directory/link'), 'a\nlink\na')
         renameSync(host('directory/a'), host('directory/b'))
         rmSync(host('directory/link'))
         await forget()
-        assert.equal(await guest.sh('ls /mnt/directory'), 'b')
+        assert.equal(await guest.sh('ls -1 /mnt/directory'), 'b')
       })
       await context.test('names that the guest makes, renames and removes follow on the host', async () => {
         await guest.sh('mkdir -p /mnt/tree/sub && echo x > /mnt/tree/sub/f && ln -s sub/f /mnt/tree/l && mv /mnt/tree/sub /mnt/tree/moved')

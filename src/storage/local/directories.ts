@@ -105,9 +105,10 @@ export class Directories {
       }
       const at = listing.at;
       const next = at + dv.getUint16(at + D_RECLEN, true);
-      let nameLength = next - at - D_NAME - 1;
-      while (nameLength > 0 && u8[at + D_NAME + nameLength - 1] === 0) nameLength--;
-      // names are padded with NULs to a multiple of 8; the last name byte is never NUL
+      // The NUL is within the last 8 bytes of the record; what follows it is not cleared by the kernel
+      let nameLength = next - at - D_NAME - 8;
+      if (nameLength < 1) nameLength = 1;
+      while (u8[at + D_NAME + nameLength] !== 0) nameLength++;
       if (!r.entries.fits(nameLength)) {
         if (r.entries.used === 0) return -E.INVAL;
         break;

@@ -268,6 +268,7 @@ export class Inodes {
       this.#handles[handle] = null;
       this.#freeHandles.push(handle);
     }
+    words[at + FD1] = 0;
     const mount = words[at + 4];
     this.table.remove(slot);
     this.mounts.unref(mount);

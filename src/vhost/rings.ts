@@ -1,0 +1,202 @@
+/** The rings of a connection: what the frontend has told about each, and starting, draining and stopping them. */
+import * as c from '../ffi/libc.js';
+import type { Device } from './device.js';
+import type { DirtyLog } from './dirty-log.js';
+import { ProtocolError } from './errors.js';
+import type { GuestMemory } from './guest-memory.js';
+import type { InflightRegion } from './inflight.js';
+import type { QueueRunner } from './queue-runner.js';
+import { VirtQueue, signalEvent } from './virtqueue.js';
+import { availRingBytes, usedRingBytes } from './used-ring.js';
+
+const F_RING_INDIRECT_DESC = 28n;
+const F_RING_EVENT_IDX = 29n;
+const VRING_F_LOG = 1;
+
+/** Addresses as SET_VRING_ADDR gives them: in the frontend's address space. */
+export interface RingUserAddresses {
+  flags: number;
+  descriptors: number;
+  used: number;
+  avail: number;
+  /** Guest-physical address of the used ring, for the dirty log. */
+  log: number;
+}
+
+class Ring {
+  size = 0;
+  base = 0;
+  addresses: RingUserAddresses | null = null;
+  kickFd = -1;
+  /** A kick descriptor, or the word that none will come, has been given. */
+  kicked = false;
+  callFd = -1;
+  errFd = -1;
+  enabled = false;
+  queue: VirtQueue | null = null;
+}
+
+export class Rings {
+  readonly #rings: Ring[];
+  features = 0n;
+  inflight: InflightRegion | null = null;
+  log: DirtyLog | null = null;
+
+  constructor(
+    readonly device: Device,
+    readonly memory: GuestMemory,
+    readonly runner: QueueRunner,
+  ) {
+    this.#rings = Array.from({ length: device.maxQueues }, () => new Ring());
+  }
+
+  get(index: number): Ring {
+    const ring = this.#rings[index];
+    if (ring === undefined) throw new ProtocolError('ring', `queue ${index} of ${this.#rings.length}`);
+    return ring;
+  }
+
+  /** Without VHOST_USER_F_PROTOCOL_FEATURES rings need no SET_VRING_ENABLE. */
+  enableAll(): void {
+    for (const ring of this.#rings) ring.enabled = true;
+  }
+
+  /** A reset device serves no ring until it is enabled again. */
+  disableAll(): void {
+    for (const ring of this.#rings) ring.enabled = false;
+  }
+
+  /** Start the ring if all that it needs is known; otherwise wait for the rest. */
+  start(index: number): void {
+    const ring = this.get(index);
+    if (ring.queue !== null || !ring.enabled || !ring.kicked || ring.size === 0 || ring.addresses === null) return;
+    if (this.memory.regions.length === 0) return;
+    const { addresses, size } = ring;
+    const locate = (address: number, bytes: number): number => {
+      const host = this.memory.hostAddressOfUser(address, bytes);
+      if (host < 0) throw new ProtocolError('ring', `queue ${index}: a ring of ${size} lies outside guest memory`);
+      return host;
+    };
+    const queue = new VirtQueue(
+      index, size, this.memory,
+      {
+        descriptors: locate(addresses.descriptors, size * 16),
+        avail: locate(addresses.avail, availRingBytes(size)),
+        used: locate(addresses.used, usedRingBytes(size)),
+      },
+      ring.base, this.#has(F_RING_EVENT_IDX), this.#has(F_RING_INDIRECT_DESC),
+    );
+    queue.callFd = ring.callFd;
+    ring.queue = queue;
+    this.applyLog(index);
+    this.runner.start(queue, ring.kickFd, this.#recover(queue, index, size));
+  }
+
+  startAll(): void {
+    for (let i = 0; i < this.#rings.length; i++) this.start(i);
+  }
+
+  /** Heads to take again after a backend died, and go on behind them. */
+  #recover(queue: VirtQueue, index: number, size: number): number[] {
+    const record = this.inflight?.queue(index, size) ?? null;
+    if (record === null) return [];
+    const heads = record.recover(queue.used.index);
+    queue.inflight = record;
+    if (heads.length > 0) queue.setLastAvail(queue.used.index + heads.length);
+    return heads;
+  }
+
+  /** Switch dirty logging of a running ring on or off, as features and the ring's flags say. */
+  applyLog(index: number): void {
+    const { queue, addresses } = this.get(index);
+    if (queue === null || addresses === null) return;
+    const on = this.log !== null && this.#has(26n);
+    queue.dirtyLog = on ? this.log : null;
+    queue.usedLogAddress = on && (addresses.flags & VRING_F_LOG) !== 0 ? addresses.log : -1;
+  }
+
+  applyLogAll(): void {
+    for (let i = 0; i < this.#rings.length; i++) this.applyLog(i);
+  }
+
+  /** Take nothing more, wait for what is in flight, keep the place. @returns the available index to go on from. */
+  async stop(index: number): Promise<number> {
+    const ring = this.get(index);
+    const { queue } = ring;
+    if (queue === null) return ring.base;
+    this.runner.stop(queue);
+    await this.#drain([queue]);
+    return this.#close(ring, queue);
+  }
+
+  /** stop() for all; start flags and descriptors stay, so that startAll() goes on where they were. */
+  async stopAll(): Promise<void> {
+    const running = this.#rings.filter((r) => r.queue !== null);
+    for (const ring of running) this.runner.stop(ring.queue!);
+    await this.#drain(running.map((r) => r.queue!));
+    for (const ring of running) this.#close(ring, ring.queue!);
+  }
+
+  async #drain(queues: VirtQueue[]): Promise<void> {
+    if (queues.every((q) => q.inFlight === 0)) return;
+    this.device.cancelWaiting();
+    await Promise.all(
+      queues.map((q) => (q.inFlight === 0 ? undefined : new Promise<void>((resolve) => (q.onDrained = resolve)))),
+    );
+  }
+
+  #close(ring: Ring, queue: VirtQueue): number {
+    ring.base = queue.lastAvail;
+    ring.queue = null;
+    queue.close();
+    return ring.base;
+  }
+
+  /** Forget everything told about the rings; they are stopped. Closes their descriptors. */
+  reset(): void {
+    for (let i = 0; i < this.#rings.length; i++) {
+      this.setKick(i, -1, false);
+      this.setCall(i, -1);
+      this.setErr(i, -1);
+      this.#rings[i] = new Ring();
+    }
+    this.inflight?.close();
+    this.inflight = null;
+    this.log?.close();
+    this.log = null;
+  }
+
+  /** Take over a kick descriptor (−1: none). The ring is stopped by the caller. */
+  setKick(index: number, fd: number, given: boolean): void {
+    const ring = this.get(index);
+    if (ring.kickFd >= 0) c.close(ring.kickFd);
+    ring.kickFd = fd;
+    ring.kicked = given;
+  }
+
+  setCall(index: number, fd: number): void {
+    const ring = this.get(index);
+    if (ring.callFd >= 0) c.close(ring.callFd);
+    ring.callFd = fd;
+    if (ring.queue !== null) {
+      ring.queue.callFd = fd;
+      // What was finished between the old descriptor and this one may not have been heard
+      ring.queue.call();
+    }
+  }
+
+  setErr(index: number, fd: number): void {
+    const ring = this.get(index);
+    if (ring.errFd >= 0) c.close(ring.errFd);
+    ring.errFd = fd;
+  }
+
+  /** Tell the frontend of a broken ring. */
+  signal(fd: number): void {
+    signalEvent(fd);
+  }
+
+  #has(bit: bigint): boolean {
+    return ((this.features >> bit) & 1n) !== 0n;
+  }
+}
