@@ -37,7 +37,7 @@ const OPTIONS = {
   help: { type: 'boolean', help: '' },
 } as const;
 
-const USAGE = `npm run bench -- [options]     or: make bench ARGS='…'
+const USAGE = `make bench BENCH_ARGS='[options]'     or: node build/bench/bench.js [options]
 
 Environment: VIRTIOFSD is the command (or command prefix) of a Rust virtiofsd; without it that column is missing.
 

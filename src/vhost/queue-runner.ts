@@ -4,6 +4,7 @@
  * A kick wakes the loop; it serves every queue until all are empty, keeps looking for up to `pollUs` more if
  * that has paid off lately, and only then asks for kicks again. While it looks, the driver need not kick at all.
  */
+import { performance } from 'node:perf_hooks';
 import * as c from '../ffi/libc.js';
 import { NativeMemory } from '../ffi/memory.js';
 import { FdPoller } from '../ffi/poll.js';
@@ -71,6 +72,7 @@ export class QueueRunner {
       const chain = queue.takeChain();
       this.#process(queue, chain, queue.resubmit(chain, head));
     }
+    queue.notify();
     this.#schedule();
   }
 
@@ -148,10 +150,10 @@ export class QueueRunner {
   #process(queue: VirtQueue, chain: Chain, popped: number): void {
     if (popped === POP_CHAIN) {
       const written = this.device.handle(chain, queue.index);
-      if (written !== PENDING) queue.finish(chain, written);
+      if (written !== PENDING) queue.finishInBatch(chain, written);
     } else {
       this.onRefused(queue, queue.refusal);
-      queue.finish(chain, 0);
+      queue.finishInBatch(chain, 0);
     }
   }
 
@@ -172,6 +174,7 @@ export class QueueRunner {
       return served;
     }
     queue.putChain(chain);
+    if (served > 0) queue.notify();
     return served;
   }
 }

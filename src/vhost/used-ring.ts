@@ -1,7 +1,7 @@
 /**
  * The used ring of a split virtqueue, VIRTIO 1.3 §2.7.8, safe to publish to from any thread.
  *
- * Who finishes a request calls push(). The ring's private state (next index, the index last signalled, the lock)
+ * Who finishes a request calls push(), and then wantsCall() once for any number of them. The ring's private state (next index, the index last signalled, the lock)
  * lies in a small block of native memory, so that every thread that attaches by address works on the same
  * state. The critical section is a few stores long; a thread that finds it taken spins, then yields.
  */
@@ -66,38 +66,49 @@ export class UsedRing {
     return Atomics.load(this.#state, IDX);
   }
 
-  /**
-   * Return a descriptor chain (§2.7.8.2): `written` bytes were put into its device-writable part.
-   * @returns whether the driver wants to be called now (§2.7.7.2); the caller then signals the call eventfd.
-   */
-  push(head: number, written: number): boolean {
+  /** Return a descriptor chain (§2.7.8.2): `written` bytes were put into its device-writable part. See wantsCall(). */
+  push(head: number, written: number): void {
     const state = this.#state;
-    for (let spins = 0; Atomics.compareExchange(state, LOCK, 0, 1) !== 0; ) {
-      if (++spins % SPINS_BEFORE_YIELD === 0) c.schedYield();
-    }
+    this.#lock();
     const old = state[IDX];
     const at = 1 + 2 * (old & this.#mask);
     this.#used32[at] = head;
     this.#used32[at + 1] = written;
     const next = (old + 1) & 0xffff;
     state[IDX] = next;
-    // The element must be visible before the index: Atomics.store is a release (and more) on both architectures.
-    // It is also sequentially consistent with the load of used_event below, as §2.7.7.2 needs: the driver stores
-    // used_event and then looks at idx, we store idx and then look at used_event; one of both sees the other.
+    // The element must be visible before the index: Atomics.store is a release (and more) on both architectures
     Atomics.store(this.#used16, 1, next);
-    let call: boolean;
-    if (state[EVENT_IDX] !== 0) {
+    Atomics.store(state, LOCK, 0);
+  }
+
+  /**
+   * Whether the driver wants to be called for what was pushed since the last time this was asked (§2.7.7.2); the
+   * asker then signals the call eventfd. Any thread that pushed must ask, or know that another will.
+   */
+  wantsCall(): boolean {
+    const state = this.#state;
+    this.#lock();
+    const next = state[IDX];
+    let call = false;
+    if (state[EVENT_IDX] === 0) {
+      call = (Atomics.load(this.#avail, 0) & VRING_AVAIL_F_NO_INTERRUPT) === 0;
+    } else if (state[SIGNALLED_VALID] === 0 || state[SIGNALLED] !== next) {
+      // Sequentially consistent with the store of the index in push(), as §2.7.7.2 needs: the driver stores
+      // used_event and then looks at the index, we store the index and then look at used_event; one sees the other.
       const event = Atomics.load(this.#avail, this.#usedEvent);
-      const signalled = state[SIGNALLED];
       // vring_need_event(): is `event` among the indices published since the last call?
-      call = state[SIGNALLED_VALID] === 0 || ((next - event - 1) & 0xffff) < ((next - signalled) & 0xffff);
+      call = state[SIGNALLED_VALID] === 0 || ((next - event - 1) & 0xffff) < ((next - state[SIGNALLED]) & 0xffff);
       state[SIGNALLED] = next;
       state[SIGNALLED_VALID] = 1;
-    } else {
-      call = (Atomics.load(this.#avail, 0) & VRING_AVAIL_F_NO_INTERRUPT) === 0;
     }
     Atomics.store(state, LOCK, 0);
     return call;
+  }
+
+  #lock(): void {
+    for (let spins = 0; Atomics.compareExchange(this.#state, LOCK, 0, 1) !== 0; ) {
+      if (++spins % SPINS_BEFORE_YIELD === 0) c.schedYield();
+    }
   }
 
   /** Ask for a kick when the driver's index passes `availIdx` (§2.7.10.1). */

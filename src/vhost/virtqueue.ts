@@ -27,6 +27,10 @@ const VRING_DESC_F_INDIRECT = 4;
  */
 const CHAIN_LENGTH_MIN_LIMIT = 1024 + 16;
 
+/** A batch of answers is announced after so many requests, or so many bytes of buffers. */
+const BATCH_REQUESTS = 8;
+const BATCH_BYTES = 2 << 20;
+
 /** Host addresses of the three parts, already translated. */
 export interface RingAddresses {
   descriptors: number;
@@ -69,6 +73,8 @@ export class VirtQueue {
   #tableBase = 0;
   #availIdx: number;
   #lastAvail: number;
+  #batch = 0;
+  #batchBytes = 0;
 
   /**
    * SAFETY: the addresses stay mapped until close(); the connection drains the queue before it unmaps memory.
@@ -155,20 +161,43 @@ export class VirtQueue {
     this.#availIdx = this.#lastAvail;
   }
 
-  /** Return a chain with `written` bytes in its writable part; the chain object is free again. */
+  /** Return a chain with `written` bytes in its writable part and call the driver if it wants; the object is free again. */
   finish(chain: Chain, written: number): void {
+    this.#return(chain, written);
+    this.notify();
+    this.#settled();
+  }
+
+  /**
+   * The same within a batch of requests that are answered one after the other: while more of them are waiting in
+   * the ring, the driver is called for several at once. Whoever uses this calls notify() when the batch ends.
+   */
+  finishInBatch(chain: Chain, written: number): void {
+    const bytes = chain.readBytes + chain.writeBytes;
+    this.#return(chain, written);
+    this.#batchBytes += bytes;
+    if (++this.#batch >= BATCH_REQUESTS || this.#batchBytes >= BATCH_BYTES) this.notify();
+    this.#settled();
+  }
+
+  /** Call the driver if it wants that for what was returned since the last time. */
+  notify(): void {
+    this.#batch = 0;
+    this.#batchBytes = 0;
+    if (this.used.wantsCall()) this.call();
+  }
+
+  #return(chain: Chain, written: number): void {
     const head = chain.head;
     if (this.dirtyLog !== null) this.#logWrites(this.dirtyLog, chain, written);
     this.#free.push(chain);
-    this.#complete(head, written);
-  }
-
-  #complete(head: number, written: number): void {
     const inflight = this.inflight;
     if (inflight !== null) inflight.beforeUsed(head);
-    const call = this.used.push(head, written);
+    this.used.push(head, written);
     if (inflight !== null) inflight.afterUsed(head, this.used.index);
-    if (call) this.call();
+  }
+
+  #settled(): void {
     if (--this.inFlight === 0 && this.onDrained !== null) this.onDrained();
   }
 
