@@ -15,15 +15,21 @@ import { STATX } from '../statx.js';
 import { Mounts } from './mounts.js';
 
 const WORDS = 16;
-/** Words of a node: descriptor + 1 (0: none), type bits, opens, stored handle + 1. */
+/** Third word of the identity (see NodeTable): the mount's number. */
+const MOUNT = 4;
+/** Words of a node: descriptor + 1 (0: none), type bits, opens, used lately, then its handle once it was needed. */
 const FD1 = USER_WORD;
 const TYPE = USER_WORD + 1;
 const OPENS = USER_WORD + 2;
-const HANDLE1 = USER_WORD + 3;
-const RECENT = USER_WORD + 4;
-/** MAX_HANDLE_SZ and the header of struct file_handle. */
+const RECENT = USER_WORD + 3;
+/** struct file_handle: bytes, type, and the bytes; up to 16 of them in the record, longer ones in a map. */
+const HANDLE_BYTES = USER_WORD + 4;
+const HANDLE_TYPE = USER_WORD + 5;
+const HANDLE_DATA = USER_WORD + 6;
+const HANDLE_INLINE_WORDS = 4;
 const MAX_HANDLE_SZ = 128;
-const HANDLE_HEADER = 8;
+/** Nodes looked at by one sweep: a bound on what one request can cost. */
+const SWEEP_MAX = 1024;
 
 export type HandleMode = 'never' | 'prefer' | 'mandatory';
 
@@ -39,17 +45,18 @@ export class Inodes {
   /** O_PATH descriptors held by nodes. */
   fds = 0;
   #hand = 1;
-  /** Handles of evicted nodes: one Buffer each, by index; freed indexes are reused. */
-  #handles: (Uint8Array | null)[] = [];
-  #freeHandles: number[] = [];
+  /** Open files and directories: their descriptors count against the budget too. */
+  opens = 0;
+  /** Handles that do not fit into a record, by slot: words. */
+  readonly #longHandles = new Map<number, Int32Array>();
 
   constructor(
     /** O_PATH | O_DIRECTORY descriptor of the share; this object owns it. */
     readonly rootFd: number,
     /** Descriptor of /proc/self/fd, to reopen an O_PATH descriptor with access. */
     readonly procFd: number,
-    readonly mode: HandleMode,
-    /** Descriptors that nodes may hold before some are traded for handles. */
+    public mode: HandleMode,
+    /** Descriptors that nodes and open files may hold together before some nodes' are traded for handles. */
     readonly fdBudget: number,
     maxNodes?: number,
   ) {
@@ -90,19 +97,15 @@ export class Inodes {
 
   /** Open an evicted node directly with `flags`; −errno, −EBADF when it has no handle. */
   openByHandle(slot: number, flags: number): number {
-    const at = slot * WORDS;
-    const index = this.table.words[at + HANDLE1] - 1;
-    const handle = index >= 0 ? this.#handles[index] : null;
-    if (!handle) return -E.BADF;
-    scratch.u8.set(handle, HANDLE_AT);
-    const mountFd = this.mounts.fd(this.table.words[at + 4]);
+    if (!this.#loadHandle(slot)) return -E.BADF;
+    const mountFd = this.mountFd(slot);
     if (mountFd < 0) return -E.STALE;
     return c.neg(c.openByHandleAt(mountFd, scratch.address + HANDLE_AT, flags | O_CLOEXEC));
   }
 
   /** A readable directory descriptor on the node's mount, or negative. */
   mountFd(slot: number): number {
-    return this.mounts.fd(this.table.words[slot * WORDS + 4]);
+    return this.mounts.fd(this.table.words[slot * WORDS + MOUNT]);
   }
 
   /** Whether the node is reached by handle only at the moment. */
@@ -111,14 +114,16 @@ export class Inodes {
   }
 
   /**
-   * The node of the inode that `statx` describes, with one more reference; or −1 when it has none yet, or only
-   * its handle can tell (see adopt()).
+   * The node of the inode that `statx` says a name in `dir` has, with one more reference; or −1 when there is none
+   * yet, or the name means something else by now (see adopt()).
    */
-  known(statx: Int32Array): number {
+  known(statx: Int32Array, dir: number, nameAddress: number): number {
     const mount = this.mounts.find(statx);
     if (mount < 0) return -1;
     const slot = this.table.find(statx[STATX.INO], statx[STATX.INO + 1], mount);
-    if (slot < 0 || this.table.words[slot * WORDS + FD1] === 0) return -1;
+    if (slot < 0) return -1;
+    // The name, looked up again: if it has the node's handle, then it is the node's inode
+    if (this.table.words[slot * WORDS + FD1] === 0 && !this.#hasHandle(slot, dir, nameAddress, 0)) return -1;
     this.table.ref(slot);
     return slot;
   }
@@ -137,7 +142,7 @@ export class Inodes {
         this.table.ref(slot);
         return slot;
       }
-      if (this.#sameHandle(slot, fd)) {
+      if (this.#hasHandle(slot, fd, EMPTY, AT_EMPTY_PATH)) {
         this.#hold(slot, fd);
         this.table.ref(slot);
         return slot;
@@ -163,10 +168,13 @@ export class Inodes {
 
   addOpen(slot: number): void {
     this.table.words[slot * WORDS + OPENS]++;
+    this.opens++;
+    if (this.fds + this.opens > this.fdBudget && this.mode !== 'never') this.#evict(slot);
   }
 
   dropOpen(slot: number): void {
     const at = slot * WORDS;
+    this.opens--;
     if (--this.table.words[at + OPENS] === 0 && this.table.refs(slot) === 0) this.#free(slot);
   }
 
@@ -180,9 +188,9 @@ export class Inodes {
     }
     this.table.clear();
     this.mounts.clear();
-    this.#handles = [];
-    this.#freeHandles = [];
+    this.#longHandles.clear();
     this.fds = 0;
+    this.opens = 0;
     this.#hand = 1;
   }
 
@@ -207,15 +215,16 @@ export class Inodes {
     const at = slot * WORDS;
     this.table.words[at + FD1] = fd + 1;
     this.table.words[at + RECENT] = 1;
-    if (++this.fds > this.fdBudget && this.mode !== 'never') this.#evict(slot);
+    this.fds++;
+    if (this.fds + this.opens > this.fdBudget && this.mode !== 'never') this.#evict(slot);
   }
 
   /** Second-chance sweep: trade some descriptors for handles, never that of `keep`. */
   #evict(keep: number): void {
     const words = this.table.words;
     const high = this.table.highSlot;
-    const target = this.fdBudget - Math.min(64, this.fdBudget >> 3);
-    for (let looked = 0; looked < 2 * high && this.fds > target; looked++) {
+    const target = this.fdBudget - this.opens - Math.min(64, this.fdBudget >> 3);
+    for (let looked = 0; looked < SWEEP_MAX && this.fds > target; looked++) {
       if (++this.#hand >= high) this.#hand = 2;
       const slot = this.#hand;
       const at = slot * WORDS;
@@ -225,34 +234,64 @@ export class Inodes {
         continue;
       }
       const fd = words[at + FD1] - 1;
-      if (this.mounts.fd(words[at + 4]) < 0 || !this.#readHandle(fd)) continue;
-      this.#storeHandle(at);
+      if (words[at + HANDLE_BYTES] === 0) {
+        if (this.mountFd(slot) < 0 || !this.#readHandle(fd, EMPTY, AT_EMPTY_PATH)) continue;
+        this.#storeHandle(slot);
+      }
       words[at + FD1] = 0;
       c.close(fd);
       this.fds--;
     }
   }
 
-  /** name_to_handle_at of a descriptor into scratch; false where the file system has none. */
-  #readHandle(fd: number): boolean {
-    scratch.u32[HANDLE_AT >> 2] = MAX_HANDLE_SZ;
-    return c.nameToHandleAt(fd, EMPTY, scratch.address + HANDLE_AT, scratch.address + MOUNT_ID_AT, AT_EMPTY_PATH) === 0;
+  /** name_to_handle_at into scratch; false where the file system has no handles, or the name is gone. */
+  #readHandle(dir: number, path: number, flags: number): boolean {
+    scratch.i32[HANDLE_AT >> 2] = MAX_HANDLE_SZ;
+    return c.nameToHandleAt(dir, path, scratch.address + HANDLE_AT, scratch.address + MOUNT_ID_AT, flags) === 0;
   }
 
-  #storeHandle(at: number): void {
-    if (this.table.words[at + HANDLE1] !== 0) return; // evicted before: the handle has not changed
-    const bytes = HANDLE_HEADER + scratch.u32[HANDLE_AT >> 2];
-    const index = this.#freeHandles.pop() ?? this.#handles.length;
-    this.#handles[index] = scratch.u8.slice(HANDLE_AT, HANDLE_AT + bytes);
-    this.table.words[at + HANDLE1] = index + 1;
+  #storeHandle(slot: number): void {
+    const at = slot * WORDS;
+    const { words } = this.table;
+    const from = HANDLE_AT >> 2;
+    const bytes = scratch.i32[from];
+    const count = (bytes + 3) >> 2;
+    words[at + HANDLE_BYTES] = bytes;
+    words[at + HANDLE_TYPE] = scratch.i32[from + 1];
+    if (count > HANDLE_INLINE_WORDS) this.#longHandles.set(slot, scratch.i32.slice(from + 2, from + 2 + count));
+    else for (let i = 0; i < count; i++) words[at + HANDLE_DATA + i] = scratch.i32[from + 2 + i];
   }
 
-  #sameHandle(slot: number, fd: number): boolean {
-    const stored = this.#handles[this.table.words[slot * WORDS + HANDLE1] - 1];
-    if (!stored || !this.#readHandle(fd)) return false;
-    const bytes = HANDLE_HEADER + scratch.u32[HANDLE_AT >> 2];
-    if (stored.length !== bytes) return false;
-    for (let i = 0; i < bytes; i++) if (stored[i] !== scratch.u8[HANDLE_AT + i]) return false;
+  /** The node's handle into scratch; false when it has none. */
+  #loadHandle(slot: number): boolean {
+    const at = slot * WORDS;
+    const { words } = this.table;
+    const from = HANDLE_AT >> 2;
+    const bytes = words[at + HANDLE_BYTES];
+    if (bytes === 0) return false;
+    scratch.i32[from] = bytes;
+    scratch.i32[from + 1] = words[at + HANDLE_TYPE];
+    const long = this.#longHandles.get(slot);
+    if (long !== undefined) scratch.i32.set(long, from + 2);
+    else for (let i = 0; i < HANDLE_INLINE_WORDS; i++) scratch.i32[from + 2 + i] = words[at + HANDLE_DATA + i];
+    return true;
+  }
+
+  /** Whether a name (or a descriptor) has exactly the node's handle. */
+  #hasHandle(slot: number, dir: number, path: number, flags: number): boolean {
+    const at = slot * WORDS;
+    const { words } = this.table;
+    const bytes = words[at + HANDLE_BYTES];
+    if (bytes === 0) return false;
+    const from = HANDLE_AT >> 2;
+    const count = (bytes + 3) >> 2;
+    scratch.i32[from + 1 + count] = 0; // the last word may be used in part
+    if (!this.#readHandle(dir, path, flags)) return false;
+    if (scratch.i32[from] !== bytes || scratch.i32[from + 1] !== words[at + HANDLE_TYPE]) return false;
+    const long = this.#longHandles.get(slot);
+    for (let i = 0; i < count; i++) {
+      if (scratch.i32[from + 2 + i] !== (long !== undefined ? long[i] : words[at + HANDLE_DATA + i])) return false;
+    }
     return true;
   }
 
@@ -263,13 +302,9 @@ export class Inodes {
       c.close(words[at + FD1] - 1);
       this.fds--;
     }
-    const handle = words[at + HANDLE1] - 1;
-    if (handle >= 0) {
-      this.#handles[handle] = null;
-      this.#freeHandles.push(handle);
-    }
+    if (this.#longHandles.size > 0) this.#longHandles.delete(slot);
     words[at + FD1] = 0;
-    const mount = words[at + 4];
+    const mount = words[at + MOUNT];
     this.table.remove(slot);
     this.mounts.unref(mount);
   }

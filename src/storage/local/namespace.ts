@@ -28,7 +28,7 @@ export class Namespace {
   entry(r: FileSystemRequest, dir: number, name: Name): number {
     const { inodes } = this.share;
     if (c.statx(dir, name.address, AT_SYMLINK_NOFOLLOW, ATTR_MASK, r.attr.address) < 0) return -c.errno();
-    const slot = inodes.known(r.attr.i32);
+    const slot = inodes.known(r.attr.i32, dir, name.address);
     if (slot >= 0) return this.share.putEntry(r, slot);
     const fd = c.openat(dir, name.address, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
     if (fd < 0) return -c.errno();

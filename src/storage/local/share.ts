@@ -53,7 +53,8 @@ const FUSE_ATTR_SUBMOUNT = 1;
 
 /** Seconds: a day stands for "as long as you like". */
 const LONG_TIMEOUT_S = 86400;
-const HANDLES_RESERVE = 1024;
+/** Descriptors for everything else: sockets, rings, mounts, locks, the runtime. */
+const DESCRIPTORS_RESERVE = 1024;
 
 const names = NativeMemory.allocate(4096);
 /** Address of an empty path: with AT_EMPTY_PATH, the descriptor itself. */
@@ -80,15 +81,15 @@ export class Share {
     const timeout = options.cache === 'never' ? 0 : options.cache === 'auto' ? 1 : LONG_TIMEOUT_S;
     this.entryTimeout = timeout;
     this.attrTimeout = timeout;
-    const maxHandles = Math.max(64, Math.floor((options.nofile - HANDLES_RESERVE) / 2));
-    this.handles = new HandleTable(maxHandles);
-    const fdBudget = Math.max(64, Math.floor((options.nofile - HANDLES_RESERVE) / 2));
-    this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(fdBudget, NODE_FDS_MAX));
+    const descriptors = Math.max(128, options.nofile - DESCRIPTORS_RESERVE);
+    this.handles = new HandleTable(Math.floor(descriptors / 2));
+    this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX));
     this.insertRoot();
     this.usesHandles = options.handles !== 'never' && this.#handlesWork();
     if (!this.usesHandles && options.handles === 'mandatory') {
       throw new SysError(E.OPNOTSUPP, 'file handles (--inode-file-handles=mandatory)', options.directory);
     }
+    if (!this.usesHandles) this.inodes.mode = 'never';
     if (!this.usesHandles && options.handles === 'prefer') {
       log.info({ directory: options.directory }, 'file handles do not work here (no CAP_DAC_READ_SEARCH, or the file system has none): every known file keeps a descriptor');
     }
@@ -170,7 +171,7 @@ export class Share {
   #handlesWork(): boolean {
     const mountFd = this.inodes.mounts.fd(this.inodes.table.words[ROOT_NODE * 16 + 4]);
     if (mountFd < 0) return false;
-    names.u32[256] = 128;
+    names.u32[256] = 128; // MAX_HANDLE_SZ
     if (c.nameToHandleAt(this.inodes.rootFd, EMPTY_PATH, names.address + 1024, names.address + 2048, AT_EMPTY_PATH) !== 0) return false;
     const fd = c.openByHandleAt(mountFd, names.address + 1024, O_PATH | O_CLOEXEC);
     if (fd < 0) return false;
@@ -179,5 +180,5 @@ export class Share {
   }
 }
 
-/** Nodes hold at most so many descriptors even where the limit would allow more: each pins kernel memory. */
+/** Nodes and files hold at most so many descriptors even where the limit would allow more: each pins kernel memory. */
 const NODE_FDS_MAX = 65536;
