@@ -4,6 +4,7 @@
  * Every request leaves by one of three ways: a reply with its result, a reply with an error, or no reply where
  * the protocol has none (FORGET, INTERRUPT). Nothing a guest sends makes this throw.
  */
+import { AssertionError } from '../base/assert.js';
 import { E } from '../base/errno.js';
 import { PENDING as FS_PENDING, ROOT_NODE, type FileSystem } from '../storage/filesystem.js';
 import * as abi from './abi.js';
@@ -51,6 +52,18 @@ export class FuseServer implements Responder {
   /** Serve one message. @returns bytes of the reply, 0 for none, or PENDING. */
   handle(message: Message): number {
     const r = this.#request;
+    try {
+      return this.#serve(r, message);
+    } catch (error) {
+      if (error instanceof AssertionError || r.isDeferred) throw error;
+      // A defect of ours that a guest has found must not take its other requests, or other guests, down
+      this.log.guest('defect', { err: error, opcode: r.opcode }, 'a request failed inside the daemon: please report this');
+      r.message = message;
+      return this.#error(r, -E.IO);
+    }
+  }
+
+  #serve(r: FuseRequest, message: Message): number {
     if (!r.readHeader(message)) return this.#malformed(r, message, 'a request shorter than its header');
     r.session = this.#session;
     const op = BY_CODE[r.opcode & 63];

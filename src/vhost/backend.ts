@@ -42,7 +42,7 @@ export class VhostUserBackend {
 
   #await(): void {
     if (this.#closed) return;
-    this.#poller = new FdPoller(this.#fd, () => this.#accept());
+    this.#poller = new FdPoller(this.#fd, () => this.#accept(), true);
   }
 
   #accept(): void {

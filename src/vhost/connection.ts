@@ -102,7 +102,7 @@ export class Connection {
   }
 
   #listen(): void {
-    this.#poller = new FdPoller(this.fd, () => this.#readable());
+    this.#poller = new FdPoller(this.fd, () => this.#readable(), true);
   }
 
   #readable(): void {

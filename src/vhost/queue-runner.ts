@@ -38,6 +38,8 @@ class Ticker {
   }
 }
 
+const nothing = (): void => undefined;
+
 const scratch = NativeMemory.allocate(4096);
 
 export class QueueRunner {
@@ -104,6 +106,8 @@ export class QueueRunner {
     this.#inTurn = true;
     try {
       if (this.#serve()) this.#schedule();
+      // A deferred request may have made promises, which a native callback does not run (see FdPoller)
+      else if (this.#queues.some((queue) => queue.inFlight > 0)) setImmediate(nothing);
     } finally {
       this.#inTurn = false;
     }

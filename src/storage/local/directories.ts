@@ -172,6 +172,7 @@ export class Directories {
     listing.nextHigh = high;
     if (high >= 0x80000000) return -E.INVAL;
     const position = high < 0x200000 ? high * 2 ** 32 + low : ((BigInt(high) << 32n) | BigInt(low)) as unknown as number;
-    return Math.min(0, c.neg(c.lseek(fd, position, 0)));
+    // The position comes back, as a bigint when it is large; only −1 says something
+    return c.lseek(fd, position, 0) === -1 ? -c.errno() : 0;
   }
 }

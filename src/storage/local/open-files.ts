@@ -2,10 +2,11 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import {
-  O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_NOWAIT, S_IFDIR,
+  O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_NOWAIT, S_IFDIR, S_ISGID, S_ISUID,
 } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
+import { STATX } from '../statx.js';
 import type { BlockingCall, Share } from './share.js';
 
 const FOPEN_DIRECT_IO = 1;
@@ -140,15 +141,12 @@ export class OpenFiles {
   }
 
   readonly write = (r: FileSystemRequest): number => {
-    const { handles, pool, credentials } = this.share;
+    const { handles, pool } = this.share;
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
     if ((r.fuseFlags & FUSE_WRITE_KILL_SUIDGID) !== 0) {
-      const dropped = credentials.dropFsetid();
-      const n = c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0));
-      if (dropped) credentials.restoreFsetid();
-      return n;
+      return this.#clearing(() => c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0));
     }
     if (pool === null) {
       const n = c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0);
@@ -217,6 +215,7 @@ export class OpenFiles {
     const handle = this.handle(r);
     if (handle < 0) return handle;
     const fd = this.share.handles.fd(handle);
+    if (this.#hasPrivileges(r, fd)) return this.#clearing(() => c.fallocate(fd, r.flags, r.offset, r.length));
     if (this.share.pool !== null) return this.inPool(r, handle, -1, 'fallocate', fd, r.flags, r.offset, r.length, 0, 0);
     return c.neg(c.fallocate(fd, r.flags, r.offset, r.length));
   };
@@ -227,6 +226,7 @@ export class OpenFiles {
     if (r.flags !== 3 && r.flags !== 4) return -E.INVAL; // the guest does all but SEEK_DATA and SEEK_HOLE itself
     const at = c.neg(c.lseek(this.share.handles.fd(handle), r.offset, r.flags));
     if (at < 0) return at;
+    if (!Number.isSafeInteger(at)) return -E.OVERFLOW;
     r.position = at;
     return 0;
   };
@@ -244,7 +244,27 @@ export class OpenFiles {
     memory.u32[2] = r.offset2 >>> 0;
     memory.u32[3] = Math.floor(r.offset2 / 2 ** 32);
     const a = memory.address;
+    if (this.#hasPrivileges(r, handles.fd(to))) {
+      return this.#clearing(() => c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0));
+    }
     if (pool !== null) return this.inPool(r, from, to, 'copy_file_range', handles.fd(from), a, handles.fd(to), a + 8, r.length, 0);
     return c.neg(c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0));
   };
+
+  /**
+   * Whether a change of the file's data must clear set-user-ID or set-group-ID here: with HANDLE_KILLPRIV_V2 the guest
+   * leaves that to us, and these operations have no flag to say so.
+   */
+  #hasPrivileges(r: FileSystemRequest, fd: number): boolean {
+    return r.session.killprivV2 && this.share.statFd(r, fd) === 0 && (r.attr.i32[STATX.MODE] & (S_ISUID | S_ISGID)) !== 0;
+  }
+
+  /** Run a call without CAP_FSETID: in this thread, since capabilities are a thread's. −errno or the result. */
+  #clearing(call: () => number): number {
+    const { credentials } = this.share;
+    const dropped = credentials.dropFsetid();
+    const result = c.neg(call());
+    if (dropped) credentials.restoreFsetid();
+    return result;
+  }
 }
