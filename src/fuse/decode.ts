@@ -45,13 +45,24 @@ function putTime(r: FuseRequest, index: number, set: number, now: number, at: nu
 }
 
 export function decodeCreate(r: FuseRequest): number {
+  putCreateIn(r);
+  const next = r.readComponent(abi.CreateIn.bytes, r.name);
+  return next < 0 ? next : r.readExtensions(next, r.hasSecurityContexts);
+}
+
+/** TMPFILE carries a name that means nothing (Linux sends "/"): it is skipped, never used. */
+export function decodeTmpfile(r: FuseRequest): number {
+  putCreateIn(r);
+  const next = r.readXattrName(abi.CreateIn.bytes, r.name);
+  return next < 0 ? next : r.readExtensions(next, r.hasSecurityContexts);
+}
+
+function putCreateIn(r: FuseRequest): void {
   const In = abi.CreateIn;
   r.flags = r.u32(In.flags);
   r.mode = r.u32(In.mode);
   r.umask = r.u32(In.umask) & 0o777;
   r.fuseFlags = r.u32(In.openFlags);
-  const next = r.readComponent(In.bytes, r.name);
-  return next < 0 ? next : r.readExtensions(next, r.hasSecurityContexts);
 }
 
 export function decodeSetxattr(r: FuseRequest): number {

@@ -6,7 +6,7 @@
 import { E } from '../base/errno.js';
 import type { FileSystem } from '../storage/filesystem.js';
 import * as abi from './abi.js';
-import { decodeCopyFileRange, decodeCreate, decodeIoctl, decodeLk, decodeSetattr, decodeSetxattr } from './decode.js';
+import { decodeCopyFileRange, decodeCreate, decodeIoctl, decodeLk, decodeSetattr, decodeSetxattr, decodeTmpfile } from './decode.js';
 import { OUT_HEADER_BYTES, type FuseRequest } from './request.js';
 
 /** What follows the header of a successful reply. */
@@ -219,7 +219,7 @@ const ROWS = {
   LSEEK: [46, abi.LseekIn.bytes, 'none', 'position', lseekIn, (fs, r) => fs.lseek(r)],
   COPY_FILE_RANGE: [47, abi.CopyFileRangeIn.bytes, 'none', 'written', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
   SYNCFS: [50, 8, 'none', 'empty', nothing, (fs, r) => fs.syncfs(r)],
-  TMPFILE: [51, abi.CreateIn.bytes, 'all', 'create', decodeCreate, (fs, r) => fs.tmpfile(r)],
+  TMPFILE: [51, abi.CreateIn.bytes, 'all', 'create', decodeTmpfile, (fs, r) => fs.tmpfile(r)],
   STATX: [52, abi.StatxIn.bytes, 'none', 'statx', statxIn, (fs, r) => fs.getattr(r)],
   COPY_FILE_RANGE_64: [53, abi.CopyFileRangeIn.bytes, 'none', 'copied64', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
 } as const satisfies Record<string, Row>;

@@ -18,6 +18,11 @@ const TURN_REQUESTS = 512;
 /** ... and lasts at most so long, busy or polling. */
 const TURN_MAX_NS = 2_000_000;
 
+/** Idle times up to this many windows are worth polling for. */
+const IDLE_FACTOR = 4;
+const FAILURES_MAX = 4;
+const KICKS_PER_TRY = 64;
+
 interface Running {
   queue: VirtQueue;
   poller: FdPoller | Ticker;
@@ -47,8 +52,13 @@ export class QueueRunner {
   #queues: VirtQueue[] = [];
   #scheduled = false;
   #inTurn = false;
-  /** Polling window now, nanoseconds; adapts between 0 and #pollMaxNs. */
+  /** Polling window now, nanoseconds: 0 or #pollMaxNs. */
   #windowNs: number;
+  /** When the rings were last found empty; 0 while they are served. */
+  #idleSince = 0;
+  /** Polling windows in a row that passed without a request. */
+  #failures = 0;
+  #kicks = 0;
   readonly #pollMaxNs: number;
 
   constructor(
@@ -116,32 +126,54 @@ export class QueueRunner {
   /** @returns whether there is more to do after other events had their turn. */
   #serve(): boolean {
     const queues = this.#queues;
+    const polling = this.#pollMaxNs > 0;
+    const started = polling ? clockNs() : 0;
+    if (polling && this.#idleSince !== 0) this.#adapt(started - this.#idleSince);
+    this.#idleSince = 0;
     for (const queue of queues) queue.disableKicks();
     let requests = 0;
-    let started = 0;
     let idleSince = 0;
     for (;;) {
       const served = this.#pass(queues);
       if (this.#queues !== queues) return true; // a queue was stopped or started meanwhile
       if (served > 0) {
+        if (idleSince !== 0) this.#failures = 0;
         requests += served;
         idleSince = 0;
         if (requests >= TURN_REQUESTS) return true;
         continue;
       }
-      if (this.#windowNs === 0) break;
+      // What other threads work on completes through the event loop: do not keep it waiting
+      if (this.#windowNs === 0 || this.#waiting(queues)) break;
       const now = clockNs();
-      if (idleSince === 0) {
-        idleSince = now;
-        if (started === 0) started = now;
-      } else if (now - idleSince > this.#windowNs || now - started > TURN_MAX_NS) {
+      if (idleSince === 0) idleSince = now;
+      if (now - idleSince > this.#windowNs) {
+        this.#failures++;
         break;
       }
       if (now - started > TURN_MAX_NS) return true;
     }
     let more = false;
     for (const queue of queues) more = queue.enableKicks() || more;
+    if (polling && !more) this.#idleSince = idleSince !== 0 ? idleSince : clockNs();
     return more;
+  }
+
+  /**
+   * Choose the polling window from how long nothing came the last time, as seen when the kick arrived: that time
+   * includes waking this thread up, which is what polling saves. After some windows spent in vain polling stops, but
+   * for a try now and then.
+   */
+  #adapt(idleNs: number): void {
+    const max = this.#pollMaxNs;
+    if (++this.#kicks % KICKS_PER_TRY === 0) this.#failures = Math.min(this.#failures, FAILURES_MAX - 1);
+    if (idleNs <= max) this.#failures = 0;
+    this.#windowNs = idleNs <= max * IDLE_FACTOR && this.#failures < FAILURES_MAX ? max : 0;
+  }
+
+  #waiting(queues: VirtQueue[]): boolean {
+    for (let i = 0; i < queues.length; i++) if (queues[i].inFlight > 0) return true;
+    return false;
   }
 
   /** Everything available now, each queue in turn. */
