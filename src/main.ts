@@ -10,7 +10,7 @@ import { parseCommandLine, type Options } from './cli.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
 import { FuseServer } from './fuse/server.js';
-import { failureOf } from './lifecycle/errors.js';
+import { UsageError, failureOf } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { openListener } from './lifecycle/listen.js';
 import { Shutdown } from './lifecycle/shutdown.js';
@@ -19,6 +19,7 @@ import { ServiceNotifier } from './lifecycle/systemd.js';
 import { SyscallPool } from './pool/pool.js';
 import { openLocalFileSystem } from './storage/local/filesystem.js';
 import { localOptions } from './storage/local/options.js';
+import type { LocalOptions } from './storage/local/share.js';
 import type { FileSystem } from './storage/filesystem.js';
 import { VhostUserBackend } from './vhost/backend.js';
 import type { Device } from './vhost/device.js';
@@ -38,9 +39,9 @@ function start(options: Options): void {
       ? null
       : new SyscallPool({
           threads: options.threadPoolSize,
-          onWorkerLost: (reason) => log.error({ reason }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
+          onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
-  const fs = openLocalFileSystem(localOptions(options, nofile), pool, log);
+  const fs = openLocalFileSystem(checkedLocalOptions(options, nofile), pool, log);
   const notifier = ServiceNotifier.fromEnvironment();
   const listener = openListener(options.listen);
   const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log });
@@ -59,6 +60,18 @@ function start(options: Options): void {
   }).install();
   notifier.ready(`Sharing ${options.source.path} on ${listener.name}`);
   log.info({ source: options.source.path, socket: listener.name }, `sharing ${options.source.path} on ${listener.name}`);
+}
+
+/** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */
+function checkedLocalOptions(options: Options, nofile: number): LocalOptions {
+  if (options.posixAcl && (options.translateUid.length > 0 || options.translateGid.length > 0)) {
+    throw new UsageError('--posix-acl and --translate-uid/--translate-gid cannot be used together: ids inside ACLs are not translated');
+  }
+  try {
+    return localOptions(options, nofile);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 /** Creations get the mode that the guest asked for, and no group of the daemon's user lends them rights. */

@@ -6,8 +6,10 @@
  * A descriptor that arrives belongs to the message; whoever keeps it takes it out of the list, the rest is closed
  * when the message is done, however it ends.
  */
+import { readlinkSync } from 'node:fs';
 import { E, errnoName } from '../base/errno.js';
 import * as c from '../ffi/libc.js';
+import { F_GETFL, F_SETFL, O_NONBLOCK } from '../ffi/constants.js';
 import { FdPoller } from '../ffi/poll.js';
 import { receive, send } from '../ffi/socket.js';
 import type { Device } from './device.js';
@@ -254,6 +256,7 @@ export class Connection {
       const none = (word & VRING_NOFD) !== 0;
       if (none !== (m.fds.length === 0)) throw new ProtocolError('fds', `${m.name} whose descriptor and flag disagree`);
       rings.get(word & VRING_INDEX_MASK);
+      if (!none) prepareEventfd(m.fds[0]);
       return { index: word & VRING_INDEX_MASK, fd: none ? -1 : m.fds.shift()! };
     };
     const resetDevice = async (): Promise<Reply> => {
@@ -437,6 +440,13 @@ export class Connection {
     payload.set(config.subarray(offset, offset + size), 12);
     return { payload };
   }
+}
+
+/** Kicks and calls are eventfds (vhost-user.rst); with anything else, or a blocking one, a frontend could stop us. */
+function prepareEventfd(fd: number): void {
+  if (readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventfd]') throw new ProtocolError('fds', 'a kick, call or error descriptor that is no eventfd');
+  const flags = c.fcntl(fd, F_GETFL, 0);
+  if (flags < 0 || c.fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) throw new ProtocolError('fds', `an eventfd cannot be made non-blocking: errno ${c.errno()}`);
 }
 
 function decodeRegion(payload: DataView, at: number): RegionRequest {

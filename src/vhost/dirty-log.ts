@@ -6,7 +6,7 @@ import * as c from '../ffi/libc.js';
 import { VIEW_MAX_BYTES, viewOf } from '../ffi/memory.js';
 import { MAP_SHARED, PROT_READ, PROT_WRITE } from '../ffi/constants.js';
 import { ProtocolError } from './errors.js';
-import { fileSize } from './guest-memory.js';
+import { guardFile } from './guest-memory.js';
 
 const PAGE_SHIFT_DIVISOR = 4096;
 
@@ -17,9 +17,10 @@ export class DirtyLog {
 
   /** Map the log; the descriptor stays the caller's. */
   constructor(fd: number, offset: number, bytes: number) {
-    if (bytes < 4 || bytes > VIEW_MAX_BYTES || !Number.isSafeInteger(offset) || offset < 0 || offset + bytes > fileSize(fd)) {
+    if (bytes < 4 || bytes > VIEW_MAX_BYTES || !Number.isSafeInteger(offset) || offset < 0) {
       throw new ProtocolError('log', `a dirty log of ${bytes} bytes at ${offset}`);
     }
+    guardFile(fd, offset + bytes, 'log');
     const lead = offset % 4096;
     this.#mappingBytes = lead + bytes;
     // SAFETY: unmapped by close() only, after the queues that use it are drained

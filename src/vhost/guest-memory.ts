@@ -123,17 +123,7 @@ export class GuestMemory {
         throw new ProtocolError('region', 'memory regions overlap in frontend addresses');
       }
     }
-    const fileBytes = fileSize(fd);
-    // touching a page beyond the end of the file would be a SIGBUS
-    if (fileOffset + size > fileBytes) {
-      throw new ProtocolError('region', `a memory region ends at ${fileOffset + size} but its file has ${fileBytes} bytes`);
-    }
-    const seals = c.fcntl(fd, F_GET_SEALS, 0);
-    // A memfd that can still be sealed is sealed by us, so that it cannot shrink under the mapping. Files that
-    // cannot be sealed (tmpfs, hugetlbfs by path) are the frontend's promise, as for every vhost-user backend.
-    if (seals >= 0 && (seals & (F_SEAL_SEAL | F_SEAL_SHRINK)) === 0 && c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
-      throw new ProtocolError('region', `cannot seal guest memory against shrinking: errno ${c.errno()}`);
-    }
+    guardFile(fd, fileOffset + size, 'region');
   }
 
   #rebuild(): void {
@@ -154,11 +144,20 @@ const statxBuffer = NativeMemory.allocate(4096);
 const STATX_SIZE = 0x200;
 const STX_SIZE_OFFSET = 40;
 
-/** Size of the file behind a descriptor, bytes. Throws ProtocolError. */
-export function fileSize(fd: number): number {
+/**
+ * Make sure that a shared file can be mapped up to `end` bytes: touching a page beyond the end of a file is a SIGBUS.
+ * A memfd that can still be sealed is sealed against shrinking. Files that cannot be sealed (tmpfs or hugetlbfs by
+ * path) stay the frontend's promise, as for every vhost-user backend. Throws ProtocolError.
+ */
+export function guardFile(fd: number, end: number, what: 'region' | 'log' | 'inflight'): void {
   const empty = statxBuffer.address + 2048; // a NUL byte: the descriptor itself
   if (c.statx(fd, empty, AT_EMPTY_PATH, STATX_SIZE, statxBuffer.address) < 0) {
-    throw new ProtocolError('region', `cannot stat a memory region's file: errno ${c.errno()}`);
+    throw new ProtocolError(what, `cannot stat the file of shared memory (${what}): errno ${c.errno()}`);
   }
-  return Number(statxBuffer.dv.getBigUint64(STX_SIZE_OFFSET, true));
+  const bytes = statxBuffer.dv.getBigUint64(STX_SIZE_OFFSET, true);
+  if (BigInt(end) > bytes) throw new ProtocolError(what, `shared memory (${what}) ends at ${end}, but its file has ${bytes} bytes`);
+  const seals = c.fcntl(fd, F_GET_SEALS, 0);
+  if (seals >= 0 && (seals & (F_SEAL_SEAL | F_SEAL_SHRINK)) === 0 && c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+    throw new ProtocolError(what, `cannot seal shared memory (${what}) against shrinking: errno ${c.errno()}`);
+  }
 }

@@ -9,7 +9,7 @@ import * as c from '../ffi/libc.js';
 import { viewOf } from '../ffi/memory.js';
 import { MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE, F_ADD_SEALS, F_SEAL_SHRINK } from '../ffi/constants.js';
 import { ProtocolError } from './errors.js';
-import { fileSize } from './guest-memory.js';
+import { guardFile } from './guest-memory.js';
 
 const VERSION_AT = 8;
 const DESC_NUM_AT = 10;
@@ -101,9 +101,10 @@ export class InflightRegion {
   /** Map a region; the descriptor stays the caller's. */
   constructor(fd: number, offset: number, bytes: number, readonly queues: number, readonly queueSize: number) {
     this.queueBytes = inflightQueueBytes(queueSize);
-    if (queues < 1 || queueSize < 1 || bytes < this.queueBytes * queues || bytes > BYTES_MAX || offset + bytes > fileSize(fd) || offset % 4096 !== 0) {
+    if (queues < 1 || queueSize < 1 || bytes < this.queueBytes * queues || bytes > BYTES_MAX || offset % 4096 !== 0) {
       throw new ProtocolError('inflight', `an inflight region of ${bytes} bytes at ${offset} for ${queues} queues of ${queueSize}`);
     }
+    guardFile(fd, offset + bytes, 'inflight');
     this.#mappingBytes = bytes;
     // SAFETY: unmapped by close() only, after the queues that use it are drained
     this.#mapping = c.mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);

@@ -60,6 +60,7 @@ export class Attributes {
     if (error === 0 && (r.valid & (FATTR_ATIME | FATTR_MTIME)) !== 0) {
       error = c.neg(c.utimensat(fd, EMPTY_PATH, r.timesAddress, AT_EMPTY_PATH));
     }
+    if (error === 0 && (r.valid & (FATTR_UID | FATTR_GID | FATTR_SIZE)) !== 0) share.dropCapability(fd);
     if (error === 0) error = share.statFd(r, fd);
     if (error === 0) share.putAttr(r, slot);
     return error;

@@ -43,7 +43,8 @@ export class Credentials {
   /** Take the identity for creations; 0 or −errno. leave() must follow when it was 0. */
   enter(uid: number, gid: number, suppGid: number): number {
     if (uid === this.#uid && gid === this.#gid && suppGid < 0) return 0;
-    if (!this.canSwitch) return uid === this.#uid && suppGid < 0 && gid === this.#gid ? 0 : -E.PERM;
+    // Without root everything is done as the daemon's user; the guest's root is content with that, other users are not
+    if (!this.canSwitch) return uid === this.#uid || uid === 0 ? 0 : -E.PERM;
     if (suppGid >= 0) {
       memory.i32[GROUPS_WORD] = suppGid;
       if (c.syscall6(SETGROUPS, 1, memory.address + GROUPS_WORD * 4, 0, 0, 0, 0) !== 0) return -c.errno();
@@ -59,6 +60,7 @@ export class Credentials {
   }
 
   leave(uid: number, gid: number, suppGid: number): void {
+    if (!this.canSwitch) return;
     if (uid !== this.#uid) c.setfsuid(this.#uid);
     if (gid !== this.#gid) c.setfsgid(this.#gid);
     if (suppGid >= 0) {

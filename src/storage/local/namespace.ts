@@ -10,6 +10,9 @@ import { ATTR_MASK, DOT, EMPTY_PATH, type Share } from './share.js';
 import type { OpenFiles } from './open-files.js';
 import { setSecurityContext } from './xattrs.js';
 
+/** Judge by the identity taken (fsuid), not the real one. */
+const AT_EACCESS = 0x200;
+
 export class Namespace {
   constructor(
     readonly share: Share,
@@ -194,6 +197,6 @@ export class Namespace {
     // Linux asks only without default_permissions, which virtiofs always has; an honest answer all the same
     const fd = this.share.nodeFd(r);
     if (fd < 0) return fd;
-    return this.asCaller(r, () => c.faccessat(this.share.inodes.procFd, this.share.inodes.procName(fd), r.flags, 0));
+    return this.asCaller(r, () => c.faccessat(this.share.inodes.procFd, this.share.inodes.procName(fd), r.flags, AT_EACCESS));
   };
 }

@@ -145,6 +145,7 @@ export class OpenFiles {
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
+    if (this.share.options.xattrMap !== null) this.share.dropCapability(fd);
     if ((r.fuseFlags & FUSE_WRITE_KILL_SUIDGID) !== 0) {
       return this.#clearing(() => c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0));
     }

@@ -86,6 +86,9 @@ export class Share {
     this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX));
     this.insertRoot();
     this.usesHandles = options.handles !== 'never' && this.#handlesWork();
+    if (!this.credentials.canSwitch) {
+      log.info({ uid: process.geteuid!() }, `not running as root: all files are made as user ${process.geteuid!()}, for the guest's root and that user only`);
+    }
     if (!this.usesHandles && options.handles === 'mandatory') {
       throw new SysError(E.OPNOTSUPP, 'file handles (--inode-file-handles=mandatory)', options.directory);
     }
@@ -93,6 +96,14 @@ export class Share {
     if (!this.usesHandles && options.handles === 'prefer') {
       log.info({ directory: options.directory }, 'file handles do not work here (no CAP_DAC_READ_SEARCH, or the file system has none): every known file keeps a descriptor');
     }
+  }
+
+  /** Remove a capability xattr that the kernel does not know as one, because --xattrmap renamed it; after a change of data or owner. */
+  dropCapability(fd: number): void {
+    const { xattrMap } = this.options;
+    if (xattrMap === null || xattrMap.securityCapability === null) return;
+    const name = names.putString(3072, xattrMap.securityCapability);
+    c.removexattr(this.inodes.procPath(fd), name);
   }
 
   insertRoot(): void {
