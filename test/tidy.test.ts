@@ -22,6 +22,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: ['lifecycle', 'ffi', 'base'],
 };
 
+/** Single files of other layers: requests of FUSE hold native blocks that system calls read and write (docs/adr/0001). */
+const MAY_ALSO_IMPORT: Readonly<Record<string, readonly string[]>> = { fuse: ['src/ffi/memory.ts'] };
+
 interface Import {
   from: string;
   to: string;
@@ -75,7 +78,7 @@ describe('layers', () => {
   test('imports go downward only', () => {
     const wrong = IMPORTS.filter(({ from, to }) => {
       const [above, below] = [layerOf(from), to.startsWith('src/') ? layerOf(to) : ''];
-      return below !== '' && above !== 'main' && above !== below && !MAY_IMPORT[above]?.includes(below);
+      return below !== '' && above !== 'main' && above !== below && !MAY_IMPORT[above]?.includes(below) && !MAY_ALSO_IMPORT[above]?.includes(to);
     });
     assert.deepEqual(wrong.map(({ from, to }) => `${from} imports ${to}`), []);
   });

@@ -9,7 +9,7 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
-import { AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY, S_IFDIR, S_IFMT } from '../../ffi/constants.js';
+import { AT_EMPTY_PATH, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFMT } from '../../ffi/constants.js';
 import { NodeTable, USER_WORD } from '../nodes.js';
 import { STATX } from '../statx.js';
 import { Mounts } from './mounts.js';
@@ -308,10 +308,4 @@ export class Inodes {
     this.table.remove(slot);
     this.mounts.unref(mount);
   }
-}
-
-/** A readable descriptor of the directory behind an O_PATH one, as open_by_handle_at(2) wants for its mount; −errno. */
-export function reopenDirectory(fd: number): number {
-  scratch.putString(PATH_AT, '.');
-  return c.neg(c.openat(fd, scratch.address + PATH_AT, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
 }

@@ -3,9 +3,12 @@
  * identity, and a readable descriptor on each for open_by_handle_at(2). The descriptor keeps the host from
  * unmounting, so it is opened when the first handle is needed and closed with the last node.
  */
+import { O_CLOEXEC, O_DIRECTORY, O_RDONLY } from '../../ffi/constants.js';
 import * as c from '../../ffi/libc.js';
+import { NativeMemory } from '../../ffi/memory.js';
 import { STATX } from '../statx.js';
-import { reopenDirectory } from './inodes.js';
+
+const dot = NativeMemory.allocate(4096).putString(0, '.');
 
 interface Mount {
   major: number;
@@ -79,4 +82,9 @@ function same(m: Mount, statx: Int32Array): boolean {
     m.idLow === statx[STATX.MNT_ID] && m.idHigh === statx[STATX.MNT_ID + 1] &&
     m.minor === statx[STATX.DEV_MINOR] && m.major === statx[STATX.DEV_MAJOR]
   );
+}
+
+/** A readable descriptor of the directory behind an O_PATH one, as open_by_handle_at(2) wants for its mount; −errno. */
+function reopenDirectory(fd: number): number {
+  return c.neg(c.openat(fd, dot, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
 }
