@@ -115,9 +115,13 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
       return null;
     },
     REM_MEM_REG: async (m) => {
+      const region = decodeRegion(m.payload, 8);
       await rings.stopAll();
-      memory.remove(decodeRegion(m.payload, 8));
-      rings.startAll();
+      try {
+        memory.remove(region);
+      } finally {
+        rings.startAll();
+      }
       return null;
     },
     SET_LOG_BASE: async (m) => {

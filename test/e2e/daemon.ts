@@ -28,7 +28,7 @@ export interface DaemonOptions {
   readonly listenFd?: number
 }
 
-/** What facts may ask of a daemon; "mmap", which depends on the cache, is added by the tests. */
+/** What facts may ask of a daemon; "mmap" and "interrupt", which depend on the row, are added by the tests. */
 export const FEATURES = process.env['E2E_FEATURES']?.split(',') ?? ['xattr', 'acl', 'tmpfile', 'ioctl', 'killpriv']
 
 /** Whether another daemon than ours is tested: what only ours does is then skipped. */

@@ -18,8 +18,6 @@ export interface GuestOptions {
   readonly queueSize?: number
   /** When this rejects (the daemon died, say), so does whatever waits for the guest. */
   readonly abort?: Promise<never>
-  /** Called for each line that a command prints, as it comes. */
-  readonly onLine?: (line: string) => void
 }
 
 export interface Result {
@@ -36,7 +34,6 @@ export class Guest {
   readonly #child: ChildProcess
   readonly #tag: string
   readonly #directory: string
-  readonly #onLine: ((line: string) => void) | undefined
   readonly #abort: Promise<never> | undefined
   #stderr = ''
   #partial = ''
@@ -44,12 +41,13 @@ export class Guest {
   readonly #lines: string[] = []
   #waiting: ((line: string) => void) | undefined
   #commands = 0
+  /** What the last command has printed so far. */
+  #output: string[] = []
 
   private constructor(child: ChildProcess, directory: string, options: GuestOptions) {
     this.#child = child
     this.#directory = directory
     this.#tag = options.tag ?? 'share'
-    this.#onLine = options.onLine
     this.#abort = options.abort
     // Heard when somebody waits; nobody may.
     this.#abort?.catch(() => {})
@@ -114,6 +112,11 @@ export class Guest {
     rmSync(this.#directory, { recursive: true, force: true })
   }
 
+  /** What the command that runs, or ran last, has printed so far: of use when it gave no result. */
+  get outputSoFar(): string {
+    return this.#output.join('\n')
+  }
+
   /** The kernel's console so far. */
   get console(): string {
     try {
@@ -133,14 +136,13 @@ export class Guest {
 
   async #result(number: number): Promise<Result> {
     await this.#until(new RegExp(`^@@e2e ${number} begin$`))
-    const lines: string[] = []
+    this.#output = []
     for (;;) {
       const line = await this.#nextLine()
       const end = /^@@e2e (\d+) exit (\d+)$/.exec(line)
       // The guest sends one newline of its own before the mark, so that a last line without one is not joined to it.
-      if (end !== null && Number(end[1]) === number) return { code: Number(end[2]), output: lines.join('\n') }
-      lines.push(line)
-      this.#onLine?.(line)
+      if (end !== null && Number(end[1]) === number) return { code: Number(end[2]), output: this.#output.join('\n') }
+      this.#output.push(line)
     }
   }
 

@@ -178,6 +178,8 @@ FACT("the locks of a killed process are released") {
 	MUST(flock((int)MUST(open("g", O_RDWR)), LOCK_EX));
 }
 
+// The two facts that need "interrupt" hold for locks of the guest's kernel only: Linux' virtiofs sends no FUSE_INTERRUPT,
+// and waits without end for the answer to a request that it has sent.
 static void interrupted_waiter(void) {
 	struct sigaction action = {.sa_handler = SIG_IGN};
 	sigaction(SIGINT, &action, NULL);
@@ -187,7 +189,7 @@ static void interrupted_waiter(void) {
 	fcntl(fd, F_SETLKW, &lock);
 	fail("the waiting lock came back");
 }
-FACT("a process that waits for a lock can be killed, and leaves no lock behind") {
+FACT_NEEDS("interrupt", "a process that waits for a lock can be killed, and leaves no lock behind") {
 	put("f", "");
 	make_pipes();
 	int fd = (int)MUST(open("f", O_RDWR));
@@ -206,7 +208,7 @@ FACT("a process that waits for a lock can be killed, and leaves no lock behind")
 }
 
 static void on_alarm(int signal) { (void)signal; }
-FACT("a waiting lock is interrupted by a signal with EINTR") {
+FACT_NEEDS("interrupt", "a waiting lock is interrupted by a signal with EINTR") {
 	put("f", "");
 	int fd = (int)MUST(open("f", O_RDWR));
 	MUST(try_lock(fd, F_WRLCK, 0, 0));

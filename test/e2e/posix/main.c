@@ -1,5 +1,5 @@
 // posix DIRECTORY [FEATURES [NAME-PART]]: runs every fact in a new directory below DIRECTORY.
-// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv). One line per fact on standard output:
+// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt). One line per fact on standard output:
 //   ok N name | not ok N name # detail | skip N name # reason
 // and at last "total T ok O failed F skipped S". Exit code 1 when a fact failed.
 #include "facts.h"
