@@ -1,0 +1,161 @@
+/** A guest without a VM: FUSE requests through a real socket and a real ring to a FuseServer on a directory. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { SILENT_LOG } from '../../src/base/log.js';
+import { FuseServer } from '../../src/fuse/server.js';
+import { SyscallPool } from '../../src/pool/pool.js';
+import type { FileSystem } from '../../src/storage/filesystem.js';
+import { openLocalFileSystem } from '../../src/storage/local/filesystem.js';
+import type { LocalOptions } from '../../src/storage/local/share.js';
+import type { Device } from '../../src/vhost/device.js';
+import { TestBackend } from './backend.js';
+import { DriverQueue } from './driver.js';
+import { F_LOG_ALL, Frontend, SharedMemory, concat, u32, u64 } from './frontend.js';
+
+export const OP = {
+  LOOKUP: 1, FORGET: 2, GETATTR: 3, SETATTR: 4, READLINK: 5, SYMLINK: 6, MKNOD: 8, MKDIR: 9, UNLINK: 10, RMDIR: 11, RENAME: 12, LINK: 13, OPEN: 14,
+  READ: 15, WRITE: 16, STATFS: 17, RELEASE: 18, FSYNC: 20, SETXATTR: 21, GETXATTR: 22, LISTXATTR: 23, FLUSH: 25, INIT: 26, OPENDIR: 27, READDIR: 28,
+  RELEASEDIR: 29, GETLK: 31, SETLK: 32, SETLKW: 33, CREATE: 35, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42, READDIRPLUS: 44, RENAME2: 45, STATX: 52,
+} as const;
+
+const DEFAULTS: Omit<LocalOptions, 'directory'> = {
+  cache: 'auto', readonly: false, xattr: true, xattrMap: null, posixAcl: false, securityLabel: false, writeback: false, allowDirectIo: false,
+  allowMmap: false, announceSubmounts: true, handles: 'prefer', preserveNoatime: false, killprivV2: false, readdirplus: true, flock: true,
+  posixLock: true, uidMap: null, gidMap: null, nofile: 4096,
+};
+
+export interface Reply {
+  /** 0 or −errno. */
+  error: number;
+  data: DataView;
+  /** Bytes that the used ring says were written. */
+  used: number;
+}
+
+export interface Entry {
+  node: bigint;
+  ino: bigint;
+  mode: number;
+  size: number;
+  nlink: number;
+}
+
+export const name = (text: string): Uint8Array => new TextEncoder().encode(`${text}\0`);
+
+/** INIT flags that are offered: all that Linux may. */
+const INIT_FLAGS = 0xffffffff;
+
+export class TestGuest {
+  readonly directory = mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
+  readonly fs: FileSystem;
+  readonly backend: TestBackend<Device>;
+  readonly memory = new SharedMemory(16 << 20);
+  readonly frontend: Frontend;
+  readonly queue: DriverQueue;
+  readonly pool: SyscallPool | null;
+  readonly log: string[] = [];
+  #unique = 1n;
+  readonly #mark: number;
+  uid = 0;
+  gid = 0;
+
+  private constructor(options: Partial<LocalOptions>, threads: number) {
+    this.pool = threads === 0 ? null : new SyscallPool({ threads, onWorkerLost: () => undefined });
+    this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, this.pool, SILENT_LOG);
+    const server = new FuseServer(this.fs, {
+      info: () => undefined,
+      guest: (key, fields, message) => void this.log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
+    });
+    this.backend = new TestBackend<Device>({
+      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
+      cancelWaiting: () => this.fs.cancelWaiting(),
+    });
+    this.frontend = Frontend.connect(this.backend.path);
+    this.queue = new DriverQueue(this.memory, 0, 256);
+    this.#mark = this.memory.mark;
+  }
+
+  static async start(options: Partial<LocalOptions> = {}, threads = 0): Promise<TestGuest> {
+    const guest = new TestGuest(options, threads);
+    await guest.frontend.negotiate({ features: F_LOG_ALL });
+    assert.ok(await guest.frontend.setMemory(guest.memory));
+    await guest.queue.start(guest.frontend);
+    assert.equal((await guest.init()).error, 0);
+    return guest;
+  }
+
+  init(major = 7, minor = 45): Promise<Reply> {
+    return this.call(OP.INIT, 0n, concat(u32(major, minor, 131072, INIT_FLAGS, INIT_FLAGS), new Uint8Array(44)), 64);
+  }
+
+  /** Bytes of a request. */
+  request(opcode: number, node: bigint, args: Uint8Array, length = 40 + args.length): { bytes: Uint8Array; unique: bigint } {
+    const unique = this.#unique++;
+    return { unique, bytes: concat(u32(length, opcode), u64(unique, node), u32(this.uid, this.gid, 1234, 0), args) };
+  }
+
+  /** Ask, with room for `room` bytes of results behind the header. */
+  async call(opcode: number, node: bigint, args: Uint8Array = new Uint8Array(0), room = 4096): Promise<Reply> {
+    const { bytes, unique } = this.request(opcode, node, args);
+    return this.raw([bytes.subarray(0, 40), bytes.subarray(40)].filter((b) => b.length > 0), [16, room].filter((n) => n > 0), unique);
+  }
+
+  /** Offer any readable and writable parts, and read the reply from them. */
+  async raw(readable: Uint8Array[], writable: number[], unique?: bigint): Promise<Reply> {
+    const pending = this.queue.chain(readable, writable, true);
+    this.queue.kick();
+    const [used] = await this.queue.wait();
+    assert.equal(used.head, pending.head);
+    const all = concat(...pending.writable.map((at, i) => this.memory.u8.slice(at, at + writable[i])));
+    this.memory.rewind(this.#mark);
+    const view = new DataView(all.buffer);
+    if (used.length < 16) return { error: 0, data: new DataView(new ArrayBuffer(0)), used: used.length };
+    assert.equal(view.getUint32(0, true), used.length, 'the header says what the used ring says');
+    if (unique !== undefined) assert.equal(view.getBigUint64(8, true), unique);
+    for (let i = used.length; i < all.length; i++) if (all[i] !== 0xee && view.getInt32(4, true) !== 0) assert.fail('an error reply wrote beyond its header');
+    return { error: view.getInt32(4, true), data: new DataView(all.buffer, 16, used.length - 16), used: used.length };
+  }
+
+  async lookup(parent: bigint, text: string): Promise<Entry> {
+    return this.entry(await this.call(OP.LOOKUP, parent, name(text), 128));
+  }
+
+  entry(reply: Reply): Entry {
+    assert.equal(reply.error, 0);
+    const { data } = reply;
+    return {
+      node: data.getBigUint64(0, true), ino: data.getBigUint64(40, true), size: Number(data.getBigUint64(48, true)), mode: data.getUint32(100, true),
+      nlink: data.getUint32(104, true),
+    };
+  }
+
+  async create(parent: bigint, text: string, flags = 2, mode = 0o644): Promise<{ entry: Entry; fh: bigint }> {
+    const reply = await this.call(OP.CREATE, parent, concat(u32(flags | 0o100, mode | 0o100000, 0o22, 0), name(text)), 144);
+    return { entry: this.entry(reply), fh: reply.data.getBigUint64(128, true) };
+  }
+
+  async open(node: bigint, flags = 2): Promise<bigint> {
+    const reply = await this.call(OP.OPEN, node, u32(flags, 0), 16);
+    assert.equal(reply.error, 0);
+    return reply.data.getBigUint64(0, true);
+  }
+
+  read(node: bigint, fh: bigint, offset: number, size: number, room = size): Promise<Reply> {
+    return this.call(OP.READ, node, concat(u64(fh, offset), u32(size, 0), u64(0), u32(0, 0)), room);
+  }
+
+  write(node: bigint, fh: bigint, offset: number, bytes: Uint8Array, size = bytes.length, writeFlags = 0): Promise<Reply> {
+    return this.call(OP.WRITE, node, concat(u64(fh, offset), u32(size, writeFlags), u64(0), u32(0, 0), bytes), 8);
+  }
+
+  async close(): Promise<void> {
+    this.frontend.close();
+    await this.backend.close();
+    await this.pool?.close();
+    this.queue.close();
+    this.memory.close();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
