@@ -22,6 +22,8 @@ export interface DaemonOptions {
   readonly requestQueues?: number
   /** Whether the daemon serves flock and POSIX locks; otherwise the guest's kernel keeps them. */
   readonly locks?: boolean
+  /** Further options of ours. */
+  readonly extra?: readonly string[]
   /** Replaces the whole command line; {SOCK} and {DIR} are substituted. */
   readonly argv?: readonly string[]
   /** A listening socket that the daemon inherits as descriptor 3; then it makes no socket of its own. */
@@ -138,5 +140,6 @@ function commandLine(options: DaemonOptions): readonly string[] {
     ...(options.locks === true ? ['-o', 'flock,posix_lock'] : []),
     ...(options.threadPoolSize === undefined ? [] : ['--thread-pool-size', String(options.threadPoolSize)]),
     ...(options.requestQueues === undefined ? [] : ['--num-request-queues', String(options.requestQueues)]),
+    ...(options.extra ?? []),
   ]
 }

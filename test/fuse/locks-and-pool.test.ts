@@ -103,6 +103,7 @@ test('reads, writes and fsync through the pool give what they give inline', () =
 test('a file released while a call in the pool uses it keeps its descriptor until then', () =>
   withGuest(async (g) => {
     const { entry, fh } = await g.create(ROOT, 'f', 0o4010002);
+    await g.write(entry.node, fh, 0, new Uint8Array(8)); // the pool's threads, with descriptors of their own, are there now
     const count = readdirSync('/proc/self/fd').length;
     const payload = new Uint8Array(4096).fill(0x5a);
     const write = g.request(OP.WRITE, entry.node, concat(u64(fh, 0), u32(4096, 0), u64(0), u32(0, 0), payload));
