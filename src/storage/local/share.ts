@@ -8,7 +8,7 @@ import { SysError } from '../../ffi/errors.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { HandleTable } from '../handles.js';
 import { ROOT_NODE } from '../filesystem.js';
-import { STATX, STATX_ATTR_MOUNT_ROOT, STATX_BASIC_STATS, STATX_MNT_ID } from '../statx.js';
+import { STATX, STATX_ATTR_MOUNT_ROOT, STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
 import type { IdMap } from './idmap.js';
 import { Inodes, type HandleMode } from './inodes.js';
@@ -47,7 +47,7 @@ export interface BlockingCalls {
 }
 export type BlockingCall = 'preadv2' | 'pwritev2' | 'fsync' | 'fdatasync' | 'syncfs' | 'fallocate' | 'copy_file_range';
 
-export const ATTR_MASK = STATX_BASIC_STATS | STATX_MNT_ID;
+export const ATTR_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
 /** FUSE_ATTR_SUBMOUNT (include/uapi/linux/fuse.h). */
 const FUSE_ATTR_SUBMOUNT = 1;
 
