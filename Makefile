@@ -80,7 +80,7 @@ install: build
 	install -m 755 deploy/bucketfsd $(BINDIR)/bucketfsd
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|g' deploy/$$unit > $(UNITDIR)/$$unit; done
 	sed 's|/usr/local/|$(PREFIX)/|g' deploy/50-bucketfsd.json > $(QEMUDIR)/50-bucketfsd.json
-	install -m 644 docs/*.md deploy/bucketfsd.env.example $(DOCDIR)/
+	install -m 644 LICENSE docs/*.md deploy/bucketfsd.env.example $(DOCDIR)/
 	install -m 644 deploy/examples/*.xml deploy/examples/*.fstab $(DOCDIR)/examples/
 	install -m 755 deploy/examples/*.sh $(DOCDIR)/examples/
 

@@ -3,9 +3,9 @@
 # Usage: scripts/install-deps.sh            exit 0: everything is there; 1: it is not, and stderr says why
 set -eu
 
-# qemu-system-common also brings the C virtiofsd that the benchmark compares with; kmod resolves the order of
+# qemu-system-common also brings the C virtiofsd that the benchmark compares with; systemd checks the units; kmod resolves the order of
 # the guest's modules; gcc and libc6-dev build the static programs that run in the guest.
-PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod"
+PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod systemd"
 
 missing=""
 for package in $PACKAGES; do

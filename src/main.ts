@@ -28,6 +28,8 @@ import type { Device } from './vhost/device.js';
 const HIPRIO_QUEUES = 1;
 /** struct virtio_fs_config (include/uapi/linux/virtio_fs.h): tag[36], num_request_queues. */
 const TAG_BYTES = 36;
+/** Default and upper bound of --num-request-queues. */
+const REQUEST_QUEUES_MAX = 64;
 
 function start(options: Options): void {
   const log = createLogger({ level: options.logLevel });
@@ -85,12 +87,17 @@ function fileSystemDevice(fs: FileSystem, options: Options, log: Logger): Device
   const server = new FuseServer(fs, log);
   return {
     maxQueues: HIPRIO_QUEUES + options.numRequestQueues,
-    config: options.tag === null ? null : configSpace(options.tag, options.numRequestQueues),
+    config: options.tag === null ? null : configSpace(options.tag, configQueues(options)),
     handle: (chain) => server.handle(chain),
     connected: () => undefined,
     reset: () => server.reset(),
     cancelWaiting: () => fs.cancelWaiting(),
   };
+}
+
+/** The most that we serve says nothing about how many rings a frontend has: a driver must not look for that many. */
+function configQueues(options: Options): number {
+  return options.numRequestQueues === REQUEST_QUEUES_MAX ? 1 : options.numRequestQueues;
 }
 
 function configSpace(tag: string, requestQueues: number): Uint8Array {

@@ -22,10 +22,10 @@ export interface Logger {
   debug(fields: LogFields, message: string): void;
   trace(fields: LogFields, message: string): void;
   /**
-   * A warning that the other side of a socket or ring caused. `key` names the kind of event: a constant of the
+   * A line that the other side of a socket or ring caused, a warning unless told otherwise. `key` names the kind of event: a constant of the
    * code, or one with a connection's number, never bytes of the guest. Returns whether the line was written.
    */
-  guest(key: string, fields: LogFields, message: string): boolean;
+  guest(key: string, fields: LogFields, message: string, level?: 'warn' | 'info'): boolean;
   /** Is this level written? For callers that would build costly fields. */
   enabled(level: LogLevel): boolean;
   /** The same logger with more fields in each line; shares the limits of guest(). */
@@ -132,9 +132,9 @@ class PinoLogger implements Logger {
     this.#pino.trace(fields, message);
   }
 
-  guest(key: string, fields: LogFields, message: string): boolean {
-    if (!this.enabled('warn') || !this.#limiter.admit(key)) return false;
-    this.#pino.warn({ ...fields, event: key }, message);
+  guest(key: string, fields: LogFields, message: string, level: 'warn' | 'info' = 'warn'): boolean {
+    if (!this.enabled(level) || !this.#limiter.admit(key)) return false;
+    this.#pino[level]({ ...fields, event: key }, message);
     return true;
   }
 

@@ -24,7 +24,7 @@ export interface Operation {
   readonly reply: ReplyKind;
   /** Bytes of the fixed reply after the header; refused beforehand when the guest left less room. */
   readonly out: number;
-  /** Whether it may be the first request of a session. */
+  /** Arguments into the request; 0 or −errno. */
   readonly decode: (r: FuseRequest) => number;
   readonly run: (fs: FileSystem, r: FuseRequest) => number;
 }

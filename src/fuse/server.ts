@@ -20,8 +20,7 @@ export const PENDING = -1;
 
 /** What the server tells about guests; rate-limited by the implementation. */
 export interface ServerLog {
-  info(fields: object, message: string): void;
-  guest(key: string, fields: object, message: string): void;
+  guest(key: string, fields: object, message: string, level?: 'warn' | 'info'): unknown;
 }
 
 const OP = { FORGET: 2, INIT: 26, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42 } as const;
@@ -208,7 +207,8 @@ export class FuseServer implements Responder {
       this.reset();
       this.#session = agreed.session;
       putInitOut(dv, 0, agreed.session.minor, agreed);
-      this.log.info({ minor: agreed.session.minor, granted: agreed.session.granted.join(' ') }, `FUSE 7.${agreed.session.minor} session`);
+      const fields = { minor: agreed.session.minor, granted: agreed.session.granted.join(' ') };
+      this.log.guest('session', fields, `FUSE 7.${agreed.session.minor} session`, 'info');
     }
     r.message.copyOut(OUT_HEADER_BYTES, u8, 0, abi.InitOut.bytes);
     return putHeader(r, bytes, 0);

@@ -35,7 +35,7 @@ export function negotiate(r: FuseRequest, caps: Capabilities): Negotiated {
   if (major < FUSE_KERNEL_VERSION) return { refused: `the guest speaks FUSE ${major}.${minor}` };
   // A newer major: answer with ours, and the guest asks again (Documentation of FUSE_INIT)
   if (major > FUSE_KERNEL_VERSION) return { majorOnly: true };
-  if (minor < MINOR_MIN) return { refused: `the guest speaks FUSE ${major}.${minor}; 7.${MINOR_MIN} (Linux 4.20) is the oldest served` };
+  if (minor < MINOR_MIN) return { refused: `the guest speaks FUSE ${major}.${minor}; 7.${MINOR_MIN} (Linux 4.18) is the oldest served` };
   const offered = r.u32(InitIn.flags);
   const extended = r.argBytes >= InitIn.bytes && (offered & (1 << INIT.INIT_EXT)) !== 0;
   const offered2 = extended ? r.u32(InitIn.flags2) : 0;

@@ -19,8 +19,6 @@ export const CALLS = {
   syncfs: c.syncfs,
   fallocate: c.fallocate,
   copy_file_range: c.copyFileRange,
-  statx: c.statx,
-  getdents64: c.getdents64,
   close: c.close,
 } as const satisfies Record<string, SystemCall>;
 

@@ -41,8 +41,9 @@ export class NodeTable {
   readonly #live = new Int32Array(MAX_NODES / BLOCK_SLOTS);
   #firstWithRoom = 0;
 
-  constructor(readonly maxNodes = MAX_NODES) {
-    assert(maxNodes <= MAX_NODES, 'node table size');
+  constructor(readonly maxNodes = MAX_NODES - 1) {
+    // slot 0 is no node
+    assert(maxNodes < MAX_NODES, 'node table size');
     this.#arena = new Arena('bucketfsd-nodes', MAX_NODES * WORDS * 4);
     this.words = this.#arena.i32;
     this.#clearBlocks();

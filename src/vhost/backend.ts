@@ -56,7 +56,7 @@ export class VhostUserBackend {
       setTimeout(() => this.#await(), RETRY_MS);
       return;
     }
-    log.info({}, 'frontend connected');
+    log.guest('connected', {}, 'frontend connected', 'info');
     this.#connection = new Connection(fd, device, pollUs, log, () => {
       this.#connection = null;
       this.#await();

@@ -23,9 +23,9 @@ import { Rings } from './rings.js';
 
 export interface VhostLog {
   debug(fields: object, message: string): void;
-  info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
-  guest(key: string, fields: object, message: string): unknown;
+  /** Rate-limited: for what a frontend or a guest can bring about. */
+  guest(key: string, fields: object, message: string, level?: 'warn' | 'info'): unknown;
 }
 
 const ACK_OK = 0n;
@@ -70,7 +70,7 @@ export class Connection {
     this.#closing = true;
     this.#poller?.close();
     this.#poller = null;
-    this.log.info({}, `frontend disconnected: ${why}`);
+    this.log.guest('disconnected', {}, `frontend disconnected: ${why}`, 'info');
     await this.rings.stopAll();
     this.rings.reset();
     this.memory.clear();
@@ -117,7 +117,7 @@ export class Connection {
   }
 
   #drop(why: string): void {
-    this.log.warn({}, `the frontend broke the vhost-user protocol: ${why}`);
+    this.log.guest('protocol', {}, `the frontend broke the vhost-user protocol: ${why}`);
     void this.close('protocol error');
   }
 
@@ -189,7 +189,7 @@ export class Connection {
     if (this.#closing) return;
     const own = message.name !== undefined && MESSAGES[message.name].reply;
     if (!own && this.#wantsAck(message)) {
-      this.log.warn({ code: error.code }, `refused: ${error.message}`);
+      this.log.guest('refused', { code: error.code }, `refused: ${error.message}`);
       this.#acknowledge(message, ACK_FAILED);
     } else {
       this.#drop(error.message);

@@ -223,11 +223,6 @@ export class VirtQueue {
     return Atomics.load(this.#avail, 1) !== this.#lastAvail;
   }
 
-  /** Whether the driver has made something available that we have not taken. */
-  hasWork(): boolean {
-    return this.#availIdx !== this.#lastAvail || Atomics.load(this.#avail, 1) !== this.#lastAvail;
-  }
-
   /** Free private state. Nothing may be in flight. */
   close(): void {
     assert(this.inFlight === 0, 'queue closed with requests in flight');

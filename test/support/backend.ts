@@ -53,7 +53,7 @@ export class TestBackend<D extends Device = EchoDevice> {
   constructor(readonly device: D, pollUs = 0) {
     const note = (_fields: object, message: string): void => void this.log.push(message);
     this.#backend = new VhostUserBackend({
-      device, pollUs, log: { debug: () => undefined, info: note, warn: note, guest: (_key, fields, message) => note(fields, message) },
+      device, pollUs, log: { debug: () => undefined, warn: note, guest: (_key, fields, message) => note(fields, message) },
     });
     c.check(bindUnix(this.#fd, this.path), 'bind');
     c.check(c.listen(this.#fd, 8), 'listen');

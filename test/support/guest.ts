@@ -65,7 +65,6 @@ export class TestGuest {
     this.pool = threads === 0 ? null : new SyscallPool({ threads, onWorkerLost: () => undefined });
     this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, this.pool, SILENT_LOG);
     const server = new FuseServer(this.fs, {
-      info: () => undefined,
       guest: (key, fields, message) => void this.log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
     });
     this.backend = new TestBackend<Device>({

@@ -1,7 +1,7 @@
 /**
  * Mounts seen below the share: (device, mount id) ↔ a small number that serves as the third word of a node's
  * identity, and a readable descriptor on each for open_by_handle_at(2). The descriptor keeps the host from
- * unmounting, so it is opened when the first handle is needed and closed with the last node.
+ * unmounting, from the first directory that the guest knows there to the last node.
  */
 import { O_CLOEXEC, O_DIRECTORY, O_RDONLY } from '../../ffi/constants.js';
 import * as c from '../../ffi/libc.js';

@@ -26,9 +26,6 @@ const SAMPLE = 16;
 export class OpenFiles {
   #writes = 0;
   #slowUntil = 0;
-  /** Called when a file is released, for locks. */
-  onRelease: ((slot: number) => void) | null = null;
-
   constructor(readonly share: Share) {}
 
   /** Open flags for the host from those of the guest. */
@@ -99,7 +96,6 @@ export class OpenFiles {
   readonly release = (r: FileSystemRequest): number => {
     const handle = this.handle(r);
     if (handle < 0) return handle;
-    this.onRelease?.(handle);
     this.closeHandle(handle);
     return 0;
   };
