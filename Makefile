@@ -13,7 +13,7 @@ NODE ?= node
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 # Spec lines for people, TAP for the totals.
-TEST_FLAGS = --test --test-force-exit --enable-source-maps --test-reporter=spec --test-reporter-destination=stdout \
+TEST_FLAGS = --test --test-timeout=600000 --enable-source-maps --test-reporter=spec --test-reporter-destination=stdout \
 	--test-reporter=tap --test-reporter-destination=build/tests.tap
 
 BINDIR = $(DESTDIR)$(PREFIX)/bin

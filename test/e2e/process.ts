@@ -12,6 +12,9 @@ const running = new Set<ChildProcess>()
 process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
 })
+// By default a signal ends the process without that.
+process.once('SIGTERM', () => process.exit(143))
+process.once('SIGINT', () => process.exit(130))
 
 /** Resolves when the process has ended; never rejects. */
 export function exitOf(child: ChildProcess): Promise<Exit> {
