@@ -29,7 +29,7 @@ const CHAIN_LENGTH_MIN_LIMIT = 1024 + 16;
 
 /** A batch of answers is announced after so many requests, or so many bytes of buffers. */
 const BATCH_REQUESTS = 8;
-const BATCH_BYTES = 2 << 20;
+const BATCH_BYTES = 4 << 20;
 
 /** Host addresses of the three parts, already translated. */
 export interface RingAddresses {
