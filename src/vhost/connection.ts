@@ -7,9 +7,10 @@
  * when the message is done, however it ends.
  */
 import { E, errnoName } from '../base/errno.js';
+import { SysError } from '../ffi/errors.js';
 import * as c from '../ffi/libc.js';
 import { FdPoller } from '../ffi/poll.js';
-import { receive, send } from '../ffi/socket.js';
+import { SCM_MAX_FD, receive, send } from '../ffi/socket.js';
 import type { Device } from './device.js';
 import { ProtocolError } from './errors.js';
 import { GuestMemory } from './guest-memory.js';
@@ -30,6 +31,18 @@ export interface VhostLog {
 
 const ACK_OK = 0n;
 const ACK_FAILED = 1n;
+/** A frontend that sends without pause leaves other events of the process their turn after so many messages. */
+const TURN_MESSAGES = 64;
+/** One that does not read its replies is waited for so long, without being listened to. The rings go on. */
+const REPLY_TIMEOUT_MS = 5000;
+const REPLY_RETRY_MS = 10;
+
+interface Unsent {
+  bytes: Uint8Array;
+  fds: number[];
+  /** Date.now() after which the frontend is given up. */
+  deadline: number;
+}
 
 export class Connection {
   readonly memory = new GuestMemory();
@@ -37,8 +50,11 @@ export class Connection {
   readonly runner: QueueRunner;
   #poller: FdPoller | null = null;
   readonly #state: HandlerState;
-  #closing = false;
-  #busy = false;
+  #closed: Promise<void> | null = null;
+  /** The message that waits for rings to drain, if one does. */
+  #pending: Promise<void> | null = null;
+  /** The reply that found no room in the socket. */
+  #unsent: Unsent | null = null;
   /** Bytes of the message so far; header first, then its payload. */
   #input = new Uint8Array(HEADER_BYTES + PAYLOAD_MAX_BYTES);
   #have = 0;
@@ -64,17 +80,23 @@ export class Connection {
     this.#listen();
   }
 
-  /** Take no more from the frontend, finish or fail what is in flight, let go of everything. */
-  async close(why: string): Promise<void> {
-    if (this.#closing) return;
-    this.#closing = true;
-    this.#poller?.close();
-    this.#poller = null;
+  /** Take no more from the frontend, finish or fail what is in flight, let go of everything. Once, however often called. */
+  close(why: string): Promise<void> {
+    this.#closed ??= this.#close(why);
+    return this.#closed;
+  }
+
+  async #close(why: string): Promise<void> {
+    this.#pause();
     this.log.guest('disconnected', {}, `frontend disconnected: ${why}`, 'info');
+    this.rings.retire();
+    // A message that waits for the same requests changes rings and memory when they are done: let it, then clean up
+    await this.#pending;
     await this.rings.stopAll();
     this.rings.reset();
     this.memory.clear();
     for (const fd of this.#fds.splice(0)) c.close(fd);
+    for (const fd of this.#unsent?.fds.splice(0) ?? []) c.close(fd);
     this.#state.close();
     c.close(this.fd);
     this.device.reset();
@@ -85,8 +107,25 @@ export class Connection {
     this.#poller = new FdPoller(this.fd, () => this.#readable(), true);
   }
 
+  /** The socket is not looked at: it would be ready all the time. */
+  #pause(): void {
+    this.#poller?.close();
+    this.#poller = null;
+  }
+
+  #resume(): void {
+    if (!this.#listening()) return;
+    if (this.#poller === null) this.#listen();
+    this.#readable();
+  }
+
+  /** Messages are taken one after the other: not while one waits, or its reply does. */
+  #listening(): boolean {
+    return this.#closed === null && this.#pending === null && this.#unsent === null;
+  }
+
   #readable(): void {
-    while (!this.#closing && !this.#busy) {
+    for (let messages = 0; messages < TURN_MESSAGES && this.#listening(); ) {
       const want = this.#wanted() - this.#have;
       const received = want === 0 ? null : receive(this.fd, want);
       if (received !== null) {
@@ -98,13 +137,15 @@ export class Connection {
         }
         this.#input.set(received.data, this.#have);
         this.#have += received.length;
-        if (received.truncated) return this.#drop('more descriptors than fit into a message');
+        if (received.truncated || this.#fds.length > SCM_MAX_FD) return this.#drop('more descriptors than fit into a message');
       }
       if (this.#have < HEADER_BYTES) continue;
       const header = this.#header();
       if ((header.flags & VERSION_MASK) !== VERSION) return this.#drop(`message ${header.code} of version ${header.flags & VERSION_MASK}`);
       if (header.size > PAYLOAD_MAX_BYTES) return this.#drop(`message ${header.code} of ${header.size} bytes`);
-      if (this.#have === HEADER_BYTES + header.size) this.#dispatch(header);
+      if (this.#have < HEADER_BYTES + header.size) continue;
+      this.#dispatch(header);
+      messages++;
     }
   }
 
@@ -142,21 +183,17 @@ export class Connection {
     }
   }
 
-  /** Later messages wait; the socket is not looked at, since it would be ready all the time. */
+  /** Later messages wait. */
   #wait(message: Incoming, reply: Promise<Reply>): void {
-    this.#busy = true;
-    this.#poller?.close();
-    this.#poller = null;
-    reply
+    this.#pause();
+    this.#pending = reply
       .then(
         (value) => this.#finish(message, value),
         (error: unknown) => this.#failed(message, error),
       )
       .finally(() => {
-        this.#busy = false;
-        if (this.#closing) return;
-        this.#listen();
-        this.#readable();
+        this.#pending = null;
+        this.#resume();
       });
   }
 
@@ -175,7 +212,7 @@ export class Connection {
 
   #finish(message: Incoming, reply: Reply): void {
     for (const fd of message.fds.splice(0)) c.close(fd);
-    if (this.#closing) {
+    if (this.#closed !== null) {
       for (const fd of reply?.fds ?? []) c.close(fd);
       return;
     }
@@ -185,8 +222,9 @@ export class Connection {
 
   #failed(message: Incoming, error: unknown): void {
     for (const fd of message.fds.splice(0)) c.close(fd);
-    if (!(error instanceof ProtocolError)) throw error;
-    if (this.#closing) return;
+    // A SysError: no descriptors or memory left for what was asked
+    if (!(error instanceof ProtocolError || error instanceof SysError)) throw error;
+    if (this.#closed !== null) return;
     const own = message.name !== undefined && MESSAGES[message.name].reply;
     if (!own && this.#wantsAck(message)) {
       this.log.guest('refused', { code: error.code }, `refused: ${error.message}`);
@@ -205,8 +243,25 @@ export class Connection {
   }
 
   #reply(message: Incoming, payload: Uint8Array, fds: number[] = []): void {
-    const error = send(this.fd, encodeReply(message.header.code, payload), fds);
-    for (const fd of fds) c.close(fd);
+    this.#unsent = { bytes: encodeReply(message.header.code, payload), fds, deadline: Date.now() + REPLY_TIMEOUT_MS };
+    this.#flush();
+  }
+
+  /** A reply is small enough for the socket to take it as a whole or not at all. */
+  #flush(): void {
+    const unsent = this.#unsent;
+    if (unsent === null || this.#closed !== null) return;
+    const error = send(this.fd, unsent.bytes, unsent.fds, 0);
+    if (error === -E.AGAIN && Date.now() < unsent.deadline) {
+      this.#pause();
+      setTimeout(() => {
+        this.#flush();
+        this.#resume();
+      }, REPLY_RETRY_MS);
+      return;
+    }
+    this.#unsent = null;
+    for (const fd of unsent.fds) c.close(fd);
     if (error < 0) void this.close(`cannot reply: ${errnoName(error)}`);
   }
 

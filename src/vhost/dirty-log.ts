@@ -17,7 +17,8 @@ export class DirtyLog {
 
   /** Map the log; the descriptor stays the caller's. */
   constructor(fd: number, offset: number, bytes: number) {
-    if (bytes < 4 || bytes > VIEW_MAX_BYTES || !Number.isSafeInteger(offset) || offset < 0) {
+    // The words that are or-ed atomically must be aligned
+    if (bytes < 4 || bytes > VIEW_MAX_BYTES || !Number.isSafeInteger(offset) || offset < 0 || offset % 4 !== 0) {
       throw new ProtocolError('log', `a dirty log of ${bytes} bytes at ${offset}`);
     }
     guardFile(fd, offset + bytes, 'log');

@@ -73,7 +73,13 @@ export class GuestMemory {
 
   /** Unmap everything. Nothing may be in flight. */
   clear(): void {
-    const regions = this.regions.splice(0);
+    this.replace(new GuestMemory());
+  }
+
+  /** Unmap everything and take over the mappings of another, which is left empty. Nothing may be in flight. */
+  replace(other: GuestMemory): void {
+    const regions = this.regions.splice(0, this.regions.length, ...other.regions.splice(0));
+    other.#rebuild();
     this.#rebuild();
     for (const region of regions) c.check(c.munmap(region.mappingAddress, region.mappingBytes), 'munmap');
   }

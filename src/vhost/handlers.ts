@@ -8,7 +8,7 @@ import * as c from '../ffi/libc.js';
 import type { Device } from './device.js';
 import { DirtyLog } from './dirty-log.js';
 import { ProtocolError } from './errors.js';
-import { MAX_REGIONS, type GuestMemory, type RegionRequest } from './guest-memory.js';
+import { GuestMemory, MAX_REGIONS, type RegionRequest } from './guest-memory.js';
 import { InflightRegion } from './inflight.js';
 import { PF, TABLE_REGIONS_MAX, VRING_INDEX_MASK, VRING_NOFD, encodeU64, type Header, type MessageName } from './messages.js';
 import type { Rings } from './rings.js';
@@ -88,8 +88,11 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
       const features = m.payload.getBigUint64(0, true);
       if ((features & ~DEVICE_FEATURES) !== 0n) throw new ProtocolError('feature', `features ${features.toString(16)} were not offered`);
       rings.features = features;
-      if ((features & F_PROTOCOL_FEATURES) === 0n) rings.enableAll();
       rings.applyLogAll();
+      if ((features & F_PROTOCOL_FEATURES) === 0n) {
+        rings.enableAll();
+        rings.startAll();
+      }
       return null;
     },
     SET_OWNER: () => null,
@@ -204,12 +207,15 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
       new DataView(payload.buffer).setBigUint64(8, 0n, true);
       return { payload, fds: [region.fd] };
     },
-    SET_INFLIGHT_FD: (m) => {
+    SET_INFLIGHT_FD: async (m) => {
       const bytes = safe(m.payload.getBigUint64(0, true), 'inflight size');
       const offset = safe(m.payload.getBigUint64(8, true), 'inflight offset');
       const region = new InflightRegion(m.fds[0], offset, bytes, m.payload.getUint16(16, true), m.payload.getUint16(18, true));
+      // Running rings write to the old record until they are drained
+      await rings.stopAll();
       rings.inflight?.close();
       rings.inflight = region;
+      rings.startAll();
       return null;
     },
     RESET_DEVICE: resetDevice,
@@ -225,9 +231,16 @@ async function setMemTable(state: HandlerState, m: Incoming): Promise<Reply> {
   const count = m.payload.getUint32(0, true);
   if (count > TABLE_REGIONS_MAX || m.header.size !== 8 + count * REGION_BYTES) throw new ProtocolError('region', `SET_MEM_TABLE of ${count} regions in ${m.header.size} bytes`);
   if (m.fds.length !== count) throw new ProtocolError('fds', `SET_MEM_TABLE of ${count} regions with ${m.fds.length} descriptors`);
+  // A table that is refused changes nothing
+  const table = new GuestMemory();
+  try {
+    for (let i = 0; i < count; i++) table.add(decodeRegion(m.payload, 8 + i * REGION_BYTES), m.fds[i]);
+  } catch (error) {
+    table.clear();
+    throw error;
+  }
   await state.rings.stopAll();
-  state.memory.clear();
-  for (let i = 0; i < count; i++) state.memory.add(decodeRegion(m.payload, 8 + i * REGION_BYTES), m.fds[i]);
+  state.memory.replace(table);
   state.rings.startAll();
   return null;
 }

@@ -116,8 +116,13 @@ export class InflightRegion {
   static create(queues: number, queueSize: number): { fd: number; bytes: number } {
     const bytes = Math.ceil((inflightQueueBytes(queueSize) * queues) / 4096) * 4096;
     const fd = c.check(c.memfdCreate('bucketfsd-inflight', MFD_CLOEXEC | MFD_ALLOW_SEALING), 'memfd_create');
-    c.check(c.ftruncate(fd, bytes), 'ftruncate');
-    c.check(c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl(F_ADD_SEALS)');
+    try {
+      c.check(c.ftruncate(fd, bytes), 'ftruncate');
+      c.check(c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 'fcntl(F_ADD_SEALS)');
+    } catch (error) {
+      c.close(fd);
+      throw error;
+    }
     return { fd, bytes };
   }
 

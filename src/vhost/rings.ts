@@ -38,6 +38,7 @@ class Ring {
 
 export class Rings {
   readonly #rings: Ring[];
+  #retired = false;
   features = 0n;
   inflight: InflightRegion | null = null;
   log: DirtyLog | null = null;
@@ -66,9 +67,15 @@ export class Rings {
     for (const ring of this.#rings) ring.enabled = false;
   }
 
+  /** The connection ends: nothing starts any more. */
+  retire(): void {
+    this.#retired = true;
+  }
+
   /** Start the ring if all that it needs is known; otherwise wait for the rest. */
   start(index: number): void {
     const ring = this.get(index);
+    if (this.#retired) return;
     if (ring.queue !== null || !ring.enabled || !ring.kicked || ring.size === 0 || ring.addresses === null) return;
     if (this.memory.regions.length === 0) return;
     const { addresses, size } = ring;
@@ -86,14 +93,30 @@ export class Rings {
       },
       ring.base, this.#has(F_RING_EVENT_IDX), this.#has(F_RING_INDIRECT_DESC),
     );
+    let resubmit: number[];
+    try {
+      resubmit = this.#recover(queue, index, size);
+    } catch (error) {
+      queue.close();
+      throw error;
+    }
     queue.callFd = ring.callFd;
     ring.queue = queue;
     this.applyLog(index);
-    this.runner.start(queue, ring.kickFd, this.#recover(queue, index, size));
+    this.runner.start(queue, ring.kickFd, resubmit);
   }
 
+  /** Start all that can be; throws what kept the first of the others from it. */
   startAll(): void {
-    for (let i = 0; i < this.#rings.length; i++) this.start(i);
+    let failure: unknown = null;
+    for (let i = 0; i < this.#rings.length; i++) {
+      try {
+        this.start(i);
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure !== null) throw failure;
   }
 
   /** Heads to take again after a backend died, and go on behind them. */

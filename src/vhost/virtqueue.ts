@@ -138,6 +138,10 @@ export class VirtQueue {
       this.#availIdx = idx;
     }
     const head = this.#avail[2 + (last & this.#mask)];
+    // Each request holds a descriptor; more of them than descriptors, and waiting ones would pile up without bound
+    if (this.inFlight >= this.size) {
+      throw new ProtocolError('ring', `queue ${this.index}: more than ${this.size} requests at once in a ring of ${this.size}`);
+    }
     if (head >= this.size) {
       throw new ProtocolError('ring', `queue ${this.index}: descriptor index ${head} is outside the ring of ${this.size}`);
     }
@@ -189,11 +193,14 @@ export class VirtQueue {
 
   #return(chain: Chain, written: number): void {
     const head = chain.head;
-    if (this.dirtyLog !== null) this.#logWrites(this.dirtyLog, chain, written);
+    const log = this.dirtyLog;
+    if (log !== null) this.#logWrites(log, chain, written);
     this.#free.push(chain);
     const inflight = this.inflight;
     if (inflight !== null) inflight.beforeUsed(head);
     this.used.push(head, written);
+    // Only now: a page that is marked may be copied, and its mark cleared, before it is written
+    if (log !== null && this.usedLogAddress >= 0) this.#logUsed(log, this.usedLogAddress);
     if (inflight !== null) inflight.afterUsed(head, this.used.index);
   }
 
@@ -297,10 +304,11 @@ export class VirtQueue {
       log.mark(chain.gpa[i], take);
       written -= take;
     }
-    if (this.usedLogAddress >= 0) {
-      const at = this.used.index & this.#mask;
-      log.mark(this.usedLogAddress + 4 + 8 * at, 8);
-      log.mark(this.usedLogAddress + 2, 2);
-    }
+  }
+
+  /** The element that was just published, and the index. */
+  #logUsed(log: DirtyLog, used: number): void {
+    log.mark(used + 4 + 8 * ((this.used.index - 1) & this.#mask), 8);
+    log.mark(used + 2, 2);
   }
 }

@@ -112,6 +112,11 @@ export class Frontend {
     send(this.fd, bytes, fds);
   }
 
+  /** Without waiting; false if the socket has no room. */
+  trySend(code: number, payload: Uint8Array = new Uint8Array(0)): boolean {
+    return send(this.fd, concat(u32(code, 1, payload.length), payload), [], 0) === 0;
+  }
+
   send(code: number, payload: Uint8Array = new Uint8Array(0), fds: readonly number[] = [], flags = 0): void {
     this.raw(concat(u32(code, 1 | flags, payload.length), payload), fds);
   }
@@ -120,18 +125,18 @@ export class Frontend {
   async reply(): Promise<ReplyMessage | null> {
     const deadline = Date.now() + TIMEOUT_MS;
     for (;;) {
-      if (this.#bytes.length >= 12) {
-        const header = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, 12);
-        const size = header.getUint32(8, true);
-        if (this.#bytes.length >= 12 + size) {
-          const payload = new Uint8Array(this.#bytes.slice(12, 12 + size));
-          const message = { code: header.getUint32(0, true), flags: header.getUint32(4, true), payload: new DataView(payload.buffer), fds: this.#fds };
-          this.#bytes = this.#bytes.slice(12 + size);
-          this.#fds = [];
-          return message;
-        }
+      const header = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.length);
+      const size = this.#bytes.length < 12 ? 0 : header.getUint32(8, true);
+      const missing = 12 + size - this.#bytes.length;
+      if (this.#bytes.length >= 12 && missing === 0) {
+        const payload = new Uint8Array(this.#bytes.slice(12));
+        const message = { code: header.getUint32(0, true), flags: header.getUint32(4, true), payload: new DataView(payload.buffer), fds: this.#fds };
+        this.#bytes = new Uint8Array(0);
+        this.#fds = [];
+        return message;
       }
-      const received = receive(this.fd, 65536);
+      // No more than this message, so that descriptors belong to it
+      const received = receive(this.fd, missing);
       this.#fds.push(...received.fds);
       if (received.length > 0) this.#bytes = concat(this.#bytes, received.data);
       else if (received.length === 0 || received.length !== -11) return null;
