@@ -98,6 +98,7 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
     SET_OWNER: () => null,
     RESET_OWNER: async () => {
       await rings.stopAll();
+      rings.disableAll();
       return null;
     },
     GET_PROTOCOL_FEATURES: () => value(state.offered()),

@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 import { OPERATIONS } from '../../src/fuse/ops.js';
 import { TestBackend, EchoDevice, openDescriptors } from '../support/backend.js';
 import { DriverQueue } from '../support/driver.js';
-import { F_LOG_ALL, Frontend, GPA, MESSAGE, SharedMemory, concat, eventfd, u32, u64 } from '../support/frontend.js';
+import { F_LOG_ALL, Frontend, GPA, MESSAGE, NEED_REPLY, SharedMemory, USER, concat, eventfd, u32, u64 } from '../support/frontend.js';
 import { TestGuest, name } from '../support/guest.js';
 import * as c from '../../src/ffi/libc.js';
 
@@ -86,8 +86,14 @@ async function fuzzRing(random: Random, until: number): Promise<number> {
   return rounds;
 }
 
-/** Random messages, most with plausible headers, with random descriptors. */
+/** Half of the time before rings run, half of it while they do. */
 async function fuzzVhost(random: Random, until: number): Promise<number> {
+  const parsed = await fuzzParser(random, (Date.now() + until) / 2);
+  return parsed + (await fuzzLive(random, until));
+}
+
+/** Random messages, most with plausible headers, with random descriptors. */
+async function fuzzParser(random: Random, until: number): Promise<number> {
   const backend = new TestBackend(new EchoDevice());
   const memory = new SharedMemory(1 << 16);
   const event = eventfd();
@@ -119,6 +125,69 @@ async function fuzzVhost(random: Random, until: number): Promise<number> {
   await backend.close();
   memory.close();
   c.close(event);
+  return messages;
+}
+
+/** Messages that make sense, in an order that does not, while rings run and requests wait. */
+async function fuzzLive(random: Random, until: number): Promise<number> {
+  const device = new EchoDevice();
+  const backend = new TestBackend(device);
+  const memory = new SharedMemory(1 << 20);
+  const log = new SharedMemory(1 << 16);
+  const region = (i: number): Uint8Array => u64(GPA + (i + 1) * (1 << 21), 1 << 16, USER + (i + 1) * (1 << 21), 0);
+  let messages = 0;
+  const before = openDescriptors();
+  while (Date.now() < until) {
+    memory.rewind(4096);
+    const frontend = Frontend.connect(backend.path);
+    const queues = [0, 1].map((i) => new DriverQueue(memory, i, 16));
+    const { features } = await frontend.negotiate();
+    const table = (valid: boolean): [Uint8Array, number[]] => [concat(u32(1, 0), u64(GPA, valid ? memory.bytes : 2 ** 30, USER, 0)), [memory.fd]];
+    frontend.send(MESSAGE.SET_MEM_TABLE, ...table(true));
+    for (const queue of queues) await queue.start(frontend, { log: true });
+    const record = await frontend.call(MESSAGE.GET_INFLIGHT_FD, concat(u64(0, 0), u32((16 << 16) | 2, 0)));
+    const inflight = new Uint8Array(record.payload.buffer);
+    const mark = memory.mark;
+    for (let i = 20 + random.below(60); i > 0; i--, messages++) {
+      const at = random.below(2);
+      const queue = queues[at];
+      const event = random.pick([queue.kickFd, queue.callFd, queue.errFd]);
+      const [code, payload, fds] = random.pick<() => [number, Uint8Array, number[]]>([
+        () => [MESSAGE.SET_INFLIGHT_FD, inflight, record.fds],
+        () => [MESSAGE.SET_MEM_TABLE, ...table(random.below(3) > 0)],
+        () => [MESSAGE.ADD_MEM_REG, concat(u64(0), region(random.below(4))), [log.fd]],
+        () => [MESSAGE.REM_MEM_REG, concat(u64(0), random.below(8) === 0 ? u64(GPA, memory.bytes, USER, 0) : region(random.below(4))), []],
+        () => [MESSAGE.SET_LOG_BASE, u64(log.bytes, 0), [log.fd]],
+        () => [MESSAGE.SET_FEATURES, u64(random.below(2) === 0 ? features : features & ~F_LOG_ALL), []],
+        () => [random.pick([MESSAGE.SET_VRING_KICK, MESSAGE.SET_VRING_CALL, MESSAGE.SET_VRING_ERR]), u64(at), [event]],
+        () => [random.pick([MESSAGE.SET_VRING_KICK, MESSAGE.SET_VRING_CALL]), u64(0x100 | at), []],
+        () => [MESSAGE.SET_VRING_ENABLE, u32(at, random.below(2)), []],
+        () => [MESSAGE.SET_VRING_NUM, u32(at, random.pick([8, 16, 32])), []],
+        () => [MESSAGE.SET_VRING_BASE, u32(at, random.pick([queue.lastUsed, queue.availIdx, random.below(65536)])), []],
+        () => [MESSAGE.GET_VRING_BASE, u32(at, 0), []],
+        () => [random.pick([MESSAGE.RESET_DEVICE, MESSAGE.SET_STATUS]), random.below(9) === 0 ? new Uint8Array(0) : u64(random.below(2)), []],
+      ])();
+      frontend.send(code, payload, fds, NEED_REPLY);
+      device.hold = random.below(3) === 0;
+      if (random.below(2) === 0) {
+        memory.rewind(mark);
+        queue.chain([u32(i)], [8], random.below(2) === 0);
+        queue.kick();
+      }
+      await turn();
+      if (random.below(3) === 0) device.release();
+    }
+    device.release();
+    device.hold = false;
+    frontend.close();
+    for (const fd of record.fds) c.close(fd);
+    for (const queue of queues) queue.close();
+    for (const end = Date.now() + 5000; openDescriptors() > before && Date.now() < end; device.release()) await turn();
+    assert.ok(openDescriptors() <= before, `descriptors grew from ${before} to ${openDescriptors()}`);
+  }
+  await backend.close();
+  memory.close();
+  log.close();
   return messages;
 }
 
