@@ -6,9 +6,7 @@ export const MAP_SHARED = 1;
 export const MAP_PRIVATE = 2;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
-export const MADV_DONTNEED = 4;
 export const MADV_REMOVE = 9;
-export const MADV_DONTFORK = 10;
 export const MADV_DONTDUMP = 16;
 export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
@@ -21,15 +19,13 @@ export const O_RDWR = 2;
 export const O_ACCMODE = 3;
 export const O_CREAT = 0o100;
 export const O_EXCL = 0o200;
-export const O_NOCTTY = 0o400;
 export const O_TRUNC = 0o1000;
 export const O_APPEND = 0o2000;
 export const O_NONBLOCK = 0o4000;
 export const O_DSYNC = 0o10000;
 export const O_SYNC = 0o4010000;
-/** Four open flags differ between the two architectures (arch/arm64/include/uapi/asm/fcntl.h). */
+/** These open flags differ between the two architectures (arch/arm64/include/uapi/asm/fcntl.h). */
 export const O_DIRECT = arm64 ? 0o200000 : 0o40000;
-export const O_LARGEFILE = arm64 ? 0o400000 : 0o100000;
 export const O_DIRECTORY = arm64 ? 0o40000 : 0o200000;
 export const O_NOFOLLOW = arm64 ? 0o100000 : 0o400000;
 export const O_NOATIME = 0o1000000;
@@ -41,25 +37,20 @@ export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;
 export const AT_REMOVEDIR = 0x200;
 export const AT_SYMLINK_FOLLOW = 0x400;
-export const AT_NO_AUTOMOUNT = 0x800;
 export const AT_EMPTY_PATH = 0x1000;
 export const AT_STATX_FORCE_SYNC = 0x2000;
-export const AT_STATX_DONT_SYNC = 0x4000;
 
 export const S_IFMT = 0o170000;
-export const S_IFSOCK = 0o140000;
 export const S_IFLNK = 0o120000;
 export const S_IFREG = 0o100000;
 export const S_IFBLK = 0o060000;
 export const S_IFDIR = 0o040000;
 export const S_IFCHR = 0o020000;
-export const S_IFIFO = 0o010000;
 export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 
 export const RWF_NOWAIT = 8;
 
-export const F_GETFD = 1;
 export const F_SETFD = 2;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
@@ -79,7 +70,6 @@ export const LOCK_NB = 4;
 export const LOCK_UN = 8;
 
 export const SEEK_SET = 0;
-export const SEEK_CUR = 1;
 export const SEEK_END = 2;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
@@ -105,4 +95,3 @@ export const MSG_NOSIGNAL = 0x4000;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
 
 export const RLIMIT_NOFILE = 7;
-export const CLONE_FS = 0x200;

@@ -22,7 +22,6 @@ export const memcpy = lib.func('int64 memcpy(int64 dst, int64 src, int64 n)') as
 
 // Descriptors
 export const close = lib.func('int close(int fd)') as Fn<[N]>;
-export const dup3 = lib.func('int dup3(int old, int new, int flags)') as Fn<[N, N, N]>;
 export const fcntl = lib.func('int fcntl(int fd, int cmd, int64 arg)') as Fn<[N, N, N]>;
 export const ioctl = lib.func('int ioctl(int fd, int64 req, int64 arg)') as Fn<[N, N, N]>;
 export const eventfd = lib.func('int eventfd(uint32 initial, int flags)') as Fn<[N, N]>;
@@ -78,12 +77,8 @@ export const setfsuid = lib.func('int setfsuid(uint32 uid)') as Fn<[N]>;
 export const setfsgid = lib.func('int setfsgid(uint32 gid)') as Fn<[N]>;
 /** Raw system call: for what glibc applies to every thread (setgroups) or does not wrap. */
 export const syscall6 = lib.func('int64 syscall(int64 nr, int64 a, int64 b, int64 c, int64 d, int64 e, int64 f)') as Fn<[N, N, N, N, N, N, N]>;
-export const unshare = lib.func('int unshare(int flags)') as Fn<[N]>;
-export const fchdir = lib.func('int fchdir(int fd)') as Fn<[N]>;
-export const prctl = lib.func('int prctl(int op, int64 a, int64 b, int64 c, int64 d)') as Fn<[N, N, N, N, N]>;
 export const getrlimit = lib.func('int getrlimit(int what, int64 buf)') as Fn<[N, N]>;
 export const setrlimit = lib.func('int setrlimit(int what, int64 buf)') as Fn<[N, N]>;
-export const sysconf = lib.func('int64 sysconf(int name)') as Fn<[N]>;
 export const schedYield = lib.func('int sched_yield()') as Fn<[]>;
 
 // Sockets

@@ -95,9 +95,8 @@ export class Attributes {
       fd = share.openNode(slot, O_RDWR | O_NONBLOCK | O_CLOEXEC);
       if (fd < 0) return fd;
     }
-    const kill = (r.valid & FATTR_KILL_SUIDGID) !== 0 && share.credentials.dropFsetid();
-    const error = c.neg(c.ftruncate(fd, r.size));
-    if (kill) share.credentials.restoreFsetid();
+    const kill = (r.valid & FATTR_KILL_SUIDGID) !== 0;
+    const error = share.credentials.withoutFsetid(kill, () => c.neg(c.ftruncate(fd, r.size)));
     if (own) c.close(fd);
     return error;
   }

@@ -71,15 +71,14 @@ export class Credentials {
 
   /**
    * Without CAP_FSETID the kernel clears set-user-ID and set-group-ID on write, truncate and chmod as it does for
-   * an ordinary user; that is what FUSE's KILL_SUIDGID flags ask for. @returns whether it was dropped.
+   * an ordinary user; that is what FUSE's KILL_SUIDGID flags ask for. Runs a call so, if `drop`, in this thread,
+   * since capabilities are a thread's. @returns what the call returns.
    */
-  dropFsetid(): boolean {
-    if (!this.#hasFsetid) return false;
-    return this.#setFsetid(false);
-  }
-
-  restoreFsetid(): void {
-    this.#setFsetid(true);
+  withoutFsetid(drop: boolean, call: () => number): number {
+    const dropped = drop && this.#hasFsetid && this.#setFsetid(false);
+    const result = call();
+    if (dropped) this.#setFsetid(true);
+    return result;
   }
 
   #setFsetid(on: boolean): boolean {

@@ -53,9 +53,9 @@ export class OpenFiles {
     const { share } = this;
     if (share.options.readonly && ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0)) return -E.ROFS;
     if (share.inodes.type(slot) === S_IFDIR) return -E.ISDIR;
-    const kill = (r.fuseFlags & FUSE_OPEN_KILL_SUIDGID) !== 0 && (flags & O_TRUNC) !== 0 && share.credentials.dropFsetid();
-    const fd = share.openNode(slot, this.hostFlags(r, flags));
-    if (kill) share.credentials.restoreFsetid();
+    const kill = (r.fuseFlags & FUSE_OPEN_KILL_SUIDGID) !== 0 && (flags & O_TRUNC) !== 0;
+    const host = this.hostFlags(r, flags);
+    const fd = kill ? share.credentials.withoutFsetid(true, () => share.openNode(slot, host)) : share.openNode(slot, host);
     if (fd < 0) return fd;
     const result = this.install(r, slot, fd, flags);
     if (result < 0) c.close(fd);
@@ -143,7 +143,7 @@ export class OpenFiles {
     const fd = handles.fd(handle);
     if (this.share.options.xattrMap !== null) this.share.dropCapability(fd);
     if ((r.fuseFlags & FUSE_WRITE_KILL_SUIDGID) !== 0) {
-      return this.#clearing(() => c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0));
+      return this.share.credentials.withoutFsetid(true, () => c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0)));
     }
     if (pool === null) {
       const n = c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0);
@@ -212,7 +212,7 @@ export class OpenFiles {
     const handle = this.handle(r);
     if (handle < 0) return handle;
     const fd = this.share.handles.fd(handle);
-    if (this.#hasPrivileges(r, fd)) return this.#clearing(() => c.fallocate(fd, r.flags, r.offset, r.length));
+    if (this.#hasPrivileges(r, fd)) return this.share.credentials.withoutFsetid(true, () => c.neg(c.fallocate(fd, r.flags, r.offset, r.length)));
     if (this.share.pool !== null) return this.inPool(r, handle, -1, 'fallocate', fd, r.flags, r.offset, r.length, 0, 0);
     return c.neg(c.fallocate(fd, r.flags, r.offset, r.length));
   };
@@ -242,7 +242,8 @@ export class OpenFiles {
     memory.u32[3] = Math.floor(r.offset2 / 2 ** 32);
     const a = memory.address;
     if (this.#hasPrivileges(r, handles.fd(to))) {
-      return this.#clearing(() => c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0));
+      return this.share.credentials.withoutFsetid(true, () =>
+        c.neg(c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0)));
     }
     if (pool !== null) return this.inPool(r, from, to, 'copy_file_range', handles.fd(from), a, handles.fd(to), a + 8, r.length, 0);
     return c.neg(c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0));
@@ -254,14 +255,5 @@ export class OpenFiles {
    */
   #hasPrivileges(r: FileSystemRequest, fd: number): boolean {
     return r.session.killprivV2 && this.share.statFd(r, fd) === 0 && (r.attr.i32[STATX.MODE] & (S_ISUID | S_ISGID)) !== 0;
-  }
-
-  /** Run a call without CAP_FSETID: in this thread, since capabilities are a thread's. −errno or the result. */
-  #clearing(call: () => number): number {
-    const { credentials } = this.share;
-    const dropped = credentials.dropFsetid();
-    const result = c.neg(call());
-    if (dropped) credentials.restoreFsetid();
-    return result;
   }
 }

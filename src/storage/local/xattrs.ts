@@ -24,10 +24,8 @@ export class Xattrs {
     if (path < 0) return path;
     const name = this.#hostName(r.name);
     if (name < 0) return name;
-    const kill = (r.fuseFlags & FUSE_SETXATTR_ACL_KILL_SGID) !== 0 && share.credentials.dropFsetid();
-    const result = c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags));
-    if (kill) share.credentials.restoreFsetid();
-    return result;
+    const kill = (r.fuseFlags & FUSE_SETXATTR_ACL_KILL_SGID) !== 0;
+    return share.credentials.withoutFsetid(kill, () => c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags)));
   };
 
   readonly getxattr = (r: FileSystemRequest): number => {
