@@ -189,6 +189,11 @@ export const OPTIONS = {
     help: 'threads for what may wait for a disk; 0 does everything in the main thread',
     virtiofsd: '--thread-pool-size',
   },
+  offload: {
+    flag: 'offload', type: 'choice', group: 'speed', value: 'WHEN', choices: ['auto', 'always', 'never'], default: 'auto',
+    help: 'when lookups, opens, attributes, changes of names and cached writes are done in the thread pool: auto on a network file system, and on others while they prove slow',
+    virtiofsd: null,
+  },
   numRequestQueues: {
     flag: 'num-request-queues', type: 'int', group: 'speed', value: 'N', default: 64, min: 1, max: 64,
     help: 'the most request queues that a frontend may use; it decides itself how many it does use',

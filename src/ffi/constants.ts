@@ -36,6 +36,8 @@ export const O_TMPFILE = 0o20000000 | O_DIRECTORY;
 export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;
 export const AT_REMOVEDIR = 0x200;
+/** faccessat(2): judge by the identity taken (fsuid), not the real one. */
+export const AT_EACCESS = 0x200;
 export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_EMPTY_PATH = 0x1000;
 export const AT_STATX_FORCE_SYNC = 0x2000;
@@ -51,6 +53,7 @@ export const S_ISGID = 0o2000;
 
 export const RWF_NOWAIT = 8;
 
+export const F_DUPFD_CLOEXEC = 1030;
 export const F_SETFD = 2;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
@@ -93,5 +96,7 @@ export const MSG_DONTWAIT = 0x40;
 export const MSG_CTRUNC = 8;
 export const MSG_NOSIGNAL = 0x4000;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
+
+export const CLONE_FS = 0x200;
 
 export const RLIMIT_NOFILE = 7;

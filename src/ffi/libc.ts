@@ -75,6 +75,8 @@ export const fgetxattr = lib.func('int64 fgetxattr(int fd, int64 name, int64 val
 // Credentials of the calling thread only (setfsuid(2) is per thread in the kernel and in glibc)
 export const setfsuid = lib.func('int setfsuid(uint32 uid)') as Fn<[N]>;
 export const setfsgid = lib.func('int setfsgid(uint32 gid)') as Fn<[N]>;
+/** unshare(2): concerns the calling thread. */
+export const unshare = lib.func('int unshare(int flags)') as Fn<[N]>;
 /** Raw system call: for what glibc applies to every thread (setgroups) or does not wrap. */
 export const syscall6 = lib.func('int64 syscall(int64 nr, int64 a, int64 b, int64 c, int64 d, int64 e, int64 f)') as Fn<[N, N, N, N, N, N, N]>;
 export const getrlimit = lib.func('int getrlimit(int what, int64 buf)') as Fn<[N, N]>;

@@ -111,20 +111,20 @@ export class SyscallPool<Call extends string = PoolCall> {
   }
 
   /**
-   * Make one system call on a worker's thread. Resolves with its result or −errno, never rejects. −EIO: the worker died
+   * Make one call on a worker's thread. Resolves with its result or −errno, never rejects. −EIO: the worker died
    * or could not start, and the call may or may not have taken effect; or the pool is closed. −ENOMEM: the queue is full.
    *
    * SAFETY: addresses among the arguments stay valid, and descriptors open, until the promise settles. Workers are
    * threads of this process and take over the credentials of the thread that starts them: call this as the daemon
    * itself, not while fsuid or fsgid are a guest user's.
    */
-  run(call: Call, a = 0, b = 0, c = 0, d = 0, e = 0, f = 0): Promise<number> {
+  run(call: Call, ...args: number[]): Promise<number> {
     if (this.#closed !== null || this.#queued >= this.#queueMax) {
       this.#refused++;
       return Promise.resolve(this.#closed !== null ? -E.IO : -E.NOMEM);
     }
     return new Promise((settle) => {
-      const request: Request = { message: [call, a, b, c, d, e, f], settle, next: null };
+      const request: Request = { message: [call, ...args], settle, next: null };
       if (this.#running < this.#threads) this.#start(request);
       else this.#enqueue(request);
     });

@@ -87,7 +87,7 @@ export interface FileSystemRequest {
   // Results
   /** LSEEK: where the data or the hole is. */
   position: number;
-  /** struct statx, 256 bytes. */
+  /** struct statx, 256 bytes; the rest of the page is for the file system to use until the request completes. */
   readonly attr: NativeMemory;
   entryLow: number;
   entryHigh: number;
@@ -143,7 +143,7 @@ export interface Capabilities {
   idmap: boolean;
 }
 
-type Method = (request: FileSystemRequest) => number;
+export type Method = (request: FileSystemRequest) => number;
 
 /** Results: 0 or bytes, −errno, PENDING. What is not listed as writing results returns 0. */
 export interface FileSystem {

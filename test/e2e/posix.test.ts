@@ -19,6 +19,8 @@ interface Row {
   readonly locks?: boolean
   /** --allow-mmap, which Linux 6.6 and later know: shared mappings of files that are opened with direct I/O. */
   readonly allowMmap?: boolean
+  /** Everything in the pool, as on a network file system. */
+  readonly offload?: boolean
 }
 
 // A kernel before 6.11 uses one request queue, whatever the device has.
@@ -27,6 +29,7 @@ const MATRIX: readonly Row[] = [
   { cache: 'never', requestQueues: 4, kernel: '6.12', locks: true, allowMmap: !otherDaemon },
   { cache: 'always', requestQueues: 1, kernel: '6.1', threadPoolSize: 0 },
   { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 0 },
+  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 3, locks: true, offload: !otherDaemon },
 ]
 
 const SUITE_TIMEOUT_MS = 150_000
@@ -43,7 +46,7 @@ function runFacts(row: Row): Promise<string> {
   const daemonOptions = {
     cache: row.cache,
     locks: row.locks ?? false,
-    ...(row.allowMmap === true ? { extra: ['--allow-mmap'] } : {}),
+    extra: [...(row.allowMmap === true ? ['--allow-mmap'] : []), ...(row.offload === true ? ['--offload=always'] : [])],
     ...(row.requestQueues > 1 ? { requestQueues: row.requestQueues } : {}),
     ...(row.threadPoolSize === undefined ? {} : { threadPoolSize: row.threadPoolSize }),
   }
@@ -73,7 +76,8 @@ for (const wanted of MATRIX) {
   const several = row.requestQueues > 1
   const pool = row.threadPoolSize === undefined ? 'the default pool' : row.threadPoolSize === 0 ? 'no pool' : `${row.threadPoolSize} pool threads`
   const locks = row.locks === true ? "the daemon's locks" : "the kernel's locks"
-  test(`POSIX facts with cache ${row.cache}, ${row.requestQueues} request queue${several ? 's' : ''}, ${pool}, ${locks}, Linux ${row.kernel}`, async (context) => {
+  const all = row.offload === true ? ' for everything' : ''
+  test(`POSIX facts with cache ${row.cache}, ${row.requestQueues} request queue${several ? 's' : ''}, ${pool}${all}, ${locks}, Linux ${row.kernel}`, async (context) => {
     for (const fact of parseFacts(await runFacts(row))) {
       // What this kernel or cache mode cannot do has to run in another row: see the last test.
       if (fact.outcome === 'skipped') {

@@ -43,7 +43,7 @@ describe('defaults', () => {
       tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'prefer', cache: 'auto', readdirplus: true,
       writeback: false, allowDirectIo: false, allowMmap: false, xattr: false, xattrmap: null, posixAcl: false, securityLabel: false,
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
-      threadPoolSize: availableParallelism(), numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
+      threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none',
     });
   });

@@ -43,10 +43,10 @@ test('the production workers read and write native memory of the process', async
   t.after(() => pool.close());
   const fd = openScratch(t, 'data', 'hello pool');
   const memory = iovec(t, 5);
-  assert.equal(await pool.run('preadv2', fd, memory.address, 1, 0, 0), 5);
+  assert.equal(await pool.run('read', fd, memory.address, 1, 0, 0), 5);
   assert.equal(Buffer.from(memory.u8.subarray(64, 69)).toString(), 'hello');
   memory.u8.set(Buffer.from('HELLO'), 64);
-  assert.equal(await pool.run('pwritev2', fd, memory.address, 1, 6, 0), 5);
+  assert.equal(await pool.run('write', fd, memory.address, 1, 6, 0, 0, 0), 5);
   assert.equal(readFileSync(join(directory, 'data'), 'utf8'), 'hello HELLO');
 });
 
@@ -59,10 +59,10 @@ test('the calls with other shapes of arguments work', async (t) => {
   t.after(() => memory.free());
   memory.dv.setBigInt64(0, 2n, true);
   memory.dv.setBigInt64(8, 0n, true);
-  assert.equal(await pool.run('copy_file_range', from, memory.address, to, memory.address + 8, 5, 0), 5);
+  assert.equal(await pool.run('copyFileRange', from, memory.address, to, memory.address + 8, 5, 0), 5);
   assert.equal(memory.dv.getBigInt64(0, true), 7n);
   assert.equal(readFileSync(join(directory, 'to'), 'utf8'), '23456');
-  assert.equal(await pool.run('fallocate', to, 0, 0, 8), 0);
+  assert.equal(await pool.run('fallocate', to, 0, 0, 8, 0), 0);
   assert.equal(readFileSync(join(directory, 'to')).length, 8);
   assert.deepEqual(await Promise.all([pool.run('fsync', to), pool.run('fdatasync', to), pool.run('syncfs', to)]), [0, 0, 0]);
 });
@@ -71,7 +71,7 @@ test('a failed call resolves with the negated errno of its own thread', async (t
   const { pool, losses } = testPool(t);
   const fd = openScratch(t, 'errors', 'x');
   const memory = iovec(t, 1);
-  const requests = Array.from({ length: 50 }, (_, i) => (i % 2 === 0 ? pool.run('fsync', -1) : pool.run('preadv2', fd, memory.address, -1, 0, 0)));
+  const requests = Array.from({ length: 50 }, (_, i) => (i % 2 === 0 ? pool.run('fsync', -1) : pool.run('read', fd, memory.address, -1, 0, 0)));
   const results = await Promise.all(requests);
   assert.deepEqual(results, results.map((_, i) => (i % 2 === 0 ? -E.BADF : -E.INVAL)));
   assert.deepEqual(losses, []);

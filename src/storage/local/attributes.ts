@@ -4,15 +4,8 @@ import * as c from '../../ffi/libc.js';
 import { AT_EMPTY_PATH, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
+import { FATTR } from './fuse-flags.js';
 import { EMPTY_PATH, type Share } from './share.js';
-
-const FATTR_MODE = 1;
-const FATTR_UID = 2;
-const FATTR_GID = 4;
-const FATTR_SIZE = 8;
-const FATTR_ATIME = 16;
-const FATTR_MTIME = 32;
-const FATTR_KILL_SUIDGID = 2048;
 
 /** include/uapi/linux/fs.h: command → bytes of its argument, and whether it sets. */
 const IOCTLS = new Map<number, { bytes: number; set: boolean }>([
@@ -54,13 +47,13 @@ export class Attributes {
     const fd = this.#anyFd(r, slot);
     if (fd < 0) return fd;
     let error = 0;
-    if ((r.valid & FATTR_MODE) !== 0) error = this.#chmod(r, fd);
-    if (error === 0 && (r.valid & (FATTR_UID | FATTR_GID)) !== 0) error = this.#chown(r, fd);
-    if (error === 0 && (r.valid & FATTR_SIZE) !== 0) error = this.#truncate(r, slot);
-    if (error === 0 && (r.valid & (FATTR_ATIME | FATTR_MTIME)) !== 0) {
+    if ((r.valid & FATTR.MODE) !== 0) error = this.#chmod(r, fd);
+    if (error === 0 && (r.valid & (FATTR.UID | FATTR.GID)) !== 0) error = this.#chown(r, fd);
+    if (error === 0 && (r.valid & FATTR.SIZE) !== 0) error = this.#truncate(r, slot);
+    if (error === 0 && (r.valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) {
       error = c.neg(c.utimensat(fd, EMPTY_PATH, r.timesAddress, AT_EMPTY_PATH));
     }
-    if (error === 0 && (r.valid & (FATTR_UID | FATTR_GID | FATTR_SIZE)) !== 0) share.dropCapability(fd);
+    if (error === 0 && (r.valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
     if (error === 0) error = share.statFd(r, fd);
     if (error === 0) share.putAttr(r, slot);
     return error;
@@ -72,13 +65,21 @@ export class Attributes {
   }
 
   #chown(r: FileSystemRequest, fd: number): number {
-    const { uidMap, gidMap } = this.share.options;
-    let uid = 0xffffffff;
-    let gid = 0xffffffff;
-    if ((r.valid & FATTR_UID) !== 0) uid = uidMap === null ? r.setUid : uidMap.toHost(r.setUid);
-    if ((r.valid & FATTR_GID) !== 0) gid = gidMap === null ? r.setGid : gidMap.toHost(r.setGid);
+    const uid = this.newUid(r);
+    const gid = this.newGid(r);
     if (uid < 0 || gid < 0) return -E.PERM;
     return c.neg(c.fchownat(fd, EMPTY_PATH, uid, gid, AT_EMPTY_PATH));
+  }
+
+  /** For chown(2), whose −1 stands for no change: the host's id for the one asked for, or a negative number if there is none. */
+  newUid(r: FileSystemRequest): number {
+    const { uidMap } = this.share.options;
+    return (r.valid & FATTR.UID) === 0 ? 0xffffffff : uidMap === null ? r.setUid : uidMap.toHost(r.setUid);
+  }
+
+  newGid(r: FileSystemRequest): number {
+    const { gidMap } = this.share.options;
+    return (r.valid & FATTR.GID) === 0 ? 0xffffffff : gidMap === null ? r.setGid : gidMap.toHost(r.setGid);
   }
 
   #truncate(r: FileSystemRequest, slot: number): number {
@@ -95,7 +96,7 @@ export class Attributes {
       fd = share.openNode(slot, O_RDWR | O_NONBLOCK | O_CLOEXEC);
       if (fd < 0) return fd;
     }
-    const kill = (r.valid & FATTR_KILL_SUIDGID) !== 0;
+    const kill = (r.valid & FATTR.KILL_SUIDGID) !== 0;
     const error = share.credentials.withoutFsetid(kill, () => c.neg(c.ftruncate(fd, r.size)));
     if (own) c.close(fd);
     return error;
@@ -108,25 +109,28 @@ export class Attributes {
   };
 
   readonly ioctl = (r: FileSystemRequest): number => {
-    const { share } = this;
-    const known = IOCTLS.get(r.flags >>> 0);
-    if (known === undefined) return -E.NOTTY;
-    if (known.set && share.options.readonly) return -E.ROFS;
-    const bytes = known.set ? r.payloadLength : r.size;
-    if (bytes < known.bytes) return -E.INVAL;
-    const slot = share.node(r);
+    const answer = this.prepareIoctl(r);
+    if (answer < 0) return answer;
+    const slot = this.share.node(r);
     if (slot < 0) return slot;
     const fd = this.#ioctlFd(r, slot);
     if (fd < 0) return fd;
-    const memory = r.reply;
-    const argument = memory.address;
-    memory.u8.fill(0, 0, 64);
-    if (known.set) c.memcpy(argument, r.payload, known.bytes);
-    const result = c.neg(c.ioctl(fd, r.flags >>> 0, argument));
+    const result = c.neg(c.ioctl(fd, r.flags >>> 0, r.reply.address));
     if (!r.hasFh) c.close(fd);
-    if (result < 0) return result;
-    return known.set ? 0 : known.bytes;
+    return result < 0 ? result : answer;
   };
+
+  /** The argument of a known ioctl to the start of the reply block. @returns bytes of the answer, or −errno. */
+  prepareIoctl(r: FileSystemRequest): number {
+    const known = IOCTLS.get(r.flags >>> 0);
+    if (known === undefined) return -E.NOTTY;
+    if (known.set && this.share.options.readonly) return -E.ROFS;
+    const bytes = known.set ? r.payloadLength : r.size;
+    if (bytes < known.bytes) return -E.INVAL;
+    r.reply.u8.fill(0, 0, 64);
+    if (known.set) c.memcpy(r.reply.address, r.payload, known.bytes);
+    return known.set ? 0 : known.bytes;
+  }
 
   #ioctlFd(r: FileSystemRequest, slot: number): number {
     const { share } = this;

@@ -5,13 +5,14 @@ import { NativeMemory } from '../../ffi/memory.js';
 import { O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFDIR } from '../../ffi/constants.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
 import { HANDLE_DIRECTORY } from '../handles.js';
+import { FOPEN } from './fuse-flags.js';
 import type { Namespace } from './namespace.js';
 import type { OpenFiles } from './open-files.js';
 import type { Share } from './share.js';
 
-const FOPEN_KEEP_CACHE = 2;
-const FOPEN_CACHE_DIR = 8;
-const BUFFER_BYTES = 32768;
+/** How directories are opened on the host. */
+export const DIRECTORY_FLAGS = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+export const BUFFER_BYTES = 32768;
 /** Listings in progress that keep what the host has returned; others read again. */
 const BUFFERS = 64;
 /** struct linux_dirent64: d_ino, d_off, d_reclen, d_type, d_name. */
@@ -49,8 +50,13 @@ export class Directories {
     const slot = share.node(r);
     if (slot < 0) return slot;
     if (share.inodes.type(slot) !== S_IFDIR) return -E.NOTDIR;
-    const fd = share.openNode(slot, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return fd;
+    const fd = share.openNode(slot, DIRECTORY_FLAGS);
+    return fd < 0 ? fd : this.install(r, slot, fd);
+  };
+
+  /** Make a handle of a directory's descriptor, which is taken over. */
+  install(r: FileSystemRequest, slot: number, fd: number): number {
+    const { share } = this;
     const handle = share.handles.open(fd, slot, HANDLE_DIRECTORY, 0);
     if (handle < 0) {
       c.close(fd);
@@ -60,33 +66,39 @@ export class Directories {
     r.fhLow = handle;
     r.fhHigh = share.handles.sequence(handle);
     const { cache } = share.options;
-    r.openFlags = cache === 'always' || cache === 'metadata' ? FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE : 0;
+    r.openFlags = cache === 'always' || cache === 'metadata' ? FOPEN.CACHE_DIR | FOPEN.KEEP_CACHE : 0;
     return 0;
-  };
+  }
 
   readonly releasedir = (r: FileSystemRequest): number => {
-    const handle = this.#handle(r);
+    const handle = this.handle(r);
     if (handle < 0) return handle;
-    for (const listing of this.#listings) if (listing.handle === handle) listing.handle = -1;
+    this.dropListing(handle);
     this.files.closeHandle(handle);
     return 0;
   };
 
+  /** The handle is about to be closed: its buffer is free. */
+  dropListing(handle: number): void {
+    for (const listing of this.#listings) if (listing.handle === handle) listing.handle = -1;
+  }
+
   readonly fsyncdir = (r: FileSystemRequest): number => {
-    const handle = this.#handle(r);
+    const handle = this.handle(r);
     return handle < 0 ? handle : this.files.sync(r, handle);
   };
 
   readonly readdir = (r: FileSystemRequest): number => this.#list(r, false);
   readonly readdirplus = (r: FileSystemRequest): number => this.#list(r, true);
 
-  #handle(r: FileSystemRequest): number {
+  /** Slot of the request's directory handle, or −EBADF. */
+  handle(r: FileSystemRequest): number {
     const slot = this.share.handles.slotOf(r.fhLow, r.fhHigh, HANDLE_DIRECTORY);
     return slot < 0 ? -E.BADF : slot;
   }
 
   #list(r: FileSystemRequest, plus: boolean): number {
-    const handle = this.#handle(r);
+    const handle = this.handle(r);
     if (handle < 0) return handle;
     const { share } = this;
     const fd = share.handles.fd(handle);
@@ -105,10 +117,7 @@ export class Directories {
       }
       const at = listing.at;
       const next = at + dv.getUint16(at + D_RECLEN, true);
-      // The NUL is within the last 8 bytes of the record; what follows it is not cleared by the kernel
-      let nameLength = next - at - D_NAME - 8;
-      if (nameLength < 1) nameLength = 1;
-      while (u8[at + D_NAME + nameLength] !== 0) nameLength++;
+      const nameLength = nameLengthAt(u8, at, next);
       if (!r.entries.fits(nameLength)) {
         if (r.entries.used === 0) return -E.INVAL;
         break;
@@ -118,6 +127,22 @@ export class Directories {
       listing.at = next;
       listing.nextLow = dv.getUint32(at + D_OFF, true);
       listing.nextHigh = dv.getUint32(at + D_OFF + 4, true);
+    }
+    return r.entries.used;
+  }
+
+  /**
+   * Put entries that list() of steps.ts has read to the start of `memory`, as many as fit, without attributes: on storage where
+   * each inode's may take long, the guest asks for those that it wants.
+   */
+  putRead(r: FileSystemRequest, memory: NativeMemory, bytes: number): number {
+    const { dv, u8 } = memory;
+    for (let at = 0; at < bytes; ) {
+      const next = at + dv.getUint16(at + D_RECLEN, true);
+      const nameLength = nameLengthAt(u8, at, next);
+      if (!r.entries.fits(nameLength)) return r.entries.used === 0 ? -E.INVAL : r.entries.used;
+      this.#entry(r, -1, dv, u8, at, nameLength, false, memory.address);
+      at = next;
     }
     return r.entries.used;
   }
@@ -170,9 +195,23 @@ export class Directories {
     listing.at = listing.end = 0;
     listing.nextLow = low;
     listing.nextHigh = high;
-    if (high >= 0x80000000) return -E.INVAL;
-    const position = high < 0x200000 ? high * 2 ** 32 + low : ((BigInt(high) << 32n) | BigInt(low)) as unknown as number;
+    const position = positionOf(low, high);
+    if (position < 0) return -E.INVAL;
     // The position comes back, as a bigint when it is large; only −1 says something
     return c.lseek(fd, position, 0) === -1 ? -c.errno() : 0;
   }
+}
+
+/** A directory offset for lseek(2): d_off of the host, any 63 bits (above 2^53 a bigint in disguise); or −1. */
+export function positionOf(low: number, high: number): number {
+  if (high >= 0x80000000) return -1;
+  return high < 0x200000 ? high * 2 ** 32 + low : ((BigInt(high) << 32n) | BigInt(low)) as unknown as number;
+}
+
+/** The NUL is within the last 8 bytes of the record; what follows it is not cleared by the kernel. */
+function nameLengthAt(u8: Uint8Array, at: number, next: number): number {
+  let length = next - at - D_NAME - 8;
+  if (length < 1) length = 1;
+  while (u8[at + D_NAME + length] !== 0) length++;
+  return length;
 }

@@ -2,17 +2,18 @@
 import type { Log } from '../../base/log.js';
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
-import type { Capabilities, FileSystem, FileSystemRequest } from '../filesystem.js';
+import type { Capabilities, FileSystem, FileSystemRequest, Method } from '../filesystem.js';
 import { Attributes } from './attributes.js';
+import { Deferred } from './deferred.js';
 import { Directories } from './directories.js';
 import { Locks } from './locks.js';
 import { Namespace } from './namespace.js';
 import { OpenFiles } from './open-files.js';
-import { Share, type BlockingCalls, type LocalOptions } from './share.js';
+import { Share, type LocalOptions, type StepPool } from './share.js';
 import { Xattrs } from './xattrs.js';
 
 /** @throws SysError when the directory cannot be opened, or mandatory file handles do not work. */
-export function openLocalFileSystem(options: LocalOptions, pool: BlockingCalls | null, log: Log): FileSystem {
+export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null, log: Log): FileSystem {
   const share = new Share(options, pool, log);
   const files = new OpenFiles(share);
   const namespace = new Namespace(share, files);
@@ -20,6 +21,8 @@ export function openLocalFileSystem(options: LocalOptions, pool: BlockingCalls |
   const directories = new Directories(share, namespace, files);
   const xattrs = new Xattrs(share);
   const locks = new Locks(share);
+
+  const deferred = pool === null ? null : new Deferred(pool, share, files, namespace, attributes, directories, xattrs);
 
   return {
     capabilities: capabilities(share),
@@ -34,51 +37,79 @@ export function openLocalFileSystem(options: LocalOptions, pool: BlockingCalls |
     },
     cancelWaiting: () => locks.cancelWaiting(),
     interrupt: (low, high) => locks.interrupt(low, high),
-    lookup: namespace.lookup,
+    lookup: paced(share, deferred, namespace.lookup, deferred?.lookup),
     forget: (low, high, count) => namespace.forget(low, high, count),
-    getattr: attributes.getattr,
-    setattr: attributes.setattr,
-    readlink: namespace.readlink,
-    symlink: namespace.symlink,
-    mknod: namespace.mknod,
-    mkdir: namespace.mkdir,
-    unlink: namespace.unlink,
-    rmdir: namespace.rmdir,
-    rename: namespace.rename,
-    link: namespace.link,
-    open: files.open,
-    opendir: directories.opendir,
-    create: namespace.create,
-    tmpfile: namespace.tmpfile,
+    getattr: paced(share, deferred, attributes.getattr, deferred?.getattr),
+    setattr: paced(share, deferred, attributes.setattr, deferred?.setattr),
+    readlink: paced(share, deferred, namespace.readlink, deferred?.readlink),
+    symlink: paced(share, deferred, namespace.symlink, deferred?.symlink),
+    mknod: paced(share, deferred, namespace.mknod, deferred?.mknod),
+    mkdir: paced(share, deferred, namespace.mkdir, deferred?.mkdir),
+    unlink: paced(share, deferred, namespace.unlink, deferred?.unlink),
+    rmdir: paced(share, deferred, namespace.rmdir, deferred?.rmdir),
+    rename: paced(share, deferred, namespace.rename, deferred?.rename),
+    link: paced(share, deferred, namespace.link, deferred?.link),
+    open: paced(share, deferred, files.open, deferred?.open),
+    opendir: paced(share, deferred, directories.opendir, deferred?.opendir),
+    create: paced(share, deferred, namespace.create, deferred?.create),
+    tmpfile: paced(share, deferred, namespace.tmpfile, deferred?.tmpfile),
     read: files.read,
     write: files.write,
-    flush(r) {
-      if (options.posixLock) locks.dropOwner(r);
-      return files.flush(r);
-    },
-    release(r) {
-      const result = files.release(r);
-      if (options.flock) locks.released();
-      return result;
-    },
-    releasedir: directories.releasedir,
+    flush: paced(share, deferred,
+      (r) => {
+        if (options.posixLock) locks.dropOwner(r);
+        return files.flush(r);
+      },
+      (r) => {
+        if (options.posixLock) locks.dropOwner(r);
+        return deferred!.flush(r);
+      }),
+    release: paced(share, deferred,
+      (r) => {
+        const result = files.release(r);
+        if (options.flock) locks.released();
+        return result;
+      },
+      async (r) => {
+        const result = await deferred!.release(r);
+        if (options.flock) locks.released();
+        return result;
+      }),
+    releasedir: paced(share, deferred, directories.releasedir, deferred?.releasedir),
     fsync: files.fsync,
     fsyncdir: directories.fsyncdir,
-    statfs: attributes.statfs,
-    readdir: directories.readdir,
-    readdirplus: directories.readdirplus,
-    access: namespace.access,
-    setxattr: xattrs.setxattr,
-    getxattr: xattrs.getxattr,
-    listxattr: xattrs.listxattr,
-    removexattr: xattrs.removexattr,
+    statfs: paced(share, deferred, attributes.statfs, deferred?.statfs),
+    readdir: paced(share, deferred, directories.readdir, deferred?.readdir),
+    readdirplus: paced(share, deferred, directories.readdirplus, deferred?.readdir),
+    access: paced(share, deferred, namespace.access, deferred?.access),
+    setxattr: paced(share, deferred, xattrs.setxattr, deferred?.setxattr),
+    getxattr: paced(share, deferred, xattrs.getxattr, deferred?.getxattr),
+    listxattr: paced(share, deferred, xattrs.listxattr, deferred?.listxattr),
+    removexattr: paced(share, deferred, xattrs.removexattr, deferred?.removexattr),
     fallocate: files.fallocate,
-    lseek: files.lseek,
+    lseek: paced(share, deferred, files.lseek, deferred?.lseek),
     copyFileRange: files.copyFileRange,
     syncfs: (r) => syncfs(share, files, r),
     getlk: locks.getlk,
     setlk: locks.setlk,
-    ioctl: attributes.ioctl,
+    ioctl: paced(share, deferred, attributes.ioctl, deferred?.ioctl),
+  };
+}
+
+/**
+ * An operation that is done inline while the storage is quick, and as steps in the pool while it is not. A sample of
+ * the former is timed.
+ */
+function paced(share: Share, deferred: Deferred | null, inline: Method, later: ((r: FileSystemRequest) => Promise<number>) | undefined): Method {
+  if (deferred === null || later === undefined) return inline;
+  const { pace } = share;
+  return (r) => {
+    if (pace.slow) return deferred.begin(r, later);
+    if (!pace.sampled) return inline(r);
+    const before = performance.now();
+    const result = inline(r);
+    pace.took(performance.now() - before);
+    return result;
   };
 }
 
@@ -88,7 +119,7 @@ function syncfs(share: Share, files: OpenFiles, r: FileSystemRequest): number {
   if (slot < 0) return slot;
   const fd = share.inodes.mountFd(slot);
   if (fd < 0) return -E.OPNOTSUPP;
-  if (share.pool !== null) return files.inPool(r, -1, -1, 'syncfs', fd, 0, 0, 0, 0, 0);
+  if (share.pool !== null) return files.inPool(r, -1, -1, 'syncfs', fd);
   return c.neg(c.syncfs(fd));
 }
 

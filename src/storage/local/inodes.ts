@@ -103,6 +103,24 @@ export class Inodes {
     return c.neg(c.openByHandleAt(mountFd, scratch.address + HANDLE_AT, flags | O_CLOEXEC));
   }
 
+  /**
+   * What open_by_handle_at(2) wants for an evicted node, somewhere else: the handle's bytes to `words` from `at` (a word
+   * index) on. @returns the descriptor of the mount, or −errno.
+   */
+  copyHandle(slot: number, words: Int32Array, at: number): number {
+    if (!this.#loadHandle(slot)) return -E.BADF;
+    const mountFd = this.mountFd(slot);
+    if (mountFd < 0) return -E.STALE;
+    words.set(scratch.i32.subarray(HANDLE_AT >> 2, (HANDLE_AT + 8 + MAX_HANDLE_SZ) >> 2), at);
+    return mountFd;
+  }
+
+  /** Let an evicted node have an O_PATH descriptor again, which is taken over. */
+  restore(slot: number, fd: number): void {
+    if (this.isEvicted(slot)) this.#hold(slot, fd);
+    else c.close(fd);
+  }
+
   /** A readable directory descriptor on the node's mount, or negative. */
   mountFd(slot: number): number {
     return this.mounts.fd(this.table.words[slot * WORDS + MOUNT]);

@@ -2,16 +2,14 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import {
-  AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_CLOEXEC, O_CREAT, O_EXCL,
+  AT_EACCESS, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_CLOEXEC, O_CREAT, O_EXCL,
   O_NOFOLLOW, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, S_IFLNK, S_IFMT,
 } from '../../ffi/constants.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
-import { ATTR_MASK, DOT, EMPTY_PATH, type Share } from './share.js';
+import { DOT, EMPTY_PATH, type Share } from './share.js';
+import { ATTR_MASK } from './steps.js';
 import type { OpenFiles } from './open-files.js';
 import { setSecurityContext } from './xattrs.js';
-
-/** Judge by the identity taken (fsuid), not the real one. */
-const AT_EACCESS = 0x200;
 
 export class Namespace {
   constructor(
@@ -108,8 +106,8 @@ export class Namespace {
 
   readonly rename = (r: FileSystemRequest): number => {
     const { share } = this;
-    if (share.options.readonly) return -E.ROFS;
-    if ((r.flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) !== 0) return -E.INVAL;
+    const refused = renameRefusal(r, share);
+    if (refused < 0) return refused;
     const from = share.nodeFd(r);
     if (from < 0) return from;
     const slot = share.inodes.table.slotOf(r.node2Low, r.node2High);
@@ -186,10 +184,7 @@ export class Namespace {
     if (share.options.readonly) return -E.ROFS;
     const dir = share.nodeFd(r);
     if (dir < 0) return dir;
-    const access = (r.flags & O_ACCMODE) === O_WRONLY ? O_WRONLY : O_RDWR;
-    // O_EXCL is what keeps the file from being linked in later
-    const flags = O_TMPFILE | access | O_CLOEXEC | (r.flags & O_EXCL);
-    const fd = this.asCaller(r, () => c.openat(dir, DOT, flags, r.mode & ~S_IFMT));
+    const fd = this.asCaller(r, () => c.openat(dir, DOT, tmpfileFlags(r), r.mode & ~S_IFMT));
     return fd < 0 ? fd : this.#created(r, fd, -1);
   };
 
@@ -199,4 +194,16 @@ export class Namespace {
     if (fd < 0) return fd;
     return this.asCaller(r, () => c.faccessat(this.share.inodes.procFd, this.share.inodes.procName(fd), r.flags, AT_EACCESS));
   };
+}
+
+/** −errno for a rename that is refused whatever the names are, else 0. */
+export function renameRefusal(r: FileSystemRequest, share: Share): number {
+  if (share.options.readonly) return -E.ROFS;
+  return (r.flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? 0 : -E.INVAL;
+}
+
+/** Open flags for the host of a TMPFILE. O_EXCL is what keeps the file from being linked in later. */
+export function tmpfileFlags(r: FileSystemRequest): number {
+  const access = (r.flags & O_ACCMODE) === O_WRONLY ? O_WRONLY : O_RDWR;
+  return O_TMPFILE | access | O_CLOEXEC | (r.flags & O_EXCL);
 }

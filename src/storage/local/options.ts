@@ -22,6 +22,7 @@ export interface LocalSettings {
   readonly readdirplus: boolean;
   readonly flock: boolean;
   readonly posixLock: boolean;
+  readonly offload: LocalOptions['offload'];
   readonly translateUid: readonly string[];
   readonly translateGid: readonly string[];
 }
@@ -46,6 +47,7 @@ export function localOptions(settings: LocalSettings, nofile: number): LocalOpti
     readdirplus: settings.readdirplus,
     flock: settings.flock,
     posixLock: settings.posixLock,
+    offload: settings.offload,
     uidMap: idMap(settings.translateUid, 'uid'),
     gidMap: idMap(settings.translateGid, 'gid'),
     nofile,

@@ -3,15 +3,18 @@ import { E } from '../../base/errno.js';
 import type { Log } from '../../base/log.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
-import { AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_PATH, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
+import { AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_PATH, S_IFDIR, S_IFLNK, S_IFREG } from '../../ffi/constants.js';
 import { SysError } from '../../ffi/errors.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { HandleTable } from '../handles.js';
 import { ROOT_NODE } from '../filesystem.js';
-import { STATX, STATX_ATTR_MOUNT_ROOT, STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
+import { STATX, STATX_ATTR_MOUNT_ROOT } from '../statx.js';
 import { Credentials } from './credentials.js';
+import { ATTR_SUBMOUNT } from './fuse-flags.js';
 import type { IdMap } from './idmap.js';
 import { Inodes, type HandleMode } from './inodes.js';
+import { Pace, type Offload } from './pace.js';
+import { ATTR_MASK, type Step } from './steps.js';
 import type { XattrMap } from './xattrmap.js';
 
 export type CacheMode = 'auto' | 'always' | 'never' | 'metadata';
@@ -37,24 +40,30 @@ export interface LocalOptions {
   posixLock: boolean;
   uidMap: IdMap | null;
   gidMap: IdMap | null;
+  /** Which operations go to the pool, if there is one. */
+  offload: Offload;
   /** Soft limit of open descriptors of the process. */
   nofile: number;
 }
 
-/** Runs blocking system calls off the main thread; see src/pool. */
-export interface BlockingCalls {
-  run(call: BlockingCall, a: number, b: number, c: number, d: number, e: number, f: number): Promise<number>;
+/** Runs steps off the main thread; see src/pool. */
+export interface StepPool {
+  run(step: Step, ...args: number[]): Promise<number>;
 }
-export type BlockingCall = 'preadv2' | 'pwritev2' | 'fsync' | 'fdatasync' | 'syncfs' | 'fallocate' | 'copy_file_range';
-
-export const ATTR_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
-/** FUSE_ATTR_SUBMOUNT (include/uapi/linux/fuse.h). */
-const FUSE_ATTR_SUBMOUNT = 1;
 
 /** Seconds: a day stands for "as long as you like". */
 const LONG_TIMEOUT_S = 86400;
 /** Descriptors for everything else: sockets, rings, mounts, locks, the runtime. */
 const DESCRIPTORS_RESERVE = 1024;
+
+/**
+ * Offsets in a request's `attr` page, behind the attributes, for arguments of steps in other threads: two paths, a name,
+ * and a struct file_handle. The page is the request's own until it completes.
+ */
+export const SCRATCH_PATH = 512;
+export const SCRATCH_PATH2 = 576;
+export const SCRATCH_NAME = 1024;
+export const SCRATCH_HANDLE = 2048;
 
 const names = NativeMemory.allocate(4096);
 /** Address of an empty path: with AT_EMPTY_PATH, the descriptor itself. */
@@ -70,14 +79,20 @@ export class Share {
   readonly attrTimeout: number;
   /** File handles replace O_PATH descriptors when these run out. */
   readonly usesHandles: boolean;
+  /** Of names and attributes, and of writes. */
+  readonly pace: Pace;
+  readonly writePace: Pace;
 
   constructor(
     readonly options: LocalOptions,
-    readonly pool: BlockingCalls | null,
+    readonly pool: StepPool | null,
     readonly log: Log,
   ) {
     const rootFd = c.check(c.open(options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
     const procFd = c.check(c.open('/proc/self/fd', O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', '/proc/self/fd');
+    const fsType = c.statfs(rootFd, names.address + 512) === 0 ? names.u32[128] : 0;
+    this.pace = new Pace(options.offload, fsType);
+    this.writePace = new Pace(options.offload, fsType);
     const timeout = options.cache === 'never' ? 0 : options.cache === 'auto' ? 1 : LONG_TIMEOUT_S;
     this.entryTimeout = timeout;
     this.attrTimeout = timeout;
@@ -140,7 +155,7 @@ export class Share {
     if (uidMap !== null) words[STATX.UID] = uidMap.toGuest(words[STATX.UID] >>> 0);
     if (gidMap !== null) words[STATX.GID] = gidMap.toGuest(words[STATX.GID] >>> 0);
     r.attrFlags =
-      (words[STATX.ATTRIBUTES] & STATX_ATTR_MOUNT_ROOT) !== 0 && slot !== ROOT_NODE && r.session.submounts ? FUSE_ATTR_SUBMOUNT : 0;
+      (words[STATX.ATTRIBUTES] & STATX_ATTR_MOUNT_ROOT) !== 0 && slot !== ROOT_NODE && r.session.submounts ? ATTR_SUBMOUNT : 0;
   }
 
   /** statx of a descriptor into the request; 0 or −errno. */
@@ -159,6 +174,15 @@ export class Share {
     return this.credentials.enter(uid, gid, supp);
   }
 
+  /** The caller as a user of the host: uid, gid, and a supplementary group or −1; null for one who is none. */
+  caller(r: FileSystemRequest): readonly [uid: number, gid: number, supp: number] | null {
+    const { uidMap, gidMap } = this.options;
+    const uid = uidMap === null ? r.uid : uidMap.toHost(r.uid);
+    const gid = gidMap === null ? r.gid : gidMap.toHost(r.gid);
+    const supp = r.suppGid < 0 || gidMap === null ? r.suppGid : gidMap.toHost(r.suppGid);
+    return uid < 0 || gid < 0 ? null : [uid, gid, supp];
+  }
+
   leave(r: FileSystemRequest): void {
     const { uidMap, gidMap } = this.options;
     const uid = uidMap === null ? r.uid : uidMap.toHost(r.uid);
@@ -171,12 +195,18 @@ export class Share {
    * host is ever opened. `flags` without O_CREAT. −errno.
    */
   openNode(slot: number, flags: number): number {
-    const type = this.inodes.type(slot);
-    if (type !== S_IFREG && type !== S_IFDIR) return type === 0o120000 ? -E.LOOP : -E.NXIO;
+    const refused = this.openable(slot);
+    if (refused < 0) return refused;
     if (this.inodes.isEvicted(slot)) return this.inodes.openByHandle(slot, flags);
     const fd = this.inodes.fd(slot);
     if (fd < 0) return fd;
     return c.neg(c.openat(this.inodes.procFd, this.inodes.procName(fd), flags | O_CLOEXEC, 0));
+  }
+
+  /** 0 for what may be opened on the host, else −errno. */
+  openable(slot: number): number {
+    const type = this.inodes.type(slot);
+    return type === S_IFREG || type === S_IFDIR ? 0 : type === S_IFLNK ? -E.LOOP : -E.NXIO;
   }
 
   #handlesWork(): boolean {

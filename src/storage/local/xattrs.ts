@@ -3,13 +3,13 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
+import { SETXATTR_ACL_KILL_SGID } from './fuse-flags.js';
 import type { Share } from './share.js';
 
-const FUSE_SETXATTR_ACL_KILL_SGID = 1;
 const ACL_ACCESS = 'system.posix_acl_access';
 const ACL_DEFAULT = 'system.posix_acl_default';
 /** XATTR_LIST_MAX and XATTR_SIZE_MAX (include/uapi/linux/limits.h). */
-const XATTR_MAX = 65536;
+export const XATTR_MAX = 65536;
 
 const mapped = NativeMemory.allocate(4096);
 const list = NativeMemory.allocate(XATTR_MAX);
@@ -22,16 +22,16 @@ export class Xattrs {
     if (share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.#hostName(r.name);
+    const name = this.hostName(r.name);
     if (name < 0) return name;
-    const kill = (r.fuseFlags & FUSE_SETXATTR_ACL_KILL_SGID) !== 0;
+    const kill = (r.fuseFlags & SETXATTR_ACL_KILL_SGID) !== 0;
     return share.credentials.withoutFsetid(kill, () => c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags)));
   };
 
   readonly getxattr = (r: FileSystemRequest): number => {
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.#hostName(r.name);
+    const name = this.hostName(r.name);
     if (name < 0) return name;
     return c.neg(c.getxattr(path, name, r.reply.address, Math.min(r.size, XATTR_MAX)));
   };
@@ -40,7 +40,7 @@ export class Xattrs {
     if (this.share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.#hostName(r.name);
+    const name = this.hostName(r.name);
     return name < 0 ? name : c.neg(c.removexattr(path, name));
   };
 
@@ -48,11 +48,15 @@ export class Xattrs {
     const path = this.#path(r);
     if (path < 0) return path;
     const n = c.neg(c.listxattr(path, list.address, XATTR_MAX));
-    if (n < 0) return n;
+    return n < 0 ? n : this.putList(r, list, n);
+  };
+
+  /** The names that the guest shall see, of those at the start of `names`, into the reply. */
+  putList(r: FileSystemRequest, names: NativeMemory, bytes: number): number {
     let used = 0;
-    for (let at = 0; at < n; ) {
-      const end = list.u8.indexOf(0, at);
-      const name = this.#guestName(Buffer.from(list.u8.subarray(at, end)).toString('latin1'));
+    for (let at = 0; at < bytes; ) {
+      const end = names.u8.indexOf(0, at);
+      const name = this.#guestName(Buffer.from(names.u8.subarray(at, end)).toString('latin1'));
       at = end + 1;
       if (name === null) continue;
       if (used + name.length + 1 > XATTR_MAX) return -E.BIG;
@@ -61,7 +65,7 @@ export class Xattrs {
     }
     if (r.size !== 0 && used > r.size) return -E.RANGE;
     return used;
-  };
+  }
 
   /** Address of a path to the request's inode, or −errno. */
   #path(r: FileSystemRequest): number {
@@ -70,20 +74,20 @@ export class Xattrs {
     return fd < 0 ? fd : this.share.inodes.procPath(fd);
   }
 
-  /** Address of the name on the host, or −errno. */
-  #hostName(name: Name): number {
+  /** Address of the name on the host, or −errno; it is in `memory` at `at` if it is not the guest's own. */
+  hostName(name: Name, memory = mapped, at = 0): number {
     const { xattrMap, posixAcl } = this.share.options;
     if (posixAcl && xattrMap === null) return name.address;
-    c.memcpy(mapped.address, name.address, name.length + 1);
-    const text = Buffer.from(mapped.u8.subarray(0, name.length)).toString('latin1');
+    c.memcpy(memory.address + at, name.address, name.length + 1);
+    const text = Buffer.from(memory.u8.subarray(at, at + name.length)).toString('latin1');
     // Without --posix-acl the guest would not enforce what it can set
     if (!posixAcl && (text === ACL_ACCESS || text === ACL_DEFAULT)) return -E.OPNOTSUPP;
     if (xattrMap === null) return name.address;
     const result = xattrMap.toServer(text);
     if ('errno' in result) return -result.errno;
     if (result.name.length > 255) return -E.RANGE;
-    mapped.u8[Buffer.from(mapped.buffer).write(result.name, 0, 'latin1')] = 0;
-    return mapped.address;
+    memory.u8[at + Buffer.from(memory.buffer).write(result.name, at, 'latin1')] = 0;
+    return memory.address + at;
   }
 
   #guestName(name: string): string | null {
