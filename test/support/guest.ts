@@ -48,7 +48,8 @@ export const name = (text: string): Uint8Array => new TextEncoder().encode(`${te
 const INIT_FLAGS = 0xffffffff;
 
 export class TestGuest {
-  readonly directory = mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
+  /** A temporary one, unless the options name one. */
+  readonly directory: string;
   readonly fs: FileSystem;
   readonly backend: TestBackend<Device>;
   readonly memory = new SharedMemory(16 << 20);
@@ -58,10 +59,13 @@ export class TestGuest {
   readonly log: string[] = [];
   #unique = 1n;
   readonly #mark: number;
+  readonly #temporary: boolean;
   uid = 0;
   gid = 0;
 
   private constructor(options: Partial<LocalOptions>, threads: number) {
+    this.directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
+    this.#temporary = options.directory === undefined;
     this.pool = threads === 0 ? null : new SyscallPool({ threads, onWorkerLost: () => undefined });
     this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, this.pool, SILENT_LOG);
     const server = new FuseServer(this.fs, {
@@ -155,6 +159,6 @@ export class TestGuest {
     await this.pool?.close();
     this.queue.close();
     this.memory.close();
-    rmSync(this.directory, { recursive: true, force: true });
+    if (this.#temporary) rmSync(this.directory, { recursive: true, force: true });
   }
 }

@@ -33,7 +33,6 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
       for (const handle of [...share.handles.slots()]) c.close(share.handles.fd(handle));
       share.handles.clear();
       share.inodes.clear();
-      share.insertRoot();
     },
     cancelWaiting: () => locks.cancelWaiting(),
     interrupt: (low, high) => locks.interrupt(low, high),

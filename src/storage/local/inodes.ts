@@ -10,12 +10,14 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import { AT_EMPTY_PATH, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFMT } from '../../ffi/constants.js';
+import { ROOT_NODE } from '../filesystem.js';
 import { NodeTable, USER_WORD } from '../nodes.js';
 import { STATX } from '../statx.js';
 import { Mounts } from './mounts.js';
 
 const WORDS = 16;
-/** Third word of the identity (see NodeTable): the mount's number. */
+/** The identity (see NodeTable): inode number in two words, the mount's number. */
+const KEY0 = 2;
 const MOUNT = 4;
 /** Words of a node: descriptor + 1 (0: none), type bits, opens, used lately, then its handle once it was needed. */
 const FD1 = USER_WORD;
@@ -63,11 +65,13 @@ export class Inodes {
     this.table = new NodeTable(maxNodes);
   }
 
-  /** The node of the share's root, as slot; called after construction and after clear(). */
+  /** Make the node of the share's root; once, after construction. */
   insertRoot(statx: Int32Array): void {
-    const mount = this.mounts.index(statx, this.rootFd, true);
-    const slot = this.table.insert(statx[STATX.INO], statx[STATX.INO + 1], mount);
-    const at = slot * WORDS;
+    this.#insertRoot(statx[STATX.INO], statx[STATX.INO + 1], this.mounts.index(statx, this.rootFd, true));
+  }
+
+  #insertRoot(inoLow: number, inoHigh: number, mount: number): void {
+    const at = this.table.insert(inoLow, inoHigh, mount) * WORDS;
     this.table.words[at + FD1] = this.rootFd + 1;
     this.table.words[at + TYPE] = S_IFDIR;
     this.mounts.ref(mount);
@@ -196,20 +200,23 @@ export class Inodes {
     if (--this.table.words[at + OPENS] === 0 && this.table.refs(slot) === 0) this.#free(slot);
   }
 
-  /** Forget all nodes but the root. */
+  /** Forget all nodes but the root. Asks nothing of the storage, which may be dead. */
   clear(): void {
     const words = this.table.words;
+    const root = ROOT_NODE * WORDS;
+    const [inoLow, inoHigh, mount] = [words[root + KEY0], words[root + KEY0 + 1], words[root + MOUNT]];
     const high = this.table.highSlot;
     for (let slot = 2; slot < high; slot++) {
       const fd = words[slot * WORDS + FD1] - 1;
       if (fd >= 0) c.close(fd);
     }
     this.table.clear();
-    this.mounts.clear();
+    this.mounts.clear(mount);
     this.#longHandles.clear();
     this.fds = 0;
     this.opens = 0;
     this.#hand = 1;
+    this.#insertRoot(inoLow, inoHigh, mount);
   }
 
   /** Address of "N" for a descriptor, relative to procFd. Valid until the next call. */

@@ -70,10 +70,14 @@ export class Mounts {
     this.#mounts[index] = null;
   }
 
-  clear(): void {
-    for (const mount of this.#mounts) if (mount && mount.fd >= 0) c.close(mount.fd);
-    this.#mounts = [];
-    this.#last = 0;
+  /** Forget all but one, which no node is on any more. */
+  clear(keep: number): void {
+    const kept = this.#mounts[keep]!;
+    for (const mount of this.#mounts) if (mount && mount !== kept && mount.fd >= 0) c.close(mount.fd);
+    this.#mounts = new Array<Mount | null>(keep).fill(null);
+    this.#mounts.push(kept);
+    kept.nodes = 0;
+    this.#last = keep;
   }
 }
 

@@ -99,7 +99,7 @@ export class Share {
     const descriptors = Math.max(128, options.nofile - DESCRIPTORS_RESERVE);
     this.handles = new HandleTable(Math.floor(descriptors / 2));
     this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX));
-    this.insertRoot();
+    this.#insertRoot();
     this.usesHandles = options.handles !== 'never' && this.#handlesWork();
     if (!this.credentials.canSwitch) {
       log.info({ uid: process.geteuid!() }, `not running as root: all files are made as user ${process.geteuid!()}, for the guest's root and that user only`);
@@ -121,7 +121,7 @@ export class Share {
     c.removexattr(this.inodes.procPath(fd), name);
   }
 
-  insertRoot(): void {
+  #insertRoot(): void {
     if (c.statx(this.inodes.rootFd, EMPTY_PATH, AT_EMPTY_PATH, ATTR_MASK, names.address + 512) < 0) {
       throw new SysError(c.errno(), 'statx', this.options.directory);
     }

@@ -1,0 +1,138 @@
+/**
+ * A file system that does not answer: run as a process of its own (HeldFileSystem starts it), it mounts FUSE on a directory
+ * and serves one file, "file"; whoever looks up a name that begins with "held" waits until release().
+ */
+import { fork, spawnSync, type ChildProcess } from 'node:child_process';
+import { openSync, read, writeSync } from 'node:fs';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+
+const LOOKUP = 1;
+const FORGET = 2;
+const GETATTR = 3;
+const STATFS = 17;
+const INIT = 26;
+const BATCH_FORGET = 42;
+const IN_HEADER_BYTES = 40;
+/** FUSE_PARALLEL_DIROPS: else the kernel asks for one name of a directory at a time. */
+const PARALLEL_DIROPS = 1 << 18;
+const ENOENT = 2;
+const ENOSYS = 38;
+
+/** The mounted file system, seen from the test. */
+export class HeldFileSystem {
+  #held = 0;
+
+  private constructor(
+    readonly directory: string,
+    readonly child: ChildProcess,
+  ) {
+    child.on('message', () => this.#held++);
+  }
+
+  static async mount(directory: string): Promise<HeldFileSystem> {
+    const child = fork(fileURLToPath(import.meta.url), [directory]);
+    const [message] = (await once(child, 'message')) as [string];
+    if (message !== 'mounted') throw new Error(message);
+    return new HeldFileSystem(directory, child);
+  }
+
+  /** Wait until so many wait, of those that came since the last release(). */
+  async held(count: number): Promise<void> {
+    while (this.#held < count) await once(this.child, 'message');
+  }
+
+  /** Answer everybody who waits with ENOENT. */
+  release(): void {
+    this.#held = 0;
+    this.child.send('release');
+  }
+
+  /** End it; requests that wait fail with ENOTCONN or ECONNABORTED. */
+  async unmount(): Promise<void> {
+    const ended = once(this.child, 'exit');
+    this.child.kill('SIGKILL');
+    await ended;
+    spawnSync('umount', ['-l', this.directory]);
+  }
+}
+
+/** struct fuse_attr (include/uapi/linux/fuse.h), 88 bytes, of node 1 (the root) or 2 (the file). */
+function attributes(node: number): Buffer {
+  const attr = Buffer.alloc(88);
+  attr.writeBigUInt64LE(BigInt(node), 0);
+  attr.writeUInt32LE(node === 1 ? 0o40755 : 0o100644, 60);
+  attr.writeUInt32LE(1, 64);
+  return attr;
+}
+
+/** The results of a request that is answered at once, −errno, or null for one that is held. */
+function answer(opcode: number, node: number, text: string): Buffer | number | null {
+  switch (opcode) {
+    case INIT: {
+      const out = Buffer.alloc(64);
+      out.writeUInt32LE(7, 0);
+      out.writeUInt32LE(31, 4);
+      out.writeUInt32LE(PARALLEL_DIROPS, 12);
+      out.writeUInt32LE(4096, 20);
+      return out;
+    }
+    case GETATTR:
+      return Buffer.concat([Buffer.alloc(16), attributes(node)]);
+    case STATFS:
+      return Buffer.alloc(80);
+    case LOOKUP: {
+      if (text.startsWith('held')) return null;
+      if (text !== 'file') return -ENOENT;
+      const entry = Buffer.alloc(40);
+      entry.writeUInt32LE(2, 0);
+      return Buffer.concat([entry, attributes(2)]);
+    }
+    default:
+      return -ENOSYS;
+  }
+}
+
+function serve(directory: string): void {
+  const device = openSync('/dev/fuse', 'r+');
+  const options = 'fd=3,rootmode=40000,user_id=0,group_id=0';
+  const mounted = spawnSync('mount', ['-i', '-t', 'fuse', '-o', options, 'held', directory], { stdio: ['ignore', 'ignore', 'pipe', device] });
+  if (mounted.status !== 0) {
+    process.send!(`mount: ${String(mounted.stderr)}`);
+    process.exit(1);
+  }
+  const held: bigint[] = [];
+  const reply = (unique: bigint, result: Buffer | number): void => {
+    const body = typeof result === 'number' ? Buffer.alloc(0) : result;
+    const header = Buffer.alloc(16);
+    header.writeUInt32LE(16 + body.length, 0);
+    header.writeInt32LE(typeof result === 'number' ? result : 0, 4);
+    header.writeBigUInt64LE(unique, 8);
+    writeSync(device, Buffer.concat([header, body]));
+  };
+  process.on('message', () => {
+    for (const unique of held.splice(0)) reply(unique, -ENOENT);
+  });
+  const buffer = Buffer.alloc(1 << 17);
+  const next = (): void =>
+    read(device, buffer, 0, buffer.length, null, (error, bytes) => {
+      if (error !== null) process.exit(0); // unmounted
+      const opcode = buffer.readUInt32LE(4);
+      const unique = buffer.readBigUInt64LE(8);
+      const text = buffer.subarray(IN_HEADER_BYTES, bytes).toString('latin1').replace(/\0.*/s, '');
+      if (opcode !== FORGET && opcode !== BATCH_FORGET) {
+        const result = answer(opcode, buffer.readUInt32LE(16), text);
+        if (result === null) {
+          held.push(unique);
+          process.send!('held');
+        } else {
+          reply(unique, result);
+        }
+      }
+      next();
+    });
+  next();
+  process.send!('mounted');
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) serve(process.argv[2]);
