@@ -122,6 +122,8 @@ export class FuseRequest implements FileSystemRequest {
   readonly name2: MutableName;
   readonly sink = new EntrySink();
   isDeferred = false;
+  /** Where the server keeps it among the deferred ones. */
+  deferredAt = -1;
   readonly #iovecWords: Uint32Array;
   #gather: Uint8Array | null = null;
 
@@ -307,7 +309,7 @@ export class FuseRequest implements FileSystemRequest {
       if (type === EXT_GROUPS && size >= 12) {
         const groups = this.u32(from + 8);
         if (groups > 1 || (groups === 1 && size < 16)) return -E.INVAL; // Linux sends at most one
-        if (groups === 1) this.suppGid = this.u32(from + 12) | 0;
+        if (groups === 1) this.suppGid = this.u32(from + 12);
       } else if (type < EXT_GROUPS && type > 0) {
         const error = this.#readContext(from + 8, from + size);
         if (error < 0) return error;

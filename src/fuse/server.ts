@@ -2,7 +2,7 @@
  * The FUSE server: one message in, one reply out, by the table in ops.ts.
  *
  * Every request leaves by one of three ways: a reply with its result, a reply with an error, or no reply where
- * the protocol has none (FORGET, INTERRUPT). Nothing a guest sends makes this throw.
+ * the protocol has none (FORGET, an INTERRUPT that was understood). Nothing a guest sends makes this throw.
  */
 import { AssertionError } from '../base/assert.js';
 import { E } from '../base/errno.js';
@@ -13,7 +13,7 @@ import { BY_CODE } from './ops.js';
 import { putHeader } from './header.js';
 import { putReply } from './reply.js';
 import { FuseRequest, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
-import { INIT_IN_MIN_BYTES, Session, negotiate, putInitOut } from './session.js';
+import { INIT_IN_MIN_BYTES, negotiate, putInitOut, type Session } from './session.js';
 
 /** handle() has no answer yet; message.finish() follows. */
 export const PENDING = -1;
@@ -26,12 +26,13 @@ export interface ServerLog {
 const OP = { FORGET: 2, INIT: 26, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42 } as const;
 
 export class FuseServer implements Responder {
-  #session = new Session();
+  /** What INIT agreed on; null before it, and after DESTROY or a reset. */
+  #session: Session | null = null;
   #request: FuseRequest;
   readonly #idle: FuseRequest[] = [];
   readonly #timeouts: Timeouts;
-  /** Deferred requests not completed yet. */
-  #pending = 0;
+  /** Deferred requests not completed yet, in no order. */
+  readonly #deferred: FuseRequest[] = [];
   /** An INIT or DESTROY that waits for them. */
   #afterPending: (() => void)[] = [];
 
@@ -64,7 +65,9 @@ export class FuseServer implements Responder {
 
   #serve(r: FuseRequest, message: Message): number {
     if (!r.readHeader(message)) return this.#malformed(r, message, 'a request shorter than its header');
-    r.session = this.#session;
+    const session = this.#session;
+    if (session === null) return this.#beforeInit(r);
+    r.session = session;
     const op = BY_CODE[r.opcode & 63];
     if (op === undefined || op.code !== r.opcode) return this.#special(r);
     if (r.argBytes < op.in || r.argBytes + abi.InHeader.bytes > message.readBytes) {
@@ -85,11 +88,11 @@ export class FuseServer implements Responder {
   /** The guest has gone: forget it. Nothing may be pending. */
   reset(): void {
     this.fs.reset();
-    this.#session = new Session();
+    this.#session = null;
   }
 
   deferred(r: FuseRequest): void {
-    this.#pending++;
+    r.deferredAt = this.#deferred.push(r) - 1;
     if (r === this.#request) this.#request = this.#idle.pop() ?? new FuseRequest(this);
   }
 
@@ -98,9 +101,11 @@ export class FuseServer implements Responder {
     const bytes = this.#answer(r, result);
     r.isDeferred = false;
     this.#idle.push(r);
-    this.#pending--;
+    const deferred = this.#deferred;
+    const last = deferred.pop()!;
+    if (last !== r) deferred[(last.deferredAt = r.deferredAt)] = last;
     message.finish(bytes);
-    if (this.#pending === 0) for (const next of this.#afterPending.splice(0)) next();
+    if (deferred.length === 0) for (const next of this.#afterPending.splice(0)) next();
   }
 
   #answer(r: FuseRequest, result: number): number {
@@ -134,6 +139,22 @@ export class FuseServer implements Responder {
     return 0;
   }
 
+  /** No session: EIO, as libfuse has it, but for INIT and what can do no harm or has no reply. */
+  #beforeInit(r: FuseRequest): number {
+    switch (r.opcode) {
+      case OP.INIT:
+      case OP.DESTROY:
+        return this.#special(r);
+      case OP.FORGET:
+      case OP.BATCH_FORGET:
+      case OP.INTERRUPT:
+        return 0; // there is no node to forget and no request to interrupt
+      default:
+        this.log.guest('before-init', { opcode: r.opcode }, 'a request before INIT');
+        return this.#error(r, -E.IO);
+    }
+  }
+
   /** Requests that concern the session rather than a file; and unknown ones. */
   #special(r: FuseRequest): number {
     const bytes = Math.max(0, Math.min(r.argBytes, r.message.readBytes - abi.InHeader.bytes));
@@ -147,8 +168,7 @@ export class FuseServer implements Responder {
         if (located === 0) this.#batchForget(r, bytes);
         return 0;
       case OP.INTERRUPT:
-        if (located === 0 && bytes >= abi.InterruptIn.bytes) this.fs.interrupt(r.u32(0), r.u32(4));
-        return 0;
+        return located === 0 && bytes >= abi.InterruptIn.bytes ? this.#interrupt(r) : 0;
       case OP.INIT:
         if (located !== 0 || bytes < INIT_IN_MIN_BYTES) return this.#error(r, -E.INVAL);
         return this.#whenIdle(r, () => this.#init(r));
@@ -161,6 +181,19 @@ export class FuseServer implements Responder {
         this.log.guest(`opcode ${r.opcode}`, { opcode: r.opcode }, 'operation not supported');
         return this.#error(r, -E.NOSYS);
     }
+  }
+
+  /**
+   * "Interrupting filesystem operations" (Documentation/filesystems/fuse.rst): an INTERRUPT has no reply of its own, but
+   * for EAGAIN, which says that its request is not known. The kernel sends it again if that request is not
+   * answered yet (the two may have overtaken each other), and ignores the reply otherwise.
+   */
+  #interrupt(r: FuseRequest): number {
+    const low = r.u32(abi.InterruptIn.unique);
+    const high = r.u32(abi.InterruptIn.unique + 4);
+    // One in the pool is known and goes on: to be asked again and again would not end it
+    if (this.fs.interrupt(low, high) || this.#deferred.some((d) => d.uniqueLow === low && d.uniqueHigh === high)) return 0;
+    return this.#error(r, -E.AGAIN);
   }
 
   #forget(nodeLow: number, nodeHigh: number, r: FuseRequest, at: number): void {
@@ -179,9 +212,9 @@ export class FuseServer implements Responder {
 
   /** Session changes wait until no request of the old session runs in another thread. */
   #whenIdle(r: FuseRequest, act: () => number): number {
-    if (this.#pending === 0) return act();
+    if (this.#deferred.length === 0) return act();
     this.fs.cancelWaiting();
-    if (this.#pending === 0) return act();
+    if (this.#deferred.length === 0) return act();
     this.#request = this.#idle.pop() ?? new FuseRequest(this);
     this.#afterPending.push(() => {
       const bytes = act();

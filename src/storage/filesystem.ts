@@ -155,8 +155,8 @@ export interface FileSystem {
   reset(): void;
   /** Fail what waits without bound (locks) with EINTR. */
   cancelWaiting(): void;
-  /** The guest no longer wants the request with this unique. */
-  interrupt(uniqueLow: number, uniqueHigh: number): void;
+  /** The guest no longer wants the request with this unique. @returns whether it was waiting, and has ended. */
+  interrupt(uniqueLow: number, uniqueHigh: number): boolean;
 
   /** name → entry*, attr. Takes one reference. */
   lookup: Method;

@@ -73,7 +73,7 @@ export class Connection {
       (queue, error) => this.#ringBroken(queue.index, error),
       (queue, why) => log.guest('chain', { queue: queue.index }, `a request was refused: ${why}`),
     );
-    this.rings = new Rings(device, this.memory, this.runner);
+    this.rings = new Rings(device, this.memory, this.runner, (index, error) => this.#ringBroken(index, error));
     this.#state = new HandlerState(device, this.memory, this.rings);
     this.#handlers = messageHandlers(this.#state);
     device.connected();

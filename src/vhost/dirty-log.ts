@@ -14,6 +14,7 @@ export class DirtyLog {
   readonly #words: Int32Array;
   readonly #mapping: number;
   readonly #mappingBytes: number;
+  #marked = false;
 
   /** Map the log; the descriptor stays the caller's. */
   constructor(fd: number, offset: number, bytes: number) {
@@ -33,12 +34,20 @@ export class DirtyLog {
   /** Note that [gpa, gpa + bytes) was written. Pages beyond the log are the frontend's omission and ignored. */
   mark(gpa: number, bytes: number): void {
     if (bytes <= 0) return;
+    this.#marked = true;
     const last = Math.floor((gpa + bytes - 1) / PAGE_SHIFT_DIVISOR);
     for (let page = Math.floor(gpa / PAGE_SHIFT_DIVISOR); page <= last; page++) {
       const word = Math.floor(page / 32);
       if (word >= this.#words.length) return;
       Atomics.or(this.#words, word, 1 << (page & 31));
     }
+  }
+
+  /** Whether anything was marked since the last time this was asked. */
+  takeMarked(): boolean {
+    const marked = this.#marked;
+    this.#marked = false;
+    return marked;
   }
 
   close(): void {

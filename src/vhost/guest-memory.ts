@@ -4,6 +4,7 @@
  * A region is cut into *slices* of at most 1 GiB, each with one DataView, because a single view may not be
  * larger. Translation gives a host address (for iovecs) and, where bytes are read here, a slice and an offset.
  */
+import { assert } from '../base/assert.js';
 import * as c from '../ffi/libc.js';
 import { NativeMemory, VIEW_MAX_BYTES, viewOf } from '../ffi/memory.js';
 import {
@@ -62,11 +63,18 @@ export class GuestMemory {
     this.#rebuild();
   }
 
-  /** Unmap the region that equals `request`. Nothing may be in flight. */
-  remove(request: Pick<RegionRequest, 'gpa' | 'size' | 'userAddress'>): void {
-    const at = this.regions.findIndex((r) => r.gpa === request.gpa && r.size === request.size && r.userAddress === request.userAddress);
-    if (at < 0) throw new ProtocolError('region', `no memory region at ${request.gpa.toString(16)} of ${request.size} bytes to remove`);
-    const [region] = this.regions.splice(at, 1);
+  /** The region that equals `request` in all but its file offset. Throws ProtocolError when there is none. */
+  region(request: RegionRequest): Region {
+    const found = this.regions.find((r) => r.gpa === request.gpa && r.size === request.size && r.userAddress === request.userAddress);
+    if (found === undefined) throw new ProtocolError('region', `no memory region at 0x${request.gpa.toString(16)} of ${request.size} bytes to remove`);
+    return found;
+  }
+
+  /** Unmap one of the regions. Nothing may be in flight. */
+  remove(region: Region): void {
+    const at = this.regions.indexOf(region);
+    assert(at >= 0, 'a region of this memory');
+    this.regions.splice(at, 1);
     this.#rebuild();
     c.check(c.munmap(region.mappingAddress, region.mappingBytes), 'munmap');
   }
@@ -152,18 +160,20 @@ const STX_SIZE_OFFSET = 40;
 
 /**
  * Make sure that a shared file can be mapped up to `end` bytes: touching a page beyond the end of a file is a SIGBUS.
- * A memfd that can still be sealed is sealed against shrinking. Files that cannot be sealed (tmpfs or hugetlbfs by
- * path) stay the frontend's promise, as for every vhost-user backend. Throws ProtocolError.
+ * A memfd that can still be sealed is sealed against shrinking, which keeps nobody from growing it or punching holes
+ * into it (balloons do). Files that cannot be sealed (tmpfs or hugetlbfs by path) stay the frontend's promise, as for
+ * every vhost-user backend. Throws ProtocolError.
  */
 export function guardFile(fd: number, end: number, what: 'region' | 'log' | 'inflight'): void {
+  // Before the size is looked at: it could shrink in between
+  const seals = c.fcntl(fd, F_GET_SEALS, 0);
+  if (seals >= 0 && (seals & (F_SEAL_SEAL | F_SEAL_SHRINK)) === 0 && c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+    throw new ProtocolError(what, `cannot seal shared memory (${what}) against shrinking: errno ${c.errno()}`);
+  }
   const empty = statxBuffer.address + 2048; // a NUL byte: the descriptor itself
   if (c.statx(fd, empty, AT_EMPTY_PATH, STATX_SIZE, statxBuffer.address) < 0) {
     throw new ProtocolError(what, `cannot stat the file of shared memory (${what}): errno ${c.errno()}`);
   }
   const bytes = statxBuffer.dv.getBigUint64(STX_SIZE_OFFSET, true);
   if (BigInt(end) > bytes) throw new ProtocolError(what, `shared memory (${what}) ends at ${end}, but its file has ${bytes} bytes`);
-  const seals = c.fcntl(fd, F_GET_SEALS, 0);
-  if (seals >= 0 && (seals & (F_SEAL_SEAL | F_SEAL_SHRINK)) === 0 && c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
-    throw new ProtocolError(what, `cannot seal shared memory (${what}) against shrinking: errno ${c.errno()}`);
-  }
 }

@@ -115,17 +115,17 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
     SET_MEM_TABLE: (m) => setMemTable(state, m),
     ADD_MEM_REG: (m) => {
       memory.add(decodeRegion(m.payload, 8), m.fds[0]);
-      rings.startAll();
+      rings.startReady();
       return null;
     },
     REM_MEM_REG: async (m) => {
-      const region = decodeRegion(m.payload, 8);
+      const region = memory.region(decodeRegion(m.payload, 8));
+      // A frontend takes away memory that the guest has given up; a ring in it means that it has not
+      const ring = rings.runningIn(region.userAddress, region.size);
+      if (ring >= 0) throw new ProtocolError('region', `the memory region at 0x${region.gpa.toString(16)} holds queue ${ring}, which runs`);
       await rings.stopAll();
-      try {
-        memory.remove(region);
-      } finally {
-        rings.startAll();
-      }
+      memory.remove(region);
+      rings.startReady();
       return null;
     },
     SET_LOG_BASE: async (m) => {
@@ -137,7 +137,11 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
       old?.close();
       return value(0n);
     },
-    SET_LOG_FD: () => null, // an eventfd to be told of each logged page; no frontend waits on it
+    SET_LOG_FD: (m) => {
+      if (m.fds.length > 0) prepareEventfd(m.fds[0]);
+      rings.setLogCall(m.fds.shift() ?? -1);
+      return null;
+    },
     SET_VRING_NUM: (m) => {
       const size = m.payload.getUint32(4, true);
       if (size === 0 || size > QUEUE_SIZE_MAX || (size & (size - 1)) !== 0) throw new ProtocolError('ring', `a ring of ${size} descriptors`);
@@ -236,13 +240,15 @@ async function setMemTable(state: HandlerState, m: Incoming): Promise<Reply> {
   const table = new GuestMemory();
   try {
     for (let i = 0; i < count; i++) table.add(decodeRegion(m.payload, 8 + i * REGION_BYTES), m.fds[i]);
+    const ring = state.rings.runningOutside(table);
+    if (ring >= 0) throw new ProtocolError('region', `SET_MEM_TABLE without the memory of queue ${ring}, which runs`);
   } catch (error) {
     table.clear();
     throw error;
   }
   await state.rings.stopAll();
   state.memory.replace(table);
-  state.rings.startAll();
+  state.rings.startReady();
   return null;
 }
 
@@ -278,7 +284,7 @@ function getConfig(device: Device, m: Incoming): Reply {
 
 /** Kicks and calls are eventfds (vhost-user.rst); with anything else, or a blocking one, a frontend could stop us. */
 function prepareEventfd(fd: number): void {
-  if (readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventfd]') throw new ProtocolError('fds', 'a kick, call or error descriptor that is no eventfd');
+  if (readlinkSync(`/proc/self/fd/${fd}`) !== 'anon_inode:[eventfd]') throw new ProtocolError('fds', 'a descriptor to be signalled that is no eventfd');
   const flags = c.fcntl(fd, F_GETFL, 0);
   if (flags < 0 || c.fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) throw new ProtocolError('fds', `an eventfd cannot be made non-blocking: errno ${c.errno()}`);
 }

@@ -206,6 +206,7 @@ export class QueueRunner {
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       this.stop(queue);
+      queue.notify(); // of what was answered before the ring broke
       this.onBroken(queue, error);
       return served;
     }

@@ -6,7 +6,7 @@ import { ProtocolError } from './errors.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { InflightRegion } from './inflight.js';
 import type { QueueRunner } from './queue-runner.js';
-import { VirtQueue, signalEvent } from './virtqueue.js';
+import { VirtQueue, descriptorTableBytes, signalEvent, type RingAddresses } from './virtqueue.js';
 import { availRingBytes, usedRingBytes } from './used-ring.js';
 
 const F_RING_INDIRECT_DESC = 28n;
@@ -42,11 +42,14 @@ export class Rings {
   features = 0n;
   inflight: InflightRegion | null = null;
   log: DirtyLog | null = null;
+  #logCallFd = -1;
 
   constructor(
     readonly device: Device,
     readonly memory: GuestMemory,
     readonly runner: QueueRunner,
+    /** A ring that was waiting for memory cannot run. */
+    readonly onBroken: (index: number, error: ProtocolError) => void,
   ) {
     this.#rings = Array.from({ length: device.maxQueues }, () => new Ring());
   }
@@ -78,20 +81,11 @@ export class Rings {
     if (this.#retired) return;
     if (ring.queue !== null || !ring.enabled || !ring.kicked || ring.size === 0 || ring.addresses === null) return;
     if (this.memory.regions.length === 0) return;
-    const { addresses, size } = ring;
-    const locate = (address: number, bytes: number): number => {
-      const host = this.memory.hostAddressOfUser(address, bytes);
-      if (host < 0) throw new ProtocolError('ring', `queue ${index}: a ring of ${size} lies outside guest memory`);
-      return host;
-    };
+    const { size } = ring;
+    const addresses = locate(ring, this.memory);
+    if (addresses === null) throw new ProtocolError('ring', `queue ${index}: a ring of ${size} lies outside guest memory`);
     const queue = new VirtQueue(
-      index, size, this.memory,
-      {
-        descriptors: locate(addresses.descriptors, size * 16),
-        avail: locate(addresses.avail, availRingBytes(size)),
-        used: locate(addresses.used, usedRingBytes(size)),
-      },
-      ring.base, this.#has(F_RING_EVENT_IDX), this.#has(F_RING_INDIRECT_DESC),
+      index, size, this.memory, addresses, ring.base, this.#has(F_RING_EVENT_IDX), this.#has(F_RING_INDIRECT_DESC),
     );
     let resubmit: number[];
     try {
@@ -119,6 +113,22 @@ export class Rings {
     if (failure !== null) throw failure;
   }
 
+  /**
+   * Memory has come or gone: start the rings that lie in it; the others wait for theirs. One that cannot run for another
+   * reason is reported as broken, since the change of memory has succeeded all the same.
+   */
+  startReady(): void {
+    this.#rings.forEach((ring, index) => {
+      if (locate(ring, this.memory) === null) return;
+      try {
+        this.start(index);
+      } catch (error) {
+        if (!(error instanceof ProtocolError)) throw error;
+        this.onBroken(index, error);
+      }
+    });
+  }
+
   /** Heads to take again after a backend died, and go on behind them. */
   #recover(queue: VirtQueue, index: number, size: number): number[] {
     const record = this.inflight?.queue(index, size) ?? null;
@@ -135,6 +145,7 @@ export class Rings {
     if (queue === null || addresses === null) return;
     const on = this.log !== null && this.#has(26n);
     queue.dirtyLog = on ? this.log : null;
+    queue.logCallFd = this.#logCallFd;
     queue.usedLogAddress = on && (addresses.flags & VRING_F_LOG) !== 0 ? addresses.log : -1;
   }
 
@@ -158,6 +169,20 @@ export class Rings {
     for (const ring of running) this.runner.stop(ring.queue!);
     await this.#drain(running.map((r) => r.queue!));
     for (const ring of running) this.#close(ring, ring.queue!);
+  }
+
+  /** The first running ring that would not lie in another memory as a whole, or −1. */
+  runningOutside(memory: GuestMemory): number {
+    return this.#rings.findIndex((ring) => ring.queue !== null && locate(ring, memory) === null);
+  }
+
+  /** The first running ring with a part in [from, from + bytes) of the frontend's address space, or −1. */
+  runningIn(from: number, bytes: number): number {
+    const overlaps = (at: number, length: number): boolean => at < from + bytes && from < at + length;
+    return this.#rings.findIndex(({ queue, addresses, size }) =>
+      queue !== null && addresses !== null &&
+      (overlaps(addresses.descriptors, descriptorTableBytes(size)) || overlaps(addresses.avail, availRingBytes(size)) ||
+        overlaps(addresses.used, usedRingBytes(size))));
   }
 
   async #drain(queues: VirtQueue[]): Promise<void> {
@@ -187,6 +212,7 @@ export class Rings {
     this.inflight = null;
     this.log?.close();
     this.log = null;
+    this.setLogCall(-1);
   }
 
   /** Take over a kick descriptor (−1: none). The ring is stopped by the caller. */
@@ -214,6 +240,13 @@ export class Rings {
     ring.errFd = fd;
   }
 
+  /** Take over the descriptor to signal when the dirty log has changed (−1: none). */
+  setLogCall(fd: number): void {
+    if (this.#logCallFd >= 0) c.close(this.#logCallFd);
+    this.#logCallFd = fd;
+    this.applyLogAll();
+  }
+
   /** Tell the frontend of a broken ring. */
   signal(fd: number): void {
     signalEvent(fd);
@@ -222,4 +255,13 @@ export class Rings {
   #has(bit: bigint): boolean {
     return ((this.features >> bit) & 1n) !== 0n;
   }
+}
+
+/** Host addresses of a ring's parts, or null unless each lies in one region of the memory. */
+function locate({ addresses, size }: Ring, memory: GuestMemory): RingAddresses | null {
+  if (addresses === null) return null;
+  const descriptors = memory.hostAddressOfUser(addresses.descriptors, descriptorTableBytes(size));
+  const avail = memory.hostAddressOfUser(addresses.avail, availRingBytes(size));
+  const used = memory.hostAddressOfUser(addresses.used, usedRingBytes(size));
+  return descriptors < 0 || avail < 0 || used < 0 ? null : { descriptors, avail, used };
 }

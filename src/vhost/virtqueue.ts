@@ -38,6 +38,11 @@ export interface RingAddresses {
   used: number;
 }
 
+/** Bytes of a descriptor table of `size` entries (§2.7.5). */
+export function descriptorTableBytes(size: number): number {
+  return DESCRIPTOR_BYTES * size;
+}
+
 export const POP_EMPTY = 0;
 export const POP_CHAIN = 1;
 export const POP_REFUSED = 2;
@@ -60,6 +65,8 @@ export class VirtQueue {
   dirtyLog: DirtyLog | null = null;
   /** Guest-physical address of the used ring for the dirty log, or −1. */
   usedLogAddress = -1;
+  /** To be signalled when the dirty log has new marks (VHOST_USER_SET_LOG_FD), or −1. */
+  logCallFd = -1;
   onDrained: (() => void) | null = null;
 
   readonly used: UsedRing;
@@ -95,7 +102,7 @@ export class VirtQueue {
     }
     this.#mask = size - 1;
     this.#chainLimit = Math.max(size, CHAIN_LENGTH_MIN_LIMIT);
-    this.#descriptors = new DataView(viewOf(addresses.descriptors, size * DESCRIPTOR_BYTES));
+    this.#descriptors = new DataView(viewOf(addresses.descriptors, descriptorTableBytes(size)));
     this.#avail = new Uint16Array(viewOf(addresses.avail, availRingBytes(size)));
     this.#table = this.#descriptors;
     // The used index in guest memory is the truth: what a previous backend process returned is there.
@@ -189,6 +196,8 @@ export class VirtQueue {
     this.#batch = 0;
     this.#batchBytes = 0;
     if (this.used.wantsCall()) this.call();
+    const log = this.dirtyLog;
+    if (log !== null && this.logCallFd >= 0 && log.takeMarked()) signalEvent(this.logCallFd);
   }
 
   #return(chain: Chain, written: number): void {

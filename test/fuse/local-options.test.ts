@@ -1,6 +1,6 @@
 /** What the options of a share change, as a guest sees it. */
 import assert from 'node:assert/strict';
-import { lstatSync, mkdirSync, writeFileSync, chmodSync, chownSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, writeFileSync, chmodSync, chownSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { E } from '../../src/base/errno.js';
@@ -66,24 +66,83 @@ test('what a user makes is the user\'s on the host, and what it may not make the
     assert.equal(lstatSync(join(g.directory, 'closed', 'root is itself again')).uid, 0);
   }));
 
-test('a supplementary group that comes along counts for a creation', { skip: NEEDS_ROOT }, () =>
-  withGuest({}, async (g) => {
-    mkdirSync(join(g.directory, 'group'));
-    chownSync(join(g.directory, 'group'), 0, 777);
-    chmodSync(join(g.directory, 'group'), 0o770);
-    const { node } = await g.lookup(ROOT, 'group');
-    g.uid = g.gid = 1234;
-    const mkdir = (text: string, group: Uint8Array): Promise<{ error: number }> => {
-      const args = concat(u32(0o700, 0), name(text), group);
-      const { bytes, unique } = g.request(OP.MKDIR, node, args);
-      new DataView(bytes.buffer).setUint16(36, group.length / 8, true); // total_extlen
-      return g.raw([bytes], [144], unique);
+/** A creation with an extension (FUSE_EXT_GROUPS, say) behind its arguments. */
+function extended(g: TestGuest, opcode: number, node: bigint, args: Uint8Array, extension: Uint8Array): Promise<{ error: number }> {
+  const { bytes, unique } = g.request(opcode, node, concat(args, extension));
+  new DataView(bytes.buffer).setUint16(36, extension.length / 8, true); // total_extlen
+  return g.raw([bytes], [160], unique);
+}
+
+const group = (gid: number): Uint8Array => u32(16, 32, 1, gid);
+
+/** A directory that only a group may write to. */
+async function groupDirectory(g: TestGuest, gid: number): Promise<bigint> {
+  mkdirSync(join(g.directory, 'group'));
+  chownSync(join(g.directory, 'group'), 0, gid);
+  chmodSync(join(g.directory, 'group'), 0o770);
+  return (await g.lookup(ROOT, 'group')).node;
+}
+
+for (const gid of [777, 0x80000001, 0xfffffffe]) {
+  test(`supplementary group ${gid} that comes along counts for a creation`, { skip: NEEDS_ROOT }, () =>
+    withGuest({}, async (g) => {
+      const node = await groupDirectory(g, gid);
+      g.uid = g.gid = 1234;
+      const mkdir = (text: string, extension: Uint8Array): Promise<{ error: number }> =>
+        extended(g, OP.MKDIR, node, concat(u32(0o700, 0), name(text)), extension);
+      assert.equal((await mkdir('without', new Uint8Array(0))).error, -E.ACCES);
+      assert.equal((await mkdir('with', group(gid))).error, 0);
+      assert.equal((await mkdir('after', new Uint8Array(0))).error, -E.ACCES, 'the group is gone again');
+      assert.equal((await mkdir('lying', u32(160, 32, 1, gid))).error, -E.INVAL);
+      assert.equal((await mkdir('many', u32(16, 32, 0xffffffff, gid))).error, -E.INVAL);
+      assert.equal((await mkdir('no id', group(0xffffffff))).error, -E.INVAL);
+      assert.equal((await mkdir('after that', new Uint8Array(0))).error, -E.ACCES);
+    }));
+}
+
+test('a supplementary group that is forbidden is EPERM for every creation, one that is translated counts as its host group', { skip: NEEDS_ROOT }, () =>
+  withGuest({ gidMap: parseIdMap(['forbid-guest:66:1', 'map:77:100077:1'], 'gid') }, async (g) => {
+    const node = await groupDirectory(g, 100077);
+    const creations = (at: string): [number, Uint8Array][] => [
+      [OP.MKDIR, concat(u32(0o700, 0), name(`d${at}`))], [OP.MKNOD, concat(u32(0o100644, 0, 0, 0), name(`n${at}`))],
+      [OP.SYMLINK, concat(name(`l${at}`), name('target'))], [OP.CREATE, concat(u32(0o102, 0o100644, 0, 0), name(`c${at}`))],
+      [OP.TMPFILE, concat(u32(0o102, 0o100644, 0, 0), name('/'))],
+    ];
+    for (const uid of [0, 1234]) {
+      g.uid = g.gid = uid;
+      // Root needs no group to be let in, and is refused all the same
+      for (const [opcode, args] of creations(`${uid}`)) {
+        assert.equal((await extended(g, opcode, node, args, group(66))).error, -E.PERM, `opcode ${opcode} of ${uid}`);
+      }
+      assert.deepEqual(readdirSync(join(g.directory, 'group')), []);
+    }
+    for (const [opcode, args] of creations('77')) assert.equal((await extended(g, opcode, node, args, group(77))).error, 0, `opcode ${opcode}`);
+    assert.deepEqual(readdirSync(join(g.directory, 'group')).sort(), ['c77', 'd77', 'l77', 'n77']);
+    assert.equal((await extended(g, OP.MKDIR, node, concat(u32(0o700, 0), name('x')), group(78))).error, -E.ACCES);
+  }));
+
+test('a forbidden id is EPERM in creations and as a new owner, and nowhere else', { skip: NEEDS_ROOT }, () =>
+  withGuest({ uidMap: parseIdMap(['forbid-guest:66:1'], 'uid'), gidMap: parseIdMap(['forbid-guest:67:1'], 'gid') }, async (g) => {
+    const { entry, fh } = await g.create(ROOT, 'f', 2, 0o600);
+    const setattr = (valid: number, uid: number, gid: number): Promise<{ error: number }> => {
+      const args = new Uint8Array(88);
+      args.set(u32(valid), 0);
+      args.set(u32(uid, gid), 76);
+      return g.call(OP.SETATTR, entry.node, args, 104);
     };
-    assert.equal((await mkdir('without', new Uint8Array(0))).error, -E.ACCES);
-    assert.equal((await mkdir('with', u32(16, 32, 1, 777))).error, 0);
-    assert.equal((await mkdir('after', new Uint8Array(0))).error, -E.ACCES, 'the group is gone again');
-    assert.equal((await mkdir('lying', u32(160, 32, 1, 777))).error, -E.INVAL);
-    assert.equal((await mkdir('many', u32(16, 32, 0xffffffff, 777))).error, -E.INVAL);
+    for (const [uid, gid] of [[66, 0], [0, 67]]) {
+      [g.uid, g.gid] = [uid, gid];
+      assert.equal((await g.call(OP.MKDIR, ROOT, concat(u32(0o755, 0), name('d')), 128)).error, -E.PERM);
+      assert.equal((await g.write(entry.node, fh, 0, new Uint8Array(4))).error, 0);
+      assert.equal((await g.read(entry.node, await g.open(entry.node, 0), 0, 4)).data.byteLength, 4);
+      assert.equal((await setattr(1 << 5, uid, gid)).error, 0, 'mtime');
+      assert.equal((await g.call(OP.LINK, ROOT, concat(u64(entry.node), name('link')), 128)).error, 0);
+      assert.equal((await g.call(OP.UNLINK, ROOT, name('link'), 0)).error, 0);
+    }
+    g.uid = g.gid = 0;
+    assert.equal((await setattr(2, 66, 0)).error, -E.PERM);
+    assert.equal((await setattr(4, 0, 67)).error, -E.PERM);
+    assert.equal((await setattr(2 | 4, 67, 66)).error, 0, 'uids and gids have maps of their own');
   }));
 
 test('translated ids: attributes to the guest, creations and owners to the host', { skip: NEEDS_ROOT }, () =>

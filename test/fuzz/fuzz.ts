@@ -12,7 +12,7 @@ import { OPERATIONS } from '../../src/fuse/ops.js';
 import { TestBackend, EchoDevice, openDescriptors } from '../support/backend.js';
 import { DriverQueue } from '../support/driver.js';
 import { F_LOG_ALL, Frontend, GPA, MESSAGE, NEED_REPLY, SharedMemory, USER, concat, eventfd, u32, u64 } from '../support/frontend.js';
-import { TestGuest, name } from '../support/guest.js';
+import { OP, TestGuest, name } from '../support/guest.js';
 import * as c from '../../src/ffi/libc.js';
 
 /** xorshift32: the same input for the same seed. */
@@ -158,6 +158,7 @@ async function fuzzLive(random: Random, until: number): Promise<number> {
         () => [MESSAGE.ADD_MEM_REG, concat(u64(0), region(random.below(4))), [log.fd]],
         () => [MESSAGE.REM_MEM_REG, concat(u64(0), random.below(8) === 0 ? u64(GPA, memory.bytes, USER, 0) : region(random.below(4))), []],
         () => [MESSAGE.SET_LOG_BASE, u64(log.bytes, 0), [log.fd]],
+        () => [MESSAGE.SET_LOG_FD, new Uint8Array(0), random.pick([[], [event], [memory.fd]])],
         () => [MESSAGE.SET_FEATURES, u64(random.below(2) === 0 ? features : features & ~F_LOG_ALL), []],
         () => [random.pick([MESSAGE.SET_VRING_KICK, MESSAGE.SET_VRING_CALL, MESSAGE.SET_VRING_ERR]), u64(at), [event]],
         () => [random.pick([MESSAGE.SET_VRING_KICK, MESSAGE.SET_VRING_CALL]), u64(0x100 | at), []],
@@ -203,6 +204,12 @@ async function fuzzFuse(random: Random, until: number): Promise<number> {
   const names = ['a', 'b', 'd', 'out', '..', '.', '', 'secret', 'a/b', 'x'.repeat(255), 'y'.repeat(256)];
   let requests = 0;
   while (Date.now() < until) {
+    if (random.below(500) === 0) {
+      await guest.call(OP.DESTROY, 0n);
+      for (const opcode of [random.pick(OPERATIONS).code, random.below(64)]) await guest.call(opcode, random.pick(nodes), random.bytes(random.below(100)), 512);
+      assert.equal((await guest.init()).error, 0);
+    }
+    if (random.below(50) === 0) await guest.call(OP.INTERRUPT, 0n, u64(random.next()), random.pick([0, 8]));
     const op = random.pick(OPERATIONS);
     if (op.name === 'SETLKW') continue; // it may rightly wait for ever
     const args = random.bytes(op.in);

@@ -1,6 +1,7 @@
 /** What a hostile or broken frontend or driver can do: that request or connection fails, and nothing else. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { E } from '../../src/base/errno.js';
 import * as c from '../../src/ffi/libc.js';
 import { F_GET_SEALS, F_SEAL_SHRINK, MFD_ALLOW_SEALING, MFD_CLOEXEC } from '../../src/ffi/constants.js';
 import { EchoDevice, TestBackend, openDescriptors } from '../support/backend.js';
@@ -8,6 +9,7 @@ import { DriverQueue, INDIRECT, NEXT, WRITE, type Descriptor } from '../support/
 import { F_LOG_ALL, Frontend, GPA, MESSAGE, SharedMemory, USER, concat, eventfd, u32, u64 } from '../support/frontend.js';
 
 const MEMORY_BYTES = 1 << 20;
+const FALLOC_FL_PUNCH_HOLE_KEEP_SIZE = 3;
 
 interface Bad {
   name: string;
@@ -36,6 +38,8 @@ const DROPPED: Bad[] = [
   { name: 'fewer descriptors than regions', act: (f, m) => f.send(MESSAGE.SET_MEM_TABLE, table(region(GPA, 4096, USER, 0), region(GPA + 8192, 4096, USER + 8192, 0)), [m.fd]), log: /2 regions with 1 descriptors/ },
   { name: 'more descriptors than regions', act: (f, m) => f.send(MESSAGE.SET_MEM_TABLE, table(region(GPA, 4096, USER, 0)), [m.fd, m.fd, m.fd]), log: /1 regions with 3 descriptors/ },
   { name: 'more descriptors than any message has', act: (f, m) => f.send(MESSAGE.SET_MEM_TABLE, table(), Array<number>(60).fill(m.fd)), log: /descriptors/ },
+  { name: 'a memory slot without its descriptor', act: (f) => f.send(MESSAGE.ADD_MEM_REG, concat(u64(0), region(GPA, 4096, USER, 0))), log: /ADD_MEM_REG with 0 descriptors/ },
+  { name: 'a kick without the descriptor that it promises', act: (f) => f.send(MESSAGE.SET_VRING_KICK, u64(0)), log: /disagree/ },
   { name: 'descriptors with a message that has none', act: (f, m) => f.send(MESSAGE.GET_FEATURES, new Uint8Array(0), [m.fd]), log: /GET_FEATURES with 1 descriptors/ },
   { name: 'a table that counts 4 billion regions', act: (f) => f.send(MESSAGE.SET_MEM_TABLE, u32(0xffffffff, 0)), log: /4294967295 regions/ },
   { name: 'a queue that does not exist', act: (f) => f.send(MESSAGE.SET_VRING_NUM, u32(65, 16)), log: /queue 65/ },
@@ -82,6 +86,7 @@ const REFUSED: { name: string; code: number; payload: Uint8Array; fds?: (m: Shar
   { name: 'regions that overlap', code: MESSAGE.SET_MEM_TABLE, payload: table(region(GPA, 8192, USER, 0), region(GPA + 4096, 8192, USER + 65536, 0)), fds: (m) => [m.fd, m.fd] },
   { name: 'regions that overlap in the frontend', code: MESSAGE.SET_MEM_TABLE, payload: table(region(GPA, 8192, USER, 0), region(GPA + 65536, 8192, USER + 4096, 0)), fds: (m) => [m.fd, m.fd] },
   { name: 'an unknown message', code: 99, payload: new Uint8Array(0) },
+  { name: 'a dirty log that is told of by no eventfd', code: MESSAGE.SET_LOG_FD, payload: new Uint8Array(0), fds: (m) => [m.fd] },
   { name: 'a log larger than its file', code: MESSAGE.SET_INFLIGHT_FD, payload: concat(u64(1 << 30, 0), u32((64 << 16) | 4, 0)), fds: (m) => [m.fd] },
 ];
 
@@ -110,6 +115,37 @@ test('guest memory that can be sealed is sealed against shrinking', async () => 
     frontend.close();
     memory.close();
   }
+  await backend.close();
+});
+
+/** Between a look at the size and the seal it could shrink. */
+test('guest memory is sealed before its size is looked at', async () => {
+  const backend = new TestBackend(new EchoDevice());
+  const memory = new SharedMemory(MEMORY_BYTES);
+  const frontend = Frontend.connect(backend.path);
+  await frontend.negotiate();
+  const beyond = table(region(GPA, MEMORY_BYTES + 4096, USER, 0));
+  assert.equal(await frontend.ack(MESSAGE.SET_MEM_TABLE, beyond, [memory.fd]), false);
+  assert.notEqual(c.fcntl(memory.fd, F_GET_SEALS, 0) & F_SEAL_SHRINK, 0);
+  frontend.close();
+  memory.close();
+  await backend.close();
+});
+
+test('memory that is sealed against shrinking can still grow, and have holes punched into it as a balloon does', async () => {
+  const backend = new TestBackend(new EchoDevice());
+  const memory = new SharedMemory(MEMORY_BYTES);
+  const frontend = Frontend.connect(backend.path);
+  await frontend.negotiate();
+  assert.ok(await frontend.setMemory(memory));
+  assert.equal(c.ftruncate(memory.fd, MEMORY_BYTES - 4096), -1);
+  assert.equal(c.errno(), E.PERM);
+  memory.u8.fill(1, 8192, 12288);
+  assert.equal(c.fallocate(memory.fd, FALLOC_FL_PUNCH_HOLE_KEEP_SIZE, 8192, 4096), 0);
+  assert.equal(memory.u8[8192], 0);
+  assert.equal(c.ftruncate(memory.fd, MEMORY_BYTES + 4096), 0);
+  frontend.close();
+  memory.close();
   await backend.close();
 });
 
@@ -169,6 +205,20 @@ const CHAINS: { name: string; put: (q: DriverQueue) => void; log: RegExp }[] = [
   { name: 'an indirect table of 4 GiB', put: (q) => one(q, { address: good(0x8000), length: 0xfffffff0, flags: INDIRECT, next: 0 }), log: /table of 4294967280/ },
   { name: 'an indirect table outside memory', put: (q) => one(q, { address: 0x1000, length: 32, flags: INDIRECT, next: 0 }), log: /table outside/ },
   { name: 'an indirect descriptor with a next one', put: (q) => one(q, { address: good(0x8000), length: 32, flags: INDIRECT | NEXT, next: 1 }), log: /with a next one/ },
+  { name: 'an indirect table that runs out of memory', put: (q) => one(q, { address: good(MEMORY_BYTES - 16), length: 32, flags: INDIRECT, next: 0 }), log: /table outside/ },
+  { name: 'a loop in an indirect table', put: (q) => {
+    q.put(0, { address: good(0x9000), length: 8, flags: NEXT, next: 0 }, 0x8000);
+    one(q, { address: good(0x8000), length: 32, flags: INDIRECT, next: 0 });
+  }, log: /loop/ },
+  { name: 'a next outside its indirect table', put: (q) => {
+    q.put(0, { address: good(0x9000), length: 8, flags: NEXT, next: 2 }, 0x8000);
+    one(q, { address: good(0x8000), length: 32, flags: INDIRECT, next: 0 });
+  }, log: /index 2 is outside the table of 2/ },
+  { name: 'a writable one before a readable one in an indirect table', put: (q) => {
+    q.put(0, { address: good(0x9000), length: 8, flags: WRITE | NEXT, next: 1 }, 0x8000);
+    q.put(1, { address: good(0x9000), length: 8, flags: 0, next: 0 }, 0x8000);
+    one(q, { address: good(0x8000), length: 32, flags: INDIRECT, next: 0 });
+  }, log: /readable descriptor after/ },
   { name: 'a nested indirect table', put: (q) => {
     q.put(0, { address: good(0x9000), length: 16, flags: INDIRECT, next: 0 }, 0x8000);
     one(q, { address: good(0x8000), length: 16, flags: INDIRECT, next: 0 });
@@ -197,11 +247,17 @@ test('chains that make no sense are returned empty, and the ring goes on', async
     assert.match(backend.log.join('\n'), log, name);
   }
   assert.equal(device.served, 0, 'the device has seen none of them');
-  queue.put(0, { address: good(0x8000), length: 8, flags: NEXT, next: 1 });
-  queue.put(1, { address: good(0x9000), length: 8, flags: WRITE, next: 0 });
-  queue.offer(0);
-  queue.kick();
-  assert.deepEqual(await queue.wait(), [{ head: 0, length: 8 }]);
+  // An indirect table needs no alignment (VIRTIO 1.3 §2.7.5.3)
+  queue.put(0, { address: good(0x9000), length: 8, flags: NEXT, next: 1 }, 0x8001);
+  queue.put(1, { address: good(0xa000), length: 8, flags: WRITE, next: 0 }, 0x8001);
+  queue.put(0, { address: good(0x8001), length: 32, flags: INDIRECT, next: 0 });
+  queue.put(1, { address: good(0x8000), length: 8, flags: NEXT, next: 2 });
+  queue.put(2, { address: good(0x9000), length: 8, flags: WRITE, next: 0 });
+  for (const head of [0, 1]) {
+    queue.offer(head);
+    queue.kick();
+    assert.deepEqual(await queue.wait(), [{ head, length: 8 }]);
+  }
   frontend.close();
   await backend.close();
   queue.close();
@@ -220,6 +276,8 @@ for (const [name, breakRing] of [
     await frontend.negotiate({ features: F_LOG_ALL });
     assert.ok(await frontend.setMemory(memory));
     for (const queue of queues) await queue.start(frontend);
+    queues[0].calls();
+    const good = queues[0].chain([u32(1)], [8]);
     breakRing(queues[0]);
     queues[0].kick();
     queues[1].chain([u32(1)], [8]);
@@ -227,6 +285,10 @@ for (const [name, breakRing] of [
     assert.equal((await queues[1].wait()).length, 1);
     while (!/the queue is stopped/.test(backend.log.join('\n'))) await new Promise((resolve) => setImmediate(resolve));
     assert.equal(c.read(queues[0].errFd, memory.address + 0x10000, 8), 8, 'the error descriptor was signalled');
+    if (name === 'a head outside the ring') {
+      assert.deepEqual(queues[0].take(), [{ head: good.head, length: 4 }]);
+      assert.equal(queues[0].calls(), 1, 'the driver was told of what came before');
+    }
     frontend.send(MESSAGE.GET_VRING_BASE, u32(0, 0));
     assert.ok(await frontend.reply(), 'the connection still works');
     frontend.close();

@@ -8,7 +8,7 @@ import { FuseServer } from '../../src/fuse/server.js';
 import { SyscallPool } from '../../src/pool/pool.js';
 import type { FileSystem } from '../../src/storage/filesystem.js';
 import { openLocalFileSystem } from '../../src/storage/local/filesystem.js';
-import type { LocalOptions } from '../../src/storage/local/share.js';
+import type { StepPool, LocalOptions } from '../../src/storage/local/share.js';
 import type { Device } from '../../src/vhost/device.js';
 import { TestBackend } from './backend.js';
 import { DriverQueue } from './driver.js';
@@ -17,7 +17,7 @@ import { F_LOG_ALL, Frontend, SharedMemory, concat, u32, u64 } from './frontend.
 export const OP = {
   LOOKUP: 1, FORGET: 2, GETATTR: 3, SETATTR: 4, READLINK: 5, SYMLINK: 6, MKNOD: 8, MKDIR: 9, UNLINK: 10, RMDIR: 11, RENAME: 12, LINK: 13, OPEN: 14,
   READ: 15, WRITE: 16, STATFS: 17, RELEASE: 18, FSYNC: 20, SETXATTR: 21, GETXATTR: 22, LISTXATTR: 23, FLUSH: 25, INIT: 26, OPENDIR: 27, READDIR: 28,
-  RELEASEDIR: 29, GETLK: 31, SETLK: 32, SETLKW: 33, CREATE: 35, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42, READDIRPLUS: 44, RENAME2: 45, STATX: 52,
+  RELEASEDIR: 29, GETLK: 31, SETLK: 32, SETLKW: 33, CREATE: 35, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42, READDIRPLUS: 44, RENAME2: 45, TMPFILE: 51, STATX: 52,
 } as const;
 
 const DEFAULTS: Omit<LocalOptions, 'directory'> = {
@@ -63,11 +63,12 @@ export class TestGuest {
   uid = 0;
   gid = 0;
 
-  private constructor(options: Partial<LocalOptions>, threads: number) {
+  private constructor(options: Partial<LocalOptions>, pool: number | StepPool) {
     this.directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
     this.#temporary = options.directory === undefined;
-    this.pool = threads === 0 ? null : new SyscallPool({ threads, onWorkerLost: () => undefined });
-    this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, this.pool, SILENT_LOG);
+    this.pool = typeof pool === 'number' && pool > 0 ? new SyscallPool({ threads: pool, onWorkerLost: () => undefined }) : null;
+    const calls = typeof pool === 'number' ? this.pool : pool;
+    this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, calls, SILENT_LOG);
     const server = new FuseServer(this.fs, {
       guest: (key, fields, message) => void this.log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
     });
@@ -80,12 +81,13 @@ export class TestGuest {
     this.#mark = this.memory.mark;
   }
 
-  static async start(options: Partial<LocalOptions> = {}, threads = 0): Promise<TestGuest> {
-    const guest = new TestGuest(options, threads);
+  /** `pool`: how many threads, or what stands for them. Without `init` there is no session yet. */
+  static async start(options: Partial<LocalOptions> = {}, pool: number | StepPool = 0, init = true): Promise<TestGuest> {
+    const guest = new TestGuest(options, pool);
     await guest.frontend.negotiate({ features: F_LOG_ALL });
     assert.ok(await guest.frontend.setMemory(guest.memory));
     await guest.queue.start(guest.frontend);
-    assert.equal((await guest.init()).error, 0);
+    if (init) assert.equal((await guest.init()).error, 0);
     return guest;
   }
 

@@ -129,7 +129,7 @@ test('each mark in the dirty log comes after the write that it stands for', () =
   const at = (offset: number): number => memory.hostAddress(GPA + offset, 8);
   const queue = new VirtQueue(0, SIZE, memory, { descriptors: at(descriptors), avail: at(avail), used: at(used) }, 0, false, false);
   const marks: { gpa: number; bytes: number; usedIdx: number }[] = [];
-  const spy = { mark: (gpa: number, bytes: number) => void marks.push({ gpa, bytes, usedIdx: file.dv.getUint16(used + 2, true) }) };
+  const spy = { mark: (gpa: number, bytes: number) => void marks.push({ gpa, bytes, usedIdx: file.dv.getUint16(used + 2, true) }), takeMarked: () => false };
   queue.dirtyLog = spy as unknown as DirtyLog;
   queue.usedLogAddress = GPA + used;
   file.dv.setBigUint64(descriptors + 16, BigInt(GPA + buffer), true);

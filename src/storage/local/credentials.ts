@@ -7,6 +7,7 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
+import { FORBIDDEN } from './idmap.js';
 
 const CAP_FSETID = 4;
 const CAPABILITY_VERSION_3 = 0x20080522;
@@ -40,8 +41,13 @@ export class Credentials {
     this.#hasFsetid = got && (memory.u32[DATA_WORD] & (1 << CAP_FSETID)) !== 0;
   }
 
-  /** Take the identity for creations; 0 or −errno. leave() must follow when it was 0. */
+  /**
+   * Take the identity for creations; 0 or −errno. leave() must follow when it was 0.
+   * @param suppGid −1: none, or FORBIDDEN
+   */
   enter(uid: number, gid: number, suppGid: number): number {
+    // As virtiofsd has it: a caller with such a group makes nothing, even where the group does not matter
+    if (suppGid === FORBIDDEN) return -E.PERM;
     if (uid === this.#uid && gid === this.#gid && suppGid < 0) return 0;
     // Without root everything is done as the daemon's user; the guest's root is content with that, other users are not
     if (!this.canSwitch) return uid === this.#uid || uid === 0 ? 0 : -E.PERM;

@@ -19,8 +19,8 @@ import { assert } from '../../base/assert.js';
 /** The ID that means none: (uid_t)−1. */
 const NO_ID = 0xffffffff;
 
-/** What toHost answers for a forbidden ID; the request then fails with EPERM. */
-export const FORBIDDEN = -1;
+/** What toHost answers for a forbidden ID; the request then fails with EPERM. Not −1, which stands for no group at all. */
+export const FORBIDDEN = -2;
 
 const ENTRY = { SHIFT: 0, SQUASH: 1, FORBID: 2 } as const;
 type EntryKind = (typeof ENTRY)[keyof typeof ENTRY];

@@ -152,10 +152,12 @@ export class Locks {
     if (this.#waiters.length > 0) this.#retry();
   }
 
-  /** End a waiting request with EINTR. */
-  interrupt(uniqueLow: number, uniqueHigh: number): void {
+  /** End a waiting request with EINTR; false if none of the waiting ones has this unique. */
+  interrupt(uniqueLow: number, uniqueHigh: number): boolean {
     const at = this.#waiters.findIndex((w) => w.request.uniqueLow === uniqueLow && w.request.uniqueHigh === uniqueHigh);
-    if (at >= 0) this.#waiters.splice(at, 1)[0].request.complete(-E.INTR);
+    if (at < 0) return false;
+    this.#waiters.splice(at, 1)[0].request.complete(-E.INTR);
+    return true;
   }
 
   cancelWaiting(): void {
