@@ -132,6 +132,14 @@ describe('malformed FUSE requests', () => {
     assert.equal((await guest.read(node, fh, 0, 7)).data.byteLength, 7);
   });
 
+  test('READ of more than 1 MiB is served: 256 pages of a guest may have 64 KiB each', async () => {
+    const bytes = Buffer.alloc(5 << 20, 'bucket');
+    writeFileSync(join(guest.directory, 'large'), bytes);
+    const { node } = await guest.lookup(ROOT, 'large');
+    const reply = await guest.read(node, await guest.open(node), 0, bytes.length);
+    assert.ok(reply.error === 0 && bytes.equals(new Uint8Array(reply.data.buffer, reply.data.byteOffset, reply.data.byteLength)), `${reply.error}`);
+  });
+
   test('WRITE larger than its payload is EINVAL and writes nothing', async () => {
     const { node } = await guest.lookup(ROOT, 'file');
     const fh = await guest.open(node);

@@ -192,6 +192,14 @@ describe('what is wrong is said in one sentence', () => {
 describe('legacy -o', () => {
   const legacy = (list: string): Options => run(['--fd', '3', '-o', list]);
 
+  test("what libvirt 9.0 and 11.3 pass for the same XML means the same", () => {
+    const list = run(['--fd=32', '-o', 'source=/srv,cache=none,xattr', '--thread-pool-size=2']);
+    const options = run(['--fd=32', '--shared-dir', '/srv', '--cache', 'never', '--xattr', '--thread-pool-size=2']);
+    assert.deepEqual(options, list);
+    const more = run(['--fd=32', '--shared-dir', '/srv', '--readonly', '--rlimit-nofile=4096', '--log-level', 'debug']);
+    assert.deepEqual([more.readonly, more.rlimitNofile, more.logLevel], [true, 4096, 'debug']);
+  });
+
   test("libvirt's command line is understood", () => {
     const options = run(['--fd=12', '-o', 'source=/srv,cache=always,xattr,flock,no_posix_lock', '--thread-pool-size=3', '-f', '-d']);
     assert.equal(options.source.path, '/srv');
