@@ -6,15 +6,20 @@
  *   frontend ─ socket ─▶ VhostUserBackend ─ chains ─▶ FuseServer ─ requests ─▶ FileSystem ─▶ system calls
  *                                                                                    └─▶ SyscallPool
  */
+import { dirname } from 'node:path';
 import { parseCommandLine, type Options } from './cli.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
 import { FuseServer } from './fuse/server.js';
+import { checkConfined, confine, confinementOf, sharesSocketDirectory } from './confine/confine.js';
+import { takeHandover, type Handover } from './confine/handover.js';
+import { applySeccomp } from './confine/seccomp.js';
 import { UsageError, failureOf } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
-import { openListener } from './lifecycle/listen.js';
+import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
 import { Shutdown } from './lifecycle/shutdown.js';
 import { checkSource } from './lifecycle/source.js';
+import { SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
 import { SyscallPool } from './pool/pool.js';
 import { openLocalFileSystem } from './storage/local/filesystem.js';
@@ -32,10 +37,65 @@ const TAG_BYTES = 36;
 const REQUEST_QUEUES_MAX = 64;
 
 function start(options: Options): void {
-  const log = createLogger({ level: options.logLevel });
+  const passed = takeHandover(process.env, process.pid);
   const nofile = applyFileLimit(options.rlimitNofile);
-  checkSource(options.source.path);
-  becomeServer();
+  const confinement = confinementOf(options);
+  const fsOptions = checkedLocalOptions(options, nofile);
+  if (passed === null) {
+    checkSource(options.source.path);
+    becomeServer();
+  }
+  const lines = passed === null ? openLines(options) : adoptLines(passed);
+  try {
+    if (confinement !== null && passed?.stage !== 'confined') {
+      confine(confinement, passed ?? handoverOf(lines, options.source.path));
+    }
+    if (confinement !== null) checkConfined(confinement);
+    // In a user namespace it may be another user who opens it
+    if (passed !== null) checkSource(passed.share, passed.source);
+    const seen = passed === null ? fsOptions : { ...fsOptions, directory: passed.source, openAs: passed.share };
+    serve(options, seen, confinement?.namespace === true, lines);
+  } catch (error) {
+    lines.close();
+    throw error;
+  }
+}
+
+/** What the daemon hears and says, but for its files. */
+interface Lines {
+  readonly listener: Listener;
+  readonly notifier: ServiceNotifier;
+  readonly syslog: SyslogDestination | null;
+  close(): void;
+}
+
+function openLines(options: Options): Lines {
+  const syslog = options.syslog ? SyslogDestination.connect() : null;
+  return linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
+}
+
+/** Those of the process image before this one. */
+function adoptLines({ listener, notifyFd, syslogFd }: Handover): Lines {
+  const syslog = syslogFd < 0 ? null : SyslogDestination.adopt(syslogFd);
+  return linesOf(adoptListener(listener), ServiceNotifier.adopt(notifyFd), syslog);
+}
+
+function linesOf(listener: Listener, notifier: ServiceNotifier, syslog: SyslogDestination | null): Lines {
+  const close = (): void => {
+    listener.close();
+    notifier.close();
+  };
+  return { listener, notifier, syslog, close };
+}
+
+/** What confinement must hand over to the process image that follows. */
+function handoverOf({ listener: { fd, pidFd, name, path }, notifier, syslog }: Lines, source: string): Handover {
+  const fds = { notifyFd: notifier.fd, syslogFd: syslog?.fd ?? -1 };
+  return { pid: process.pid, stage: 'opened', source, share: source, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
+}
+
+function serve(options: Options, fsOptions: LocalOptions, confined: boolean, { listener, notifier, syslog, close }: Lines): void {
+  const log = createLogger({ level: options.logLevel, ...(syslog === null ? {} : { pretty: false, destination: syslog }) });
   const pool =
     options.threadPoolSize === 0
       ? null
@@ -43,9 +103,7 @@ function start(options: Options): void {
           threads: options.threadPoolSize,
           onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
-  const fs = openLocalFileSystem(checkedLocalOptions(options, nofile), pool, log);
-  const notifier = ServiceNotifier.fromEnvironment();
-  const listener = openListener(options.listen);
+  const fs = openLocalFileSystem(fsOptions, pool, log);
   const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log });
   backend.listen(listener.fd);
   new Shutdown({
@@ -54,14 +112,17 @@ function start(options: Options): void {
       await backend.close();
       await pool?.close();
     },
-    cleanup: () => {
-      listener.close();
-      notifier.close();
-    },
+    cleanup: close,
     stopping: () => notifier.stopping(),
   }).install();
-  notifier.ready(`Sharing ${options.source.path} on ${listener.name}`);
-  log.info({ source: options.source.path, socket: listener.name }, `sharing ${options.source.path} on ${listener.name}`);
+  if (confined && listener.path !== null && sharesSocketDirectory(listener.path)) {
+    log.warn({ directory: dirname(listener.name) }, `all of ${dirname(listener.name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
+  }
+  // The last step: all that the start needs is done.
+  if (options.seccomp !== 'none') applySeccomp(options.seccomp);
+  const source = fsOptions.directory;
+  notifier.ready(`Sharing ${source} on ${listener.name}`);
+  log.info({ source, socket: listener.name }, `sharing ${source} on ${listener.name}`);
 }
 
 /** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */

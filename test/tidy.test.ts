@@ -19,6 +19,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   fuse: ['storage', 'base'],
   pool: ['storage', 'ffi', 'base'],
   lifecycle: ['ffi', 'base'],
+  confine: ['lifecycle', 'ffi', 'base'],
   cli: ['lifecycle', 'ffi', 'base'],
 };
 

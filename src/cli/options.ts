@@ -50,11 +50,8 @@ export interface OptionSpec {
   virtiofsd: string | null;
 }
 
-const NO_SANDBOX =
-  'is not available yet: use --sandbox=none and confine the daemon from outside, as deploy/bucketfsd@.service does';
-const NO_SECCOMP =
-  'is not available yet: use --seccomp=none and a SystemCallFilter= as in deploy/bucketfsd@.service';
-const NO_MAPS = 'is not available yet: translate with --translate-uid and --translate-gid, or start the daemon in a user namespace of its own';
+const NO_CHROOT =
+  'is not available: threads and modules of the daemon are loaded from its own program files later, which a bare chroot would hide; use --sandbox=namespace or none';
 
 export const OPTIONS = {
   socketPath: {
@@ -175,13 +172,13 @@ export const OPTIONS = {
     virtiofsd: '--translate-gid',
   },
   uidMap: {
-    flag: 'uid-map', type: 'refused', group: 'attributes', value: 'MAP',
-    help: 'not available yet', refusal: `--uid-map ${NO_MAPS}`,
+    flag: 'uid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80,
+    help: 'with --sandbox=namespace: user ids that exist in a user namespace of the daemon, as :namespace_id:host_id:count:, for example :0:100000:65536:; an ordinary user gets its own id as 0 without this',
     virtiofsd: '--uid-map',
   },
   gidMap: {
-    flag: 'gid-map', type: 'refused', group: 'attributes', value: 'MAP',
-    help: 'not available yet', refusal: `--gid-map ${NO_MAPS}`,
+    flag: 'gid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80,
+    help: 'the same for group ids; given together with --uid-map',
     virtiofsd: '--gid-map',
   },
   threadPoolSize: {
@@ -216,24 +213,23 @@ export const OPTIONS = {
   },
   sandbox: {
     flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'chroot', 'none'], default: 'none',
-    refusedChoices: { namespace: NO_SANDBOX, chroot: NO_SANDBOX },
-    help: 'only none so far; deploy/bucketfsd@.service confines the daemon from outside',
+    refusedChoices: { chroot: NO_CHROOT },
+    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {
     flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['none', 'kill', 'log', 'trap'], default: 'none',
-    refusedChoices: { kill: NO_SECCOMP, log: NO_SECCOMP, trap: NO_SECCOMP },
-    help: 'only none so far',
+    help: 'what happens at a system call that the daemon never needs: kill ends it, trap sends it SIGSYS, log lets it pass with a line in the log of the kernel',
     legacy: 'seccomp', virtiofsd: '--seccomp',
   },
   modcaps: {
-    flag: 'modcaps', type: 'refused', group: 'process', value: 'LIST',
-    help: 'not available', refusal: '--modcaps is not available: give the daemon just the capabilities it needs with CapabilityBoundingSet= in its unit, or setpriv(1)',
+    flag: 'modcaps', type: 'string', group: 'process', value: 'LIST', default: null,
+    help: 'capabilities that the daemon keeps beside (+) or without (-) those that files need, for example +sys_admin:-mknod; without --sandbox=namespace it gives up the others only if this is given',
     legacy: 'modcaps', virtiofsd: '--modcaps',
   },
   syslog: {
-    flag: 'syslog', type: 'refused', group: 'process',
-    help: 'not available', refusal: '--syslog is not available: the log goes to standard error, which systemd keeps in the journal and `2>&1 | logger` sends to syslog',
+    flag: 'syslog', type: 'flag', group: 'process', default: false,
+    help: 'write log lines to syslog (/dev/log) instead of standard error',
     virtiofsd: '--syslog',
   },
   daemonize: {

@@ -53,6 +53,7 @@ export const S_ISGID = 0o2000;
 
 export const RWF_NOWAIT = 8;
 
+export const FD_CLOEXEC = 1;
 export const F_DUPFD_CLOEXEC = 1030;
 export const F_SETFD = 2;
 export const F_GETFL = 3;
@@ -98,5 +99,7 @@ export const MSG_NOSIGNAL = 0x4000;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
 
 export const CLONE_FS = 0x200;
+/** capget(2) and capset(2) with 64 capabilities. */
+export const _LINUX_CAPABILITY_VERSION_3 = 0x20080522;
 
 export const RLIMIT_NOFILE = 7;

@@ -1,14 +1,14 @@
-/** Unix datagram sockets, for sd_notify(3). */
+/** Unix datagram sockets, for sd_notify(3) and syslog. */
 import { assert } from '../base/assert.js';
 import { E } from '../base/errno.js';
 import * as c from './libc.js';
 import { NativeMemory } from './memory.js';
-import { AF_UNIX, SOCK_CLOEXEC } from './constants.js';
+import { AF_UNIX, F_SETFD, FD_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC } from './constants.js';
 import { SOCKET_PATH_MAX_BYTES } from './socket.js';
 
 const SOCK_DGRAM = 2;
 /** Longest message, in bytes. */
-export const DATAGRAM_MAX_BYTES = 2048;
+export const DATAGRAM_MAX_BYTES = 8192;
 
 // 0 sockaddr_un | 256 data. SAFETY: used by synchronous calls of one thread only.
 const DATA = 256;
@@ -36,8 +36,22 @@ export function connectDatagram(address: string): number {
 
 /** 0, or −errno. */
 export function sendDatagram(fd: number, text: string): number {
+  return Math.min(0, c.neg(c.write(fd, mem.address + DATA, put(text))));
+}
+
+/** The same without waiting for room: −EAGAIN if the receiver has none. */
+export function trySendDatagram(fd: number, text: string): number {
+  return Math.min(0, c.neg(c.send(fd, mem.address + DATA, put(text), MSG_DONTWAIT | MSG_NOSIGNAL)));
+}
+
+/** A descriptor that an earlier process image left open goes no further. */
+export function setCloseOnExec(fd: number): void {
+  c.check(c.fcntl(fd, F_SETFD, FD_CLOEXEC), 'fcntl');
+}
+
+function put(text: string): number {
   const bytes = Buffer.from(text);
   assert(bytes.length > 0 && bytes.length <= DATAGRAM_MAX_BYTES, 'datagram size');
   mem.u8.set(bytes, DATA);
-  return Math.min(0, c.neg(c.write(fd, mem.address + DATA, bytes.length)));
+  return bytes.length;
 }

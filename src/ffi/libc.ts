@@ -81,6 +81,7 @@ export const unshare = lib.func('int unshare(int flags)') as Fn<[N]>;
 export const syscall6 = lib.func('int64 syscall(int64 nr, int64 a, int64 b, int64 c, int64 d, int64 e, int64 f)') as Fn<[N, N, N, N, N, N, N]>;
 export const getrlimit = lib.func('int getrlimit(int what, int64 buf)') as Fn<[N, N]>;
 export const setrlimit = lib.func('int setrlimit(int what, int64 buf)') as Fn<[N, N]>;
+export const waitpid = lib.func('int waitpid(int pid, int64 status, int options)') as Fn<[N, N, N]>;
 export const schedYield = lib.func('int sched_yield()') as Fn<[]>;
 
 // Sockets
@@ -90,6 +91,7 @@ export const bind = lib.func('int bind(int fd, int64 addr, uint32 len)') as Fn<[
 export const listen = lib.func('int listen(int fd, int backlog)') as Fn<[N, N]>;
 export const accept4 = lib.func('int accept4(int fd, int64 addr, int64 len, int flags)') as Fn<[N, N, N, N]>;
 export const connect = lib.func('int connect(int fd, int64 addr, uint32 len)') as Fn<[N, N, N]>;
+export const send = lib.func('int64 send(int fd, int64 buf, int64 n, int flags)') as Fn<[N, N, N, N]>;
 export const sendmsg = lib.func('int64 sendmsg(int fd, int64 msg, int flags)') as Fn<[N, N, N]>;
 export const recvmsg = lib.func('int64 recvmsg(int fd, int64 msg, int flags)') as Fn<[N, N, N]>;
 export const shutdown = lib.func('int shutdown(int fd, int how)') as Fn<[N, N]>;
@@ -109,7 +111,10 @@ export function neg(result: number): number {
   return result < 0 ? -errno() : result;
 }
 
-const PER_ARCH = { setgroups: [116, 159], capget: [125, 90], capset: [126, 91] } as const;
+const PER_ARCH = {
+  setgroups: [116, 159], capget: [125, 90], capset: [126, 91], pivot_root: [155, 41], seccomp: [317, 277],
+  open_tree: [428, 428], move_mount: [429, 429], mount_setattr: [442, 442],
+} as const;
 
 /** System call number on this machine (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h). */
 export function syscallNumber(name: keyof typeof PER_ARCH): number {

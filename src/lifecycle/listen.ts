@@ -5,7 +5,7 @@ import { E, errnoName } from '../base/errno.js';
 import * as c from '../ffi/libc.js';
 import { groupId } from '../ffi/accounts.js';
 import { bindUnix, connectUnix, socketOption, SOCKET_PATH_MAX_BYTES, unixSocket } from '../ffi/socket.js';
-import { AF_UNIX, O_NONBLOCK, SO_ACCEPTCONN, SO_DOMAIN, SOCK_STREAM, F_GETFL, F_SETFD, F_SETFL } from '../ffi/constants.js';
+import { AF_UNIX, O_NONBLOCK, SO_ACCEPTCONN, SO_DOMAIN, SOCK_STREAM, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC } from '../ffi/constants.js';
 import { StartError } from './errors.js';
 import { directoryError, PidFile } from './pid-file.js';
 
@@ -15,7 +15,6 @@ export type ListenSpec =
 
 /** Frontends that may wait for accept(2). */
 const BACKLOG = 16;
-const FD_CLOEXEC = 1;
 const SO_TYPE = 3;
 /** __SO_ACCEPTCON in the flags column of /proc/net/unix. */
 const PROC_LISTENING = 0x10000;
@@ -25,6 +24,10 @@ export interface Listener {
   readonly fd: number;
   /** For messages: the path, or where the descriptor came from. */
   readonly name: string;
+  /** Absolute path of the socket that was made, or null. */
+  readonly path: string | null;
+  /** Descriptor that holds the lock of the pid file, or null. */
+  readonly pidFd: number | null;
   /** Stops listening and removes what was made: socket and pid file. May be called twice. */
   close(): void;
 }
@@ -32,6 +35,21 @@ export interface Listener {
 /** Throws StartError with one sentence if it cannot be done. */
 export function openListener(spec: ListenSpec): Listener {
   return spec.kind === 'path' ? listenAt(spec.path, spec.group) : inherit(spec.fd, spec.origin);
+}
+
+/** The listener of the process image before execve(2), of which the descriptors have come along; `path` is where its socket is seen now. */
+export function adoptListener({ fd, name, path, pidFd }: Omit<Listener, 'close'>): Listener {
+  for (const kept of [fd, pidFd]) if (kept !== null) c.check(c.fcntl(kept, F_SETFD, FD_CLOEXEC), 'fcntl');
+  if (path === null || pidFd === null) return inherited(fd, name);
+  return new PathListener(fd, name, path, adoptedSocket(name, path), PidFile.adopt(`${path}.pid`, pidFd));
+}
+
+function adoptedSocket(name: string, path: string): BigIntStats {
+  try {
+    return lstatSync(path, { bigint: true });
+  } catch (error) {
+    throw new StartError(`the daemon cannot reach ${name} any more (${(error as NodeJS.ErrnoException).code}): the user that --uid-map makes of it must have access to the directory`);
+  }
 }
 
 function listenAt(givenPath: string, group: string | null): Listener {
@@ -65,7 +83,7 @@ function listenLocked(givenPath: string, path: string, gid: number | null, pidFi
     closeSync(fd);
     throw error;
   }
-  return new PathListener(fd, path, lstatSync(path, { bigint: true }), pidFile);
+  return new PathListener(fd, path, path, lstatSync(path, { bigint: true }), pidFile);
 }
 
 class PathListener implements Listener {
@@ -74,17 +92,22 @@ class PathListener implements Listener {
   constructor(
     readonly fd: number,
     readonly name: string,
+    readonly path: string,
     readonly made: BigIntStats,
     readonly pidFile: PidFile,
   ) {}
+
+  get pidFd(): number {
+    return this.pidFile.fd;
+  }
 
   close(): void {
     if (!this.#open) return;
     this.#open = false;
     c.close(this.fd);
     // Somebody may have put another socket in its place: that one is not ours to remove.
-    const named = lstatSync(this.name, { bigint: true, throwIfNoEntry: false });
-    if (named !== undefined && named.ino === this.made.ino && named.dev === this.made.dev) unlinkSync(this.name);
+    const named = lstatSync(this.path, { bigint: true, throwIfNoEntry: false });
+    if (named !== undefined && named.ino === this.made.ino && named.dev === this.made.dev) unlinkSync(this.path);
     this.pidFile.release();
   }
 }
@@ -155,12 +178,16 @@ function inherit(fd: number, origin: string): Listener {
   if (socketOption(fd, SO_ACCEPTCONN) !== 1) throw new StartError(`${name} is not a listening socket: call listen(2) on it before passing it on`);
   c.check(c.fcntl(fd, F_SETFD, FD_CLOEXEC), 'fcntl');
   c.check(c.fcntl(fd, F_SETFL, c.check(c.fcntl(fd, F_GETFL, 0), 'fcntl') | O_NONBLOCK), 'fcntl');
+  return inherited(fd, name);
+}
+
+function inherited(fd: number, name: string): Listener {
   let open = true;
   const close = (): void => {
     if (open) c.close(fd);
     open = false;
   };
-  return { fd, name, close };
+  return { fd, name, path: null, pidFd: null, close };
 }
 
 function isSocket(fd: number): boolean {

@@ -40,6 +40,16 @@ export class PidFile {
     throw new StartError(`cannot lock ${path}: something keeps replacing it`);
   }
 
+  /** The lock belongs to the open file, so it lives on in a process image that has inherited the descriptor. */
+  static adopt(path: string, fd: number): PidFile {
+    return new PidFile(path, fd);
+  }
+
+  /** The descriptor that holds the lock; −1 after release(). */
+  get fd(): number {
+    return this.#fd;
+  }
+
   /** Removes the file, then lets the lock go, so that nobody locks a file that is about to vanish. */
   release(): void {
     if (this.#fd < 0) return;

@@ -2,28 +2,28 @@
 import { accessSync, constants, statSync, type Stats } from 'node:fs';
 import { StartError } from './errors.js';
 
-/** StartError if `path` is missing, is no directory, or may not be read and searched by this user. */
-export function checkSource(path: string): void {
-  if (!inspect(path, () => statSync(path)).isDirectory()) throw new StartError(`cannot share ${path}: it is not a directory`);
-  inspect(path, () => accessSync(path, constants.R_OK | constants.X_OK));
+/** StartError if `path` is missing, is no directory, or may not be read and searched by this user; it calls the directory `name`. */
+export function checkSource(path: string, name = path): void {
+  if (!inspect(name, () => statSync(path)).isDirectory()) throw new StartError(`cannot share ${name}: it is not a directory`);
+  inspect(name, () => accessSync(path, constants.R_OK | constants.X_OK));
 }
 
-function inspect<T = Stats>(path: string, look: () => T): T {
+function inspect<T = Stats>(name: string, look: () => T): T {
   try {
     return look();
   } catch (error) {
     switch ((error as NodeJS.ErrnoException).code) {
       case 'ENOENT':
-        throw new StartError(`cannot share ${path}: there is no such directory`);
+        throw new StartError(`cannot share ${name}: there is no such directory`);
       case 'ENOTDIR':
-        throw new StartError(`cannot share ${path}: a part of the path is not a directory`);
+        throw new StartError(`cannot share ${name}: a part of the path is not a directory`);
       case 'EACCES':
       case 'EPERM':
-        throw new StartError(`cannot share ${path}: no permission to read it; run as a user that may, or as root`);
+        throw new StartError(`cannot share ${name}: no permission to read it; run as a user that may, or as root`);
       case 'ELOOP':
-        throw new StartError(`cannot share ${path}: too many symbolic links`);
+        throw new StartError(`cannot share ${name}: too many symbolic links`);
       default:
-        throw new StartError(`cannot share ${path}: ${(error as Error).message}`);
+        throw new StartError(`cannot share ${name}: ${(error as Error).message}`);
     }
   }
 }

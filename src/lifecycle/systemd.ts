@@ -1,7 +1,7 @@
 /** What systemd passes to a service and wants to hear from it: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3). */
 import { assert } from '../base/assert.js';
 import * as c from '../ffi/libc.js';
-import { connectDatagram, sendDatagram } from '../ffi/datagram.js';
+import { connectDatagram, sendDatagram, setCloseOnExec } from '../ffi/datagram.js';
 
 /** SD_LISTEN_FDS_START: the first descriptor that systemd passes. */
 const LISTEN_FDS_START = 3;
@@ -33,13 +33,14 @@ export function watchdogTimeout_ms(env: NodeJS.ProcessEnv, pid = process.pid): n
 
 /** The service's line to systemd. Without NOTIFY_SOCKET every call does nothing; no call ever throws. */
 export class ServiceNotifier {
-  readonly #fd: number;
+  /** Connected to the service manager, or negative. */
+  readonly fd: number;
   readonly #watchdog_ms: number | null;
   #timer: NodeJS.Timeout | null = null;
   #closed = false;
 
   private constructor(fd: number, watchdog_ms: number | null) {
-    this.#fd = fd;
+    this.fd = fd;
     this.#watchdog_ms = watchdog_ms;
   }
 
@@ -50,9 +51,15 @@ export class ServiceNotifier {
     return new ServiceNotifier(usable ? connectDatagram(address) : -1, watchdogTimeout_ms(env, pid));
   }
 
+  /** The connection of the process image before execve(2): a namespace of the network's own would hide an abstract address. */
+  static adopt(fd: number, env: NodeJS.ProcessEnv = process.env, pid = process.pid): ServiceNotifier {
+    if (fd >= 0) setCloseOnExec(fd);
+    return new ServiceNotifier(fd, watchdogTimeout_ms(env, pid));
+  }
+
   /** Is somebody listening? */
   get active(): boolean {
-    return this.#fd >= 0 && !this.#closed;
+    return this.fd >= 0 && !this.#closed;
   }
 
   /** READY=1: guests can connect. From now on WATCHDOG=1 follows at half of the timeout while the event loop turns. */
@@ -77,13 +84,13 @@ export class ServiceNotifier {
   close(): void {
     if (this.#timer) clearInterval(this.#timer);
     this.#timer = null;
-    if (this.active) c.close(this.#fd);
+    if (this.active) c.close(this.fd);
     this.#closed = true;
   }
 
   #send(text: string): void {
     assert(text.length > 0, 'empty notification');
-    if (this.active) sendDatagram(this.#fd, text);
+    if (this.active) sendDatagram(this.fd, text);
   }
 }
 

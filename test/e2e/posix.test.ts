@@ -21,15 +21,19 @@ interface Row {
   readonly allowMmap?: boolean
   /** Everything in the pool, as on a network file system. */
   readonly offload?: boolean
+  /** --sandbox=namespace and --seccomp=kill; trusted.* attributes need one capability more. */
+  readonly sandbox?: boolean
 }
+
+const SANDBOX = ['--sandbox=namespace', '--seccomp=kill', '--modcaps=+sys_admin']
 
 // A kernel before 6.11 uses one request queue, whatever the device has.
 const MATRIX: readonly Row[] = [
-  { cache: 'auto', requestQueues: 1, kernel: '6.1', locks: true },
+  { cache: 'auto', requestQueues: 1, kernel: '6.1', locks: true, sandbox: !otherDaemon },
   { cache: 'never', requestQueues: 4, kernel: '6.12', locks: true, allowMmap: !otherDaemon },
   { cache: 'always', requestQueues: 1, kernel: '6.1', threadPoolSize: 0 },
   { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 0 },
-  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 3, locks: true, offload: !otherDaemon },
+  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 3, locks: true, offload: !otherDaemon, sandbox: !otherDaemon },
 ]
 
 const SUITE_TIMEOUT_MS = 150_000
@@ -43,10 +47,15 @@ function featuresOf(row: Row): string {
 }
 
 function runFacts(row: Row): Promise<string> {
+  const extra = [
+    ...(row.allowMmap === true ? ['--allow-mmap'] : []),
+    ...(row.offload === true ? ['--offload=always'] : []),
+    ...(row.sandbox === true ? SANDBOX : []),
+  ]
   const daemonOptions = {
     cache: row.cache,
     locks: row.locks ?? false,
-    extra: [...(row.allowMmap === true ? ['--allow-mmap'] : []), ...(row.offload === true ? ['--offload=always'] : [])],
+    extra,
     ...(row.requestQueues > 1 ? { requestQueues: row.requestQueues } : {}),
     ...(row.threadPoolSize === undefined ? {} : { threadPoolSize: row.threadPoolSize }),
   }
@@ -77,7 +86,8 @@ for (const wanted of MATRIX) {
   const pool = row.threadPoolSize === undefined ? 'the default pool' : row.threadPoolSize === 0 ? 'no pool' : `${row.threadPoolSize} pool threads`
   const locks = row.locks === true ? "the daemon's locks" : "the kernel's locks"
   const all = row.offload === true ? ' for everything' : ''
-  test(`POSIX facts with cache ${row.cache}, ${row.requestQueues} request queue${several ? 's' : ''}, ${pool}${all}, ${locks}, Linux ${row.kernel}`, async (context) => {
+  const sandbox = row.sandbox === true ? ' in a sandbox,' : ''
+  test(`POSIX facts with cache ${row.cache}, ${row.requestQueues} request queue${several ? 's' : ''}, ${pool}${all}, ${locks},${sandbox} Linux ${row.kernel}`, async (context) => {
     for (const fact of parseFacts(await runFacts(row))) {
       // What this kernel or cache mode cannot do has to run in another row: see the last test.
       if (fact.outcome === 'skipped') {

@@ -47,48 +47,28 @@ export const name = (text: string): Uint8Array => new TextEncoder().encode(`${te
 /** INIT flags that are offered: all that Linux may. */
 const INIT_FLAGS = 0xffffffff;
 
-export class TestGuest {
-  /** A temporary one, unless the options name one. */
-  readonly directory: string;
-  readonly fs: FileSystem;
-  readonly backend: TestBackend<Device>;
+/** A client of any backend: FUSE requests through a socket and a ring. */
+export class FuseClient {
   readonly memory = new SharedMemory(16 << 20);
   readonly frontend: Frontend;
   readonly queue: DriverQueue;
-  readonly pool: SyscallPool | null;
-  readonly log: string[] = [];
   #unique = 1n;
   readonly #mark: number;
-  readonly #temporary: boolean;
   uid = 0;
   gid = 0;
 
-  private constructor(options: Partial<LocalOptions>, pool: number | StepPool) {
-    this.directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
-    this.#temporary = options.directory === undefined;
-    this.pool = typeof pool === 'number' && pool > 0 ? new SyscallPool({ threads: pool, onWorkerLost: () => undefined }) : null;
-    const calls = typeof pool === 'number' ? this.pool : pool;
-    this.fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory: this.directory }, calls, SILENT_LOG);
-    const server = new FuseServer(this.fs, {
-      guest: (key, fields, message) => void this.log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
-    });
-    this.backend = new TestBackend<Device>({
-      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
-      cancelWaiting: () => this.fs.cancelWaiting(),
-    });
-    this.frontend = Frontend.connect(this.backend.path);
+  constructor(path: string) {
+    this.frontend = Frontend.connect(path);
     this.queue = new DriverQueue(this.memory, 0, 256);
     this.#mark = this.memory.mark;
   }
 
-  /** `pool`: how many threads, or what stands for them. Without `init` there is no session yet. */
-  static async start(options: Partial<LocalOptions> = {}, pool: number | StepPool = 0, init = true): Promise<TestGuest> {
-    const guest = new TestGuest(options, pool);
-    await guest.frontend.negotiate({ features: F_LOG_ALL });
-    assert.ok(await guest.frontend.setMemory(guest.memory));
-    await guest.queue.start(guest.frontend);
-    if (init) assert.equal((await guest.init()).error, 0);
-    return guest;
+  /** The ring running and, unless told otherwise, a session. */
+  async begin(init = true): Promise<void> {
+    await this.frontend.negotiate({ features: F_LOG_ALL });
+    assert.ok(await this.frontend.setMemory(this.memory));
+    await this.queue.start(this.frontend);
+    if (init) assert.equal((await this.init()).error, 0);
   }
 
   init(major = 7, minor = 45): Promise<Reply> {
@@ -155,12 +135,67 @@ export class TestGuest {
     return this.call(OP.WRITE, node, concat(u64(fh, offset), u32(size, writeFlags), u64(0), u32(0, 0), bytes), 8);
   }
 
+  /** Names in a directory. */
+  async list(node: bigint): Promise<string[]> {
+    const opened = await this.call(OP.OPENDIR, node, u32(0, 0), 16);
+    assert.equal(opened.error, 0);
+    const fh = opened.data.getBigUint64(0, true);
+    const { data, error } = await this.call(OP.READDIR, node, concat(u64(fh, 0), u32(4096, 0), u64(0), u32(0, 0)));
+    assert.equal(error, 0);
+    const names: string[] = [];
+    // struct fuse_dirent: ino, off, namelen, type, name, padded to 8 bytes
+    for (let at = 0; at + 24 <= data.byteLength; ) {
+      const length = data.getUint32(at + 16, true);
+      names.push(new TextDecoder().decode(new Uint8Array(data.buffer, data.byteOffset + at + 24, length)));
+      at += (24 + length + 7) & ~7;
+    }
+    assert.equal((await this.call(OP.RELEASEDIR, node, concat(u64(fh), u32(0, 0), u64(0)))).error, 0);
+    return names.filter((text) => text !== '.' && text !== '..').sort();
+  }
+
+  /** The frontend goes. */
+  leave(): void {
+    this.frontend.close();
+    this.queue.close();
+    this.memory.close();
+  }
+}
+
+export class TestGuest extends FuseClient {
+  private constructor(
+    /** A temporary one, unless the options name one. */
+    readonly directory: string,
+    readonly temporary: boolean,
+    readonly fs: FileSystem,
+    readonly backend: TestBackend<Device>,
+    readonly pool: SyscallPool | null,
+    readonly log: readonly string[],
+  ) {
+    super(backend.path);
+  }
+
+  /** `threads`: of the pool, or what stands for it. Without `init` there is no session yet. */
+  static async start(options: Partial<LocalOptions> = {}, threads: number | StepPool = 0, init = true): Promise<TestGuest> {
+    const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
+    const pool = typeof threads === 'number' && threads > 0 ? new SyscallPool({ threads, onWorkerLost: () => undefined }) : null;
+    const fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory }, typeof threads === 'number' ? pool : threads, SILENT_LOG);
+    const log: string[] = [];
+    const server = new FuseServer(fs, { guest: (key, fields, message) => void log.push(`${key}: ${message} ${JSON.stringify(fields)}`) });
+    const backend = new TestBackend<Device>({
+      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
+      cancelWaiting: () => fs.cancelWaiting(),
+    });
+    const guest = new TestGuest(directory, options.directory === undefined, fs, backend, pool, log);
+    await guest.begin(init);
+    return guest;
+  }
+
   async close(): Promise<void> {
     this.frontend.close();
     await this.backend.close();
     await this.pool?.close();
     this.queue.close();
     this.memory.close();
-    if (this.#temporary) rmSync(this.directory, { recursive: true, force: true });
+    if (this.temporary) rmSync(this.directory, { recursive: true, force: true });
   }
 }

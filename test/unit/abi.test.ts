@@ -228,7 +228,6 @@ function layouts(): Fact[] {
     { expression: 'offsetof(struct group, gr_gid)', value: named('GR_GID') },
     { expression: 'offsetof(struct statx, stx_size)', value: named('STX_SIZE_OFFSET') },
     { expression: 'sizeof(((struct virtio_fs_config *)0)->tag)', value: named('TAG_BYTES') },
-    { expression: '_LINUX_CAPABILITY_VERSION_3', value: named('CAPABILITY_VERSION_3') },
   ];
 }
 

@@ -5,12 +5,12 @@
  * fsuid; only the calling thread is affected. Requests of root, the common case, switch nothing.
  */
 import { E } from '../../base/errno.js';
+import { _LINUX_CAPABILITY_VERSION_3 } from '../../ffi/constants.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import { FORBIDDEN } from './idmap.js';
 
 const CAP_FSETID = 4;
-const CAPABILITY_VERSION_3 = 0x20080522;
 const SETGROUPS = c.syscallNumber('setgroups');
 const CAPGET = c.syscallNumber('capget');
 const CAPSET = c.syscallNumber('capset');
@@ -35,7 +35,7 @@ export class Credentials {
     this.canSwitch = this.#uid === 0;
     const groups = process.getgroups!();
     this.#baseGroups = Int32Array.from(groups);
-    memory.u32[0] = CAPABILITY_VERSION_3;
+    memory.u32[0] = _LINUX_CAPABILITY_VERSION_3;
     memory.u32[1] = 0;
     const got = c.syscall6(CAPGET, HEADER, DATA, 0, 0, 0, 0) === 0;
     this.#hasFsetid = got && (memory.u32[DATA_WORD] & (1 << CAP_FSETID)) !== 0;
@@ -57,8 +57,8 @@ export class Credentials {
     }
     c.setfsgid(gid);
     c.setfsuid(uid);
-    // setfsuid(2) reports no failure; asking again with an invalid id returns the one in force
-    if (uid !== this.#uid && c.setfsuid(-1 >>> 0) !== (uid | 0)) {
+    // These two report no failure; asking again with an invalid id returns the one in force
+    if ((uid !== this.#uid && c.setfsuid(-1 >>> 0) !== (uid | 0)) || (gid !== this.#gid && c.setfsgid(-1 >>> 0) !== (gid | 0))) {
       this.leave(uid, gid, suppGid);
       return -E.PERM;
     }
@@ -88,7 +88,7 @@ export class Credentials {
   }
 
   #setFsetid(on: boolean): boolean {
-    memory.u32[0] = CAPABILITY_VERSION_3;
+    memory.u32[0] = _LINUX_CAPABILITY_VERSION_3;
     memory.u32[1] = 0;
     if (c.syscall6(CAPGET, HEADER, DATA, 0, 0, 0, 0) !== 0) return false;
     const bit = 1 << CAP_FSETID;

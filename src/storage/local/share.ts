@@ -22,6 +22,8 @@ export type CacheMode = 'auto' | 'always' | 'never' | 'metadata';
 export interface LocalOptions {
   /** The directory to share, an absolute path. */
   directory: string;
+  /** Where it is to be opened, if that is another path than the one for messages. */
+  openAs?: string;
   cache: CacheMode;
   readonly: boolean;
   xattr: boolean;
@@ -88,7 +90,7 @@ export class Share {
     readonly pool: StepPool | null,
     readonly log: Log,
   ) {
-    const rootFd = c.check(c.open(options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
+    const rootFd = c.check(c.open(options.openAs ?? options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
     const procFd = c.check(c.open('/proc/self/fd', O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', '/proc/self/fd');
     const fsType = c.statfs(rootFd, names.address + 512) === 0 ? names.u32[128] : 0;
     this.pace = new Pace(options.offload, fsType);

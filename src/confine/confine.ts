@@ -1,0 +1,110 @@
+/**
+ * Confinement of the daemon (docs/adr/0007). Node has several threads from its first moment, and namespaces, root and
+ * capabilities belong to threads: so the main thread confines itself, then becomes the daemon anew by execve(2), and
+ * the new image is wholly inside.
+ */
+import { readdirSync, realpathSync, rmSync, statfsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { execve } from '../ffi/namespaces.js';
+import { StartError, UsageError } from '../lifecycle/errors.js';
+import { dropCapabilities, parseCapabilities, type KeptCapabilities } from './capabilities.js';
+import { hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
+import { environmentWith, type Handover } from './handover.js';
+import { enterRoot, SHARE_AT, SOCKET_AT } from './new-root.js';
+import { becomeMapped, isOwnIds, leaveMapper, parseIdMaps, unshareCommand, type IdMaps } from './user-namespace.js';
+
+const TMPFS_MAGIC = 0x01021994;
+
+/** The options that matter here; structurally the Options of src/cli. */
+export interface ConfineOptions {
+  readonly sandbox: 'namespace' | 'chroot' | 'none';
+  readonly seccomp: SeccompAction | 'none';
+  readonly modcaps: string | null;
+  readonly uidMap: readonly string[];
+  readonly gidMap: readonly string[];
+  readonly readonly: boolean;
+}
+
+export interface Confinement {
+  /** A root and namespaces of its own. */
+  readonly namespace: boolean;
+  /** Ids in a user namespace of its own; null: the daemon's user alone, or no such namespace. */
+  readonly idMaps: IdMaps | null;
+  /** null: they stay as they are. */
+  readonly capabilities: KeptCapabilities | null;
+  /** The next image must start without io_uring, of which a system call filter sees nothing. */
+  readonly withoutRing: boolean;
+  readonly readonly: boolean;
+}
+
+/** What is to be done before the daemon starts; null: nothing. UsageError if the options make no sense. */
+export function confinementOf(options: ConfineOptions): Confinement | null {
+  const namespace = options.sandbox === 'namespace';
+  const idMaps = parseIdMaps(options.uidMap, options.gidMap);
+  if (idMaps !== null && !namespace) throw new UsageError('--uid-map and --gid-map need --sandbox=namespace');
+  const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps) : null;
+  const withoutRing = options.seccomp !== 'none' && usesIoUring();
+  if (capabilities === null && !withoutRing) return null;
+  return { namespace, idMaps, capabilities, withoutRing, readonly: options.readonly };
+}
+
+/**
+ * Does the next step and becomes the daemon anew, with `handover` changed to what is true then. Never returns; StartError if
+ * it cannot be done.
+ */
+export function confine(wanted: Confinement, handover: Handover): never {
+  const command = ownCommand();
+  const ordinary = process.geteuid!() !== 0;
+  if (ordinary && !wanted.namespace && wanted.capabilities !== null) throw new StartError('--modcaps needs root: an ordinary user has no capabilities to choose from');
+  if (handover.stage === 'opened' && wanted.namespace && (wanted.idMaps !== null || ordinary)) enterUserNamespace(wanted.idMaps, command, handover);
+  if (handover.mapper !== null) becomeMapped(handover.mapper);
+  // They are gone only after execve(2), so the root can still be made
+  if (wanted.capabilities !== null) dropCapabilities(wanted.capabilities);
+  // Without seccomp(2) this fails, too, and applySeccomp() will say so
+  if (wanted.withoutRing) hideIoUring();
+  if (!wanted.namespace) return becomeAnew(command, { ...handover, stage: 'confined' });
+  const { listener } = handover;
+  enterRoot({ share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) });
+  const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
+  becomeAnew(command, { ...handover, stage: 'confined', mapper: null, share: SHARE_AT, listener: { ...listener, path } });
+}
+
+function enterUserNamespace(maps: IdMaps | null, command: readonly string[], handover: Handover): never {
+  const foreign = maps === null || isOwnIds(maps) ? null : maps;
+  const unshare = unshareCommand(foreign);
+  if (foreign === null) return becomeAnew([...unshare, ...command], { ...handover, stage: 'mapped' });
+  becomeAnew([...unshare, ...command], { ...handover, stage: 'entered', mapper: leaveMapper(foreign) });
+}
+
+/** Starts the daemon again in this very process, with the same arguments. */
+function becomeAnew(command: readonly string[], handover: Handover): never {
+  try {
+    execve(command[0], command, environmentWith(process.env, handover));
+  } catch (error) {
+    // In the new root these are not where the caller will look for them
+    const { path } = handover.listener;
+    if (path !== null) for (const left of [path, `${path}.pid`]) rmSync(left, { force: true });
+    throw new StartError(`the daemon cannot start itself again to be confined (${(error as Error).message}): use --sandbox=none and no --modcaps`);
+  }
+}
+
+/** Are there other things beside the socket, which a daemon in a sandbox can reach as well? */
+export function sharesSocketDirectory(path: string): boolean {
+  try {
+    return readdirSync(dirname(path)).some((entry) => entry !== basename(path) && entry !== `${basename(path)}.pid`);
+  } catch {
+    return false; // not even its names are within reach
+  }
+}
+
+/** The command line that runs this daemon, by paths that have no links in them. */
+function ownCommand(): string[] {
+  return [process.execPath, ...process.execArgv, realpathSync(process.argv[1]), ...process.argv.slice(2)];
+}
+
+/** StartError if somebody else than confine() said that all is done. */
+export function checkConfined(wanted: Confinement): void {
+  if (wanted.namespace && statfsSync('/').type !== TMPFS_MAGIC) {
+    throw new StartError('BUCKETFSD_HANDOVER is set, which is for the daemon itself only: unset it');
+  }
+}

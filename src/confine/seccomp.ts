@@ -1,0 +1,123 @@
+/** --seccomp: a filter in the kernel for every system call of every thread (seccomp(2)), written in classic BPF. */
+import { readdirSync, readlinkSync } from 'node:fs';
+import { errnoName } from '../base/errno.js';
+import { AF_UNIX, CLONE_FS } from '../ffi/constants.js';
+import { installFilter, setNoNewPrivileges } from '../ffi/privileges.js';
+import { StartError } from '../lifecycle/errors.js';
+import { ABSENT, EXAMINED, FORBIDDEN } from './system-calls.js';
+
+export type SeccompAction = 'kill' | 'log' | 'trap';
+export type Architecture = 'x64' | 'arm64';
+
+/** What the kernel does with a call (include/uapi/linux/seccomp.h); the low 16 bits are data, here an errno. */
+export const RETURN = { KILL_PROCESS: 0x8000_0000, TRAP: 0x0003_0000, ERRNO: 0x0005_0000, LOG: 0x7ffc_0000, ALLOW: 0x7fff_0000 } as const;
+const RETURN_OF = { kill: RETURN.KILL_PROCESS, trap: RETURN.TRAP, log: RETURN.LOG } as const;
+const ENOSYS = 38;
+
+/** AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 (include/uapi/linux/audit.h). */
+const AUDIT_ARCH = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
+/** __X32_SYSCALL_BIT: numbers of an ABI for 32-bit pointers that passes the same architecture. */
+const X32_BIT = 0x4000_0000;
+const CLONE_THREAD = 0x0001_0000;
+/** ioctls by which a program types into the terminal that it was started from: TIOCSTI, TIOCLINUX. */
+const TERMINAL_INPUT = [0x5412, 0x541c];
+
+/** struct seccomp_data: nr, arch, instruction_pointer, args[6]. Both machines are little-endian: the low word comes first. */
+const NR = 0;
+const ARCH = 4;
+const argument = (index: number): number => 16 + 8 * index;
+
+const LOAD = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const JUMP_EQUAL = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP_AT_LEAST = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const JUMP_ANY_BIT = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const RETURN_VALUE = 0x06; // BPF_RET | BPF_K
+
+const ARCHITECTURE: Architecture = process.arch === 'arm64' ? 'arm64' : 'x64';
+
+/** Where a jump goes: to one of the returns at the end, or `n` instructions ahead. */
+type Target = 'allow' | 'refuse' | 'absent' | number;
+type Instruction = readonly [code: number, k: number, yes?: Target, no?: Target];
+
+/** The filter as an array of struct sock_filter; `pid` is the process that it is for. */
+export function filterProgram(action: SeccompAction, architecture: Architecture, pid: number): Uint8Array {
+  const at = architecture === 'arm64' ? 1 : 0;
+  const numbersOf = (table: Readonly<Record<string, readonly [number, number | null]>>): number[] =>
+    Object.values(table).flatMap((numbers) => numbers[at] ?? []);
+  const body: Instruction[] = [
+    [LOAD, ARCH],
+    [JUMP_EQUAL, AUDIT_ARCH[architecture], 0, 'refuse'],
+    [LOAD, NR],
+    ...(architecture === 'x64' ? [[JUMP_AT_LEAST, X32_BIT, 'refuse', 0] as const] : []),
+    ...numbersOf(FORBIDDEN).map((nr) => [JUMP_EQUAL, nr, 'refuse', 0] as const),
+    ...numbersOf(ABSENT).map((nr) => [JUMP_EQUAL, nr, 'absent', 0] as const),
+    [JUMP_EQUAL, EXAMINED.clone[at], 0, 2],
+    [LOAD, argument(0)],
+    [JUMP_ANY_BIT, CLONE_THREAD, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.unshare[at], 0, 2],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, CLONE_FS, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.socket[at], 1, 0],
+    [JUMP_EQUAL, EXAMINED.socketpair[at], 0, 2],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, AF_UNIX, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.kill[at], 1, 0],
+    [JUMP_EQUAL, EXAMINED.tgkill[at], 0, 2],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, pid, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.ioctl[at], 0, 'allow'],
+    [LOAD, argument(1)],
+    ...TERMINAL_INPUT.map((request) => [JUMP_EQUAL, request, 'refuse', 0] as const),
+  ];
+  return assemble(body, RETURN_OF[action]);
+}
+
+function assemble(body: readonly Instruction[], refusal: number): Uint8Array {
+  const ends = { allow: body.length, refuse: body.length + 1, absent: body.length + 2 } as const;
+  const all: Instruction[] = [...body, [RETURN_VALUE, RETURN.ALLOW], [RETURN_VALUE, refusal], [RETURN_VALUE, RETURN.ERRNO | ENOSYS]];
+  const bytes = new Uint8Array(8 * all.length);
+  const view = new DataView(bytes.buffer);
+  all.forEach(([code, k, yes = 0, no = 0], index) => {
+    const distance = (target: Target): number => (typeof target === 'number' ? target : ends[target] - index - 1);
+    if (distance(yes) > 255 || distance(no) > 255) throw new Error('a jump of the filter is too far');
+    view.setUint16(8 * index, code, true);
+    view.setUint8(8 * index + 2, distance(yes));
+    view.setUint8(8 * index + 3, distance(no));
+    view.setUint32(8 * index + 4, k, true);
+  });
+  return bytes;
+}
+
+/** Does this process have a ring already (libuv of Node 22 and later makes one at its start)? A call by way of it is seen by no filter. */
+export function usesIoUring(): boolean {
+  return readdirSync('/proc/self/fd').some((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[io_uring]';
+    } catch {
+      return false; // the descriptor of this very listing is closed by now
+    }
+  });
+}
+
+/** The program that this process becomes finds no io_uring in its kernel, and does without. 0, or −errno. */
+export function hideIoUring(): number {
+  setNoNewPrivileges();
+  const at = ARCHITECTURE === 'arm64' ? 1 : 0;
+  const body: Instruction[] = [
+    [LOAD, ARCH],
+    [JUMP_EQUAL, AUDIT_ARCH[ARCHITECTURE], 0, 'allow'],
+    [LOAD, NR],
+    [JUMP_EQUAL, ABSENT.io_uring_setup[at], 'absent', 0],
+  ];
+  return installFilter(assemble(body, RETURN.ALLOW));
+}
+
+/** From now on, for every thread of this process, those to come among them. StartError if this kernel cannot. */
+export function applySeccomp(action: SeccompAction): void {
+  if (usesIoUring()) throw new StartError(`--seccomp=${action} cannot be set up, since this Node does not start without io_uring: use another version of Node.js`);
+  setNoNewPrivileges();
+  const result = installFilter(filterProgram(action, ARCHITECTURE, process.pid));
+  if (result !== 0) {
+    throw new StartError(`--seccomp=${action} cannot be set up (${errnoName(result)}): this kernel needs CONFIG_SECCOMP_FILTER; use --seccomp=none, and SystemCallFilter= as in deploy/bucketfsd@.service`);
+  }
+}

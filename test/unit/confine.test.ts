@@ -1,0 +1,218 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { CAPABILITIES, parseCapabilities } from '../../src/confine/capabilities.js';
+import { confinementOf, type ConfineOptions } from '../../src/confine/confine.js';
+import { takeHandover } from '../../src/confine/handover.js';
+import { planRoot } from '../../src/confine/new-root.js';
+import { filterProgram, RETURN, type Architecture } from '../../src/confine/seccomp.js';
+import { ABSENT, EXAMINED, FORBIDDEN } from '../../src/confine/system-calls.js';
+import { isOwnIds, parseIdMaps, parseIdRanges } from '../../src/confine/user-namespace.js';
+import { UsageError } from '../../src/lifecycle/errors.js';
+
+const CHILD = fileURLToPath(new URL('./confine-child.js', import.meta.url));
+const AUDIT_ARCH = { x64: 0xc000003e, arm64: 0xc00000b7 } as const;
+const ENOSYS = RETURN.ERRNO | 38;
+const PID = 4321;
+const SIGSYS = 'SIGSYS';
+
+const refused = (call: () => unknown, sentence: RegExp): void =>
+  assert.throws(call, (error: unknown) => error instanceof UsageError && sentence.test(error.message) && !error.message.includes('\n'));
+
+/** Classic BPF as far as filters use it: what the kernel would answer to a call. */
+function evaluate(program: Uint8Array, arch: number, nr: number, args: readonly number[] = []): number {
+  const code = new DataView(program.buffer);
+  const data = new DataView(new ArrayBuffer(64));
+  data.setUint32(0, nr, true);
+  data.setUint32(4, arch, true);
+  args.forEach((value, index) => data.setBigUint64(16 + 8 * index, BigInt(value), true));
+  let accumulator = 0;
+  for (let at = 0; at < program.length / 8; at++) {
+    const [k, jump] = [code.getUint32(8 * at + 4, true), (yes: boolean): number => code.getUint8(8 * at + (yes ? 2 : 3))];
+    switch (code.getUint16(8 * at, true)) {
+      case 0x20: accumulator = data.getUint32(k, true); break;
+      case 0x15: at += jump(accumulator === k); break;
+      case 0x35: at += jump(accumulator >= k); break;
+      case 0x45: at += jump((accumulator & k) !== 0); break;
+      case 0x06: return k;
+      default: assert.fail(`instruction ${at}`);
+    }
+  }
+  return assert.fail('the program has no end');
+}
+
+describe('filter', () => {
+  for (const [index, arch] of (['x64', 'arm64'] as const).entries()) {
+    const numbers = (table: Record<string, readonly [number, number | null]>): number[] => Object.values(table).flatMap((pair) => pair[index] ?? []);
+    const program = filterProgram('kill', arch, PID);
+    const answer = (nr: number, ...args: number[]): number => evaluate(program, AUDIT_ARCH[arch], nr, args);
+
+    test(`${arch}: what is forbidden is refused, what the C library does without is not there, all else is allowed`, () => {
+      const [forbidden, absent, examined] = [numbers(FORBIDDEN), numbers(ABSENT), numbers(EXAMINED)];
+      assert.equal(new Set([...forbidden, ...absent, ...examined]).size, forbidden.length + absent.length + examined.length, 'no number twice');
+      for (let nr = 0; nr < 1024; nr++) {
+        const expected = forbidden.includes(nr) ? RETURN.KILL_PROCESS : absent.includes(nr) ? ENOSYS : RETURN.ALLOW;
+        if (!examined.includes(nr)) assert.equal(answer(nr), expected, `call ${nr}`);
+      }
+    });
+
+    test(`${arch}: threads, Unix sockets, signals to itself and ioctls of files are allowed, processes, networks, signals to others and typing into a terminal are not`, () => {
+      assert.equal(answer(EXAMINED.clone[index], 0x3d0f00), RETURN.ALLOW, 'pthread_create');
+      assert.equal(answer(EXAMINED.clone[index], 0x1200011), RETURN.KILL_PROCESS, 'fork');
+      assert.equal(answer(EXAMINED.clone[index], 0x4111), RETURN.KILL_PROCESS, 'vfork');
+      for (const name of ['socket', 'socketpair'] as const) {
+        assert.equal(answer(EXAMINED[name][index], 1), RETURN.ALLOW);
+        for (const family of [0, 2, 10, 16, 17, 40]) assert.equal(answer(EXAMINED[name][index], family), RETURN.KILL_PROCESS, `${name} ${family}`);
+      }
+      for (const name of ['kill', 'tgkill'] as const) {
+        assert.equal(answer(EXAMINED[name][index], PID, 15), RETURN.ALLOW);
+        for (const other of [0, 1, PID + 1, 0xffffffff]) assert.equal(answer(EXAMINED[name][index], other, 15), RETURN.KILL_PROCESS, `${name} ${other}`);
+      }
+      assert.equal(answer(EXAMINED.unshare[index], 0x200), RETURN.ALLOW, 'CLONE_FS: a umask of its own');
+      for (const flags of [0, 0x20000, 0x20200, 0x10000000]) assert.equal(answer(EXAMINED.unshare[index], flags), RETURN.KILL_PROCESS, `unshare ${flags}`);
+      assert.equal(answer(EXAMINED.ioctl[index], 0, 0x80086601), RETURN.ALLOW);
+      for (const request of [0x5412, 0x541c]) assert.equal(answer(EXAMINED.ioctl[index], 0, request), RETURN.KILL_PROCESS);
+    });
+
+    test(`${arch}: another architecture or ABI is refused, whatever the call`, () => {
+      for (const other of [0x40000003, 0x40000028, AUDIT_ARCH[arch === 'x64' ? 'arm64' : 'x64']]) assert.equal(evaluate(program, other, 0), RETURN.KILL_PROCESS);
+      if (arch === 'x64') for (const nr of [0x40000000, 0x40000001, 0xffffffff]) assert.equal(answer(nr), RETURN.KILL_PROCESS);
+    });
+
+    test(`${arch}: log and trap differ in what they answer only`, () => {
+      for (const [action, value] of [['log', RETURN.LOG], ['trap', RETURN.TRAP]] as const) {
+        const other = filterProgram(action, arch as Architecture, PID);
+        assert.equal(evaluate(other, AUDIT_ARCH[arch], FORBIDDEN.execve[index]), value);
+        assert.equal(evaluate(other, AUDIT_ARCH[arch], 0), RETURN.ALLOW);
+      }
+    });
+  }
+
+  for (const [index, header, prefix] of [[0, '/usr/include/x86_64-linux-gnu/asm/unistd_64.h', '__NR_'], [1, '/usr/include/asm-generic/unistd.h', '__NR_']] as const) {
+    test(`the numbers are those of ${header}`, { skip: !existsSync(header) && 'no kernel headers' }, () => {
+      const text = readFileSync(header, 'utf8');
+      const known = new Map([...text.matchAll(new RegExp(`^#define ${prefix}(\\w+)\\s+(\\d+)`, 'gm'))].map((match) => [match[1], Number(match[2])]));
+      for (const [name, numbers] of Object.entries({ ...FORBIDDEN, ...ABSENT, ...EXAMINED }) as [string, readonly [number, number | null]][]) {
+        assert.equal(numbers[index], known.get(name) ?? null, name);
+      }
+    });
+  }
+});
+
+describe('filter in the kernel', () => {
+  const run = (action: string, deed: string): { signal: string | null; stdout: string; stderr: string } =>
+    spawnSync(process.execPath, [CHILD, action, deed], { encoding: 'utf8', timeout: 60_000, input: '' });
+  const deeds = ['unshare', 'setns', 'bpf', 'spawn', 'inet', 'thread', 'tiocsti', 'signal', ...(process.arch === 'x64' ? ['x32'] : [])];
+
+  for (const action of ['kill', 'trap']) {
+    test(`${action}: what is forbidden ends the process, in any thread`, () => {
+      for (const deed of deeds) {
+        const { signal, stdout } = run(action, deed);
+        assert.deepEqual([signal, stdout], [SIGSYS, ''], deed);
+      }
+    });
+  }
+
+  test('log: it is let pass', () => {
+    for (const deed of ['unshare', 'spawn', 'inet', 'thread']) {
+      const { signal, stdout, stderr } = run('log', deed);
+      assert.equal(signal, null, stderr);
+      assert.match(stdout, /^done: /, deed);
+    }
+  });
+
+  test('kill: what the daemon does goes on', () => {
+    assert.equal(run('kill', 'unix').stdout, 'done: opened\n');
+    assert.equal(run('kill', 'clone3').stdout, 'done: 38\n');
+    assert.equal(run('kill', 'worker').stdout, 'done: 0\n');
+    assert.equal(run('kill', 'abort').signal, 'SIGABRT', 'a crash is its own');
+  });
+
+  test('kill: pool workers start, die and are replaced', () => {
+    const { stdout, stderr } = run('kill', 'pool');
+    assert.equal(stdout, 'done: 0 -5 -5 7 7\n', stderr);
+  });
+});
+
+describe('--modcaps', () => {
+  const names = (list: string | null): string[] => [...parseCapabilities(list).kept].sort((a, b) => a - b).map((number) => CAPABILITIES[number]);
+  const BASE = ['CHOWN', 'DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'SETGID', 'SETUID', 'MKNOD', 'SETFCAP'];
+
+  test('changes the set that files need, in order, by names with or without CAP_ in either case', () => {
+    assert.deepEqual(names(null), BASE);
+    assert.deepEqual(names('-mknod:-CAP_SETFCAP'), BASE.slice(0, -2));
+    assert.deepEqual(names('+Sys_Admin:-cap_chown'), ['DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'SETGID', 'SETUID', 'SYS_ADMIN', 'MKNOD', 'SETFCAP']);
+    assert.deepEqual(names('+sys_admin:-sys_admin'), BASE);
+    assert.deepEqual(parseCapabilities('+kill:+bpf:-kill').named, [39]);
+  });
+
+  test('what is no such list is refused', () => {
+    for (const list of ['', 'mknod', '+', '+nope', '+mknod:', ':', '+cap_cap_mknod', '-mknod+chown']) refused(() => parseCapabilities(list), /--modcaps takes names of capabilities/);
+  });
+
+  test('the numbers are those of the kernel', { skip: !existsSync('/usr/include/linux/capability.h') && 'no kernel headers' }, () => {
+    const text = readFileSync('/usr/include/linux/capability.h', 'utf8');
+    const known = [...text.matchAll(/^#define CAP_([A-Z_]+)\s+(\d+)$/gm)].filter((match) => match[1] !== 'LAST_CAP');
+    assert.deepEqual(known.map((match) => CAPABILITIES[Number(match[2])]), known.map((match) => match[1]));
+    assert.ok(known.length > 35);
+  });
+});
+
+describe('id maps', () => {
+  const range = (inside: number, host: number, count: number): object => ({ inside, host, count });
+
+  test(':namespace_id:host_id:count: with any separator, as often as needed', () => {
+    assert.deepEqual(parseIdRanges('--uid-map', [':0:1000:1:', ',1,100000,65536,']), [range(0, 1000, 1), range(1, 100000, 65536)]);
+    assert.deepEqual(parseIdRanges('--gid-map', ['/0/0/4294967295/']), [range(0, 0, 4294967295)]);
+    assert.equal(parseIdMaps([], []), null);
+  });
+
+  test('what is malformed, out of range, doubled, or without the id 0 is refused', () => {
+    for (const map of ['0:1000:1', ':0:1000:1', ':0:1000:', ':0:1000:0:', ':-1:0:1:', ':0:x:1:', ':0:4294967295:1:', ':1:0:4294967295:', ':0:1:2:3:', '10001', ':0,1000:1:', ':0:1:1: ', ':']) {
+      refused(() => parseIdRanges('--uid-map', [map]), /--uid-map takes :namespace_id:host_id:count:/);
+    }
+    refused(() => parseIdRanges('--gid-map', [':0:1000:10:', ':9:5000:1:']), /--gid-map names an id twice/);
+    refused(() => parseIdRanges('--uid-map', [':0:1000:10:', ':10:1009:1:']), /names an id twice/);
+    refused(() => parseIdRanges('--uid-map', [':1:1000:1:']), /must give the id 0/);
+    refused(() => parseIdRanges('--uid-map', Array.from({ length: 341 }, (_, i) => `:${i}:${i}:1:`)), /340 times/);
+    refused(() => parseIdMaps([':0:1000:1:'], []), /together or not at all/);
+  });
+
+  test("the user's own ids need nobody's help", () => {
+    const maps = (uid: number, gid: number, count = 1): Parameters<typeof isOwnIds>[0] => parseIdMaps([`:0:${uid}:${count}:`], [`:0:${gid}:1:`])!;
+    const [uid, gid] = [process.geteuid!(), process.getegid!()];
+    assert.deepEqual([maps(uid, gid), maps(uid + 1, gid), maps(uid, gid + 1), maps(uid, gid, 2)].map(isOwnIds), [true, false, false, false]);
+  });
+});
+
+describe('what is to be done', () => {
+  const NONE: ConfineOptions = { sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], readonly: false };
+
+  test('nothing unless it is asked for', () => {
+    assert.equal(confinementOf(NONE), null);
+    assert.equal(confinementOf({ ...NONE, sandbox: 'namespace' })?.namespace, true);
+    assert.equal(confinementOf({ ...NONE, modcaps: '-mknod' })?.namespace, false);
+    refused(() => confinementOf({ ...NONE, uidMap: [':0:1:1:'], gidMap: [':0:1:1:'] }), /need --sandbox=namespace/);
+    refused(() => confinementOf({ ...NONE, modcaps: '+x' }), /--modcaps takes/);
+  });
+
+  test('a handover counts for the process that it names, once', () => {
+    const env = { BUCKETFSD_HANDOVER: JSON.stringify({ pid: 7, stage: 'confined' }) };
+    assert.equal(takeHandover({ ...env }, 8), null);
+    assert.equal(takeHandover({ ...env }, 7)?.stage, 'confined');
+    takeHandover(env, 7);
+    assert.deepEqual(env, {});
+    for (const text of ['', 'null', '{', '[]', '7', '"x"']) assert.equal(takeHandover({ BUCKETFSD_HANDOVER: text }, 7), null, text);
+  });
+
+  test('the plan of a root puts no mount below another of the program, the share writable and without devices', () => {
+    const { trees } = planRoot({ share: '/srv', readonly: false, socketDirectory: null });
+    const program = trees.filter(({ source, target }) => source === target && source !== '/dev/null').map(({ target }) => target);
+    for (const path of program) assert.deepEqual(program.filter((other) => other.startsWith(`${path}/`)), [], path);
+    assert.equal(trees.find(({ target }) => target === '/.share')?.attributes, 2 | 4);
+    assert.equal(trees.find(({ target }) => target === '/.socket'), undefined);
+    assert.equal(planRoot({ share: '/srv', readonly: true, socketDirectory: '/run' }).trees.find(({ target }) => target === '/.share')?.attributes, 1 | 2 | 4);
+  });
+});
