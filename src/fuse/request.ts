@@ -102,7 +102,7 @@ export class FuseRequest implements FileSystemRequest {
   lockPid = 0;
   position = 0;
   securityContext = false;
-  readonly labelName: number;
+  readonly labelName: MutableName;
   labelValue = 0;
   labelLength = 0;
   readonly timesAddress: number;
@@ -134,7 +134,7 @@ export class FuseRequest implements FileSystemRequest {
     this.timesAddress = base + TIMES_AT;
     this.iovecs = base + IOVECS_AT;
     this.payload = base + PAYLOAD_AT;
-    this.labelName = base + LABEL_NAME_AT;
+    this.labelName = new MutableName(base + LABEL_NAME_AT, LABEL_NAME_AT);
     this.args = this.block.dv;
     this.#iovecWords = this.block.u32.subarray(IOVECS_AT >> 2, (IOVECS_AT >> 2) + IOVECS_MAX * 4);
   }
@@ -323,8 +323,7 @@ export class FuseRequest implements FileSystemRequest {
   #readContext(at: number, end: number): number {
     if (at + 8 > end) return -E.INVAL;
     const bytes = this.u32(at);
-    const label = { at: LABEL_NAME_AT, length: 0, address: this.labelName } as MutableName;
-    const value = this.#copyString(at + 8, label, NAME_MAX);
+    const value = this.#copyString(at + 8, this.labelName, NAME_MAX);
     if (value < 0) return value;
     if (bytes === 0 || bytes > 4096 || value + bytes > end) return -E.INVAL;
     // Above a link target in the payload, which may be in use

@@ -62,7 +62,7 @@ export interface FileSystemRequest {
   readonly name2: Name;
   /** A security context to set at creation: addresses of the attribute's name (with NUL) and value. */
   readonly securityContext: boolean;
-  readonly labelName: number;
+  readonly labelName: Name;
   readonly labelValue: number;
   readonly labelLength: number;
   /** SETATTR: FATTR_* bits and values. */

@@ -1,6 +1,6 @@
 // Starts a virtiofs daemon on a new directory: ours, or any other that E2E_DAEMON names.
 //
-// E2E_DAEMON is a command line with {SOCK}, {DIR}, {CACHE} (auto, always, never) or
+// E2E_DAEMON is a command line with {SOCK}, {DIR}, {CACHE} (auto, always, never, metadata) or
 // {CACHE_C} (auto, always, none, as the C daemon calls it) substituted, for example
 //   E2E_DAEMON='/usr/lib/qemu/virtiofsd --socket-path={SOCK} -o source={DIR} -o cache={CACHE_C} -o xattr -f'
 // E2E_FEATURES is then what that daemon has (see FEATURES below).
@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { projectRoot } from './image.js'
 import { type Exit, exitOf, terminate } from './process.js'
 
-export type Cache = 'auto' | 'always' | 'never'
+export type Cache = 'auto' | 'always' | 'never' | 'metadata'
 
 export interface DaemonOptions {
   readonly cache?: Cache
@@ -30,7 +30,7 @@ export interface DaemonOptions {
   readonly listenFd?: number
 }
 
-/** What facts may ask of a daemon; "mmap" and "interrupt", which depend on the row, are added by the tests. */
+/** What facts may ask of a daemon; "mmap", "interrupt" and "writethrough", which depend on the row, are added by the tests. */
 export const FEATURES = process.env['E2E_FEATURES']?.split(',') ?? ['xattr', 'acl', 'tmpfile', 'ioctl', 'killpriv']
 
 /** Whether another daemon than ours is tested: what only ours does is then skipped. */

@@ -8,7 +8,7 @@ import { FuseServer } from '../../src/fuse/server.js';
 import { SyscallPool } from '../../src/pool/pool.js';
 import type { FileSystem } from '../../src/storage/filesystem.js';
 import { openLocalFileSystem } from '../../src/storage/local/filesystem.js';
-import type { StepPool, LocalOptions } from '../../src/storage/local/share.js';
+import type { LocalOptions, StepPool } from '../../src/storage/local/share.js';
 import type { Device } from '../../src/vhost/device.js';
 import { TestBackend } from './backend.js';
 import { DriverQueue } from './driver.js';
@@ -16,8 +16,9 @@ import { F_LOG_ALL, Frontend, SharedMemory, concat, u32, u64 } from './frontend.
 
 export const OP = {
   LOOKUP: 1, FORGET: 2, GETATTR: 3, SETATTR: 4, READLINK: 5, SYMLINK: 6, MKNOD: 8, MKDIR: 9, UNLINK: 10, RMDIR: 11, RENAME: 12, LINK: 13, OPEN: 14,
-  READ: 15, WRITE: 16, STATFS: 17, RELEASE: 18, FSYNC: 20, SETXATTR: 21, GETXATTR: 22, LISTXATTR: 23, FLUSH: 25, INIT: 26, OPENDIR: 27, READDIR: 28,
-  RELEASEDIR: 29, GETLK: 31, SETLK: 32, SETLKW: 33, CREATE: 35, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42, READDIRPLUS: 44, RENAME2: 45, TMPFILE: 51, STATX: 52,
+  READ: 15, WRITE: 16, STATFS: 17, RELEASE: 18, FSYNC: 20, SETXATTR: 21, GETXATTR: 22, LISTXATTR: 23, REMOVEXATTR: 24, FLUSH: 25, INIT: 26, OPENDIR: 27,
+  READDIR: 28, RELEASEDIR: 29, FSYNCDIR: 30, GETLK: 31, SETLK: 32, SETLKW: 33, CREATE: 35, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42, FALLOCATE: 43,
+  READDIRPLUS: 44, RENAME2: 45, LSEEK: 46, COPY_FILE_RANGE: 47, TMPFILE: 51, STATX: 52,
 } as const;
 
 const DEFAULTS: Omit<LocalOptions, 'directory'> = {
@@ -47,7 +48,7 @@ export const name = (text: string): Uint8Array => new TextEncoder().encode(`${te
 /** INIT flags that are offered: all that Linux may. */
 const INIT_FLAGS = 0xffffffff;
 
-/** A client of any backend: FUSE requests through a socket and a ring. */
+/** A FUSE client on a driver of its own, for a daemon that listens at `socketPath`. */
 export class FuseClient {
   readonly memory = new SharedMemory(16 << 20);
   readonly frontend: Frontend;
@@ -57,22 +58,34 @@ export class FuseClient {
   uid = 0;
   gid = 0;
 
-  constructor(path: string) {
-    this.frontend = Frontend.connect(path);
+  constructor(socketPath: string) {
+    this.frontend = Frontend.connect(socketPath);
     this.queue = new DriverQueue(this.memory, 0, 256);
     this.#mark = this.memory.mark;
   }
 
-  /** The ring running and, unless told otherwise, a session. */
-  async begin(init = true): Promise<void> {
+  /** Features, memory, one running queue. */
+  async setUp(): Promise<void> {
     await this.frontend.negotiate({ features: F_LOG_ALL });
     assert.ok(await this.frontend.setMemory(this.memory));
     await this.queue.start(this.frontend);
+  }
+
+  /** The ring running and, unless told otherwise, a session. */
+  async begin(init = true): Promise<void> {
+    await this.setUp();
     if (init) assert.equal((await this.init()).error, 0);
   }
 
-  init(major = 7, minor = 45): Promise<Reply> {
-    return this.call(OP.INIT, 0n, concat(u32(major, minor, 131072, INIT_FLAGS, INIT_FLAGS), new Uint8Array(44)), 64);
+  /** Connect, and begin a FUSE session. */
+  static async connect(socketPath: string): Promise<FuseClient> {
+    const client = new FuseClient(socketPath);
+    await client.begin();
+    return client;
+  }
+
+  init(major = 7, minor = 45, flags = INIT_FLAGS): Promise<Reply> {
+    return this.call(OP.INIT, 0n, concat(u32(major, minor, 131072, flags, INIT_FLAGS), new Uint8Array(44)), 64);
   }
 
   /** Bytes of a request. */
@@ -135,6 +148,16 @@ export class FuseClient {
     return this.call(OP.WRITE, node, concat(u64(fh, offset), u32(size, writeFlags), u64(0), u32(0, 0), bytes), 8);
   }
 
+  disconnect(): void {
+    this.frontend.close();
+  }
+
+  /** After disconnect(), when nobody writes into the memory any more. */
+  free(): void {
+    this.queue.close();
+    this.memory.close();
+  }
+
   /** Names in a directory. */
   async list(node: bigint): Promise<string[]> {
     const opened = await this.call(OP.OPENDIR, node, u32(0, 0), 16);
@@ -155,47 +178,68 @@ export class FuseClient {
 
   /** The frontend goes. */
   leave(): void {
-    this.frontend.close();
-    this.queue.close();
-    this.memory.close();
+    this.disconnect();
+    this.free();
   }
 }
 
+/** The client, and the daemon's parts in this process behind it. */
 export class TestGuest extends FuseClient {
-  private constructor(
-    /** A temporary one, unless the options name one. */
-    readonly directory: string,
-    readonly temporary: boolean,
-    readonly fs: FileSystem,
-    readonly backend: TestBackend<Device>,
-    readonly pool: SyscallPool | null,
-    readonly log: readonly string[],
-  ) {
-    super(backend.path);
+  /** A temporary one, unless the options name one. */
+  readonly directory: string;
+  readonly #temporary: boolean;
+  readonly pool: SyscallPool | null;
+  readonly fs: FileSystem;
+  readonly backend: TestBackend<Device>;
+  readonly log: string[];
+
+  private constructor(parts: Parts) {
+    super(parts.backend.path);
+    this.directory = parts.directory;
+    this.#temporary = parts.temporary;
+    this.pool = parts.pool;
+    this.fs = parts.fs;
+    this.backend = parts.backend;
+    this.log = parts.log;
   }
 
   /** `threads`: of the pool, or what stands for it. Without `init` there is no session yet. */
   static async start(options: Partial<LocalOptions> = {}, threads: number | StepPool = 0, init = true): Promise<TestGuest> {
-    const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
-    const pool = typeof threads === 'number' && threads > 0 ? new SyscallPool({ threads, onWorkerLost: () => undefined }) : null;
-    const fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory }, typeof threads === 'number' ? pool : threads, SILENT_LOG);
-    const log: string[] = [];
-    const server = new FuseServer(fs, { guest: (key, fields, message) => void log.push(`${key}: ${message} ${JSON.stringify(fields)}`) });
-    const backend = new TestBackend<Device>({
-      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
-      cancelWaiting: () => fs.cancelWaiting(),
-    });
-    const guest = new TestGuest(directory, options.directory === undefined, fs, backend, pool, log);
+    const guest = new TestGuest(partsOf(options, threads));
     await guest.begin(init);
     return guest;
   }
 
   async close(): Promise<void> {
-    this.frontend.close();
+    this.disconnect();
     await this.backend.close();
     await this.pool?.close();
-    this.queue.close();
-    this.memory.close();
-    if (this.temporary) rmSync(this.directory, { recursive: true, force: true });
+    this.free();
+    if (this.#temporary) rmSync(this.directory, { recursive: true, force: true });
   }
+}
+
+interface Parts {
+  directory: string;
+  temporary: boolean;
+  pool: SyscallPool | null;
+  fs: FileSystem;
+  backend: TestBackend<Device>;
+  log: string[];
+}
+
+/** A share served in this process. */
+function partsOf(options: Partial<LocalOptions>, threads: number | StepPool): Parts {
+  const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-share-'));
+  const log: string[] = [];
+  const pool = typeof threads === 'number' && threads > 0 ? new SyscallPool({ threads, onWorkerLost: () => undefined }) : null;
+  const fs = openLocalFileSystem({ ...DEFAULTS, ...options, directory }, typeof threads === 'number' ? pool : threads, SILENT_LOG);
+  const server = new FuseServer(fs, {
+    guest: (key, fields, message) => void log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
+  });
+  const backend = new TestBackend<Device>({
+    maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
+    cancelWaiting: () => fs.cancelWaiting(),
+  });
+  return { directory, temporary: options.directory === undefined, pool, fs, backend, log };
 }

@@ -9,7 +9,7 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
-import { AT_REMOVEDIR, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
+import { AT_REMOVEDIR, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TRUNC, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import type { Attributes } from './attributes.js';
@@ -19,7 +19,7 @@ import { renameRefusal, tmpfileFlags, type Namespace } from './namespace.js';
 import type { OpenFiles } from './open-files.js';
 import { DOT, SCRATCH_HANDLE, SCRATCH_NAME, SCRATCH_PATH, SCRATCH_PATH2, type Share, type StepPool } from './share.js';
 import { MAKE_DIRECTORY, MAKE_NODE, MAKE_SYMLINK, NOT_HERE, type Step } from './steps.js';
-import { XATTR_MAX, type Xattrs } from './xattrs.js';
+import { XATTR_MAX, hostName, type Xattrs } from './xattrs.js';
 
 type Later = (r: FileSystemRequest) => Promise<number>;
 
@@ -158,8 +158,10 @@ export class Deferred {
     if (this.share.options.readonly) return -E.ROFS;
     const caller = this.share.caller(r);
     if (caller === null) return -E.PERM;
+    const label = this.#label(r);
+    if (label[0] < 0) return label[0];
     return this.#node(r, async (_slot, dir) => {
-      const fd = await this.#step('make', kind, dir, r.name.address, r.mode, extra, ...caller, this.#umask(r), r.attr.address, ...this.#label(r));
+      const fd = await this.#step('make', kind, dir, r.name.address, r.mode, extra, ...caller, this.#umask(r), r.attr.address, ...label);
       return fd === NOT_HERE ? inline(r) : this.#entry(r, fd);
     });
   }
@@ -169,9 +171,10 @@ export class Deferred {
     return r.session.dontMask ? r.umask : 0;
   }
 
-  /** Name, value and length of the security context to set, zeroes for none. */
+  /** Name, value and length of the security context to set, zeroes for none; the name −errno if it may not be set. */
   #label(r: FileSystemRequest): [number, number, number] {
-    return r.securityContext && this.share.options.securityLabel ? [r.labelName, r.labelValue, r.labelLength] : [0, 0, 0];
+    if (!r.securityContext || !this.share.options.securityLabel) return [0, 0, 0];
+    return [hostName(this.share, r.labelName, r.attr, SCRATCH_NAME), r.labelValue, r.labelLength];
   }
 
   readonly unlink: Later = (r) => this.#remove(r, 0);
@@ -233,6 +236,10 @@ export class Deferred {
   async #openEntry(r: FileSystemRequest): Promise<number> {
     const opened = await this.#withNode(r, r.entryLow, r.entryHigh, (slot, fd) => this.#open(r, slot, fd, r.flags & ~(O_CREAT | O_EXCL)));
     if (opened < 0) this.namespace.forget(r.entryLow, r.entryHigh, 1);
+    if (opened < 0 || (r.flags & O_TRUNC) === 0) return opened;
+    // The attributes from before it was truncated are out of date
+    const error = await this.#withHandle(this.files.handle(r), (fd) => this.#step('stat', fd, r.attr.address));
+    if (error === 0) this.share.putAttr(r, r.entryLow);
     return opened;
   }
 
@@ -248,7 +255,9 @@ export class Deferred {
     const { share } = this;
     const caller = share.caller(r);
     if (caller === null) return -E.PERM;
-    const fd = await this.#step('create', dir, name, flags, r.mode & ~S_IFMT, ...caller, this.#umask(r), Number(named), ...this.#label(r));
+    const label = this.#label(r);
+    if (label[0] < 0) return label[0];
+    const fd = await this.#step('create', dir, name, flags, r.mode & ~S_IFMT, ...caller, this.#umask(r), Number(named), ...label);
     if (fd < 0) return fd;
     const pathFd = await this.#step('reopen', share.inodes.procFd, this.#number(r, fd), r.attr.address);
     let result = this.#entry(r, pathFd);
@@ -349,7 +358,7 @@ export class Deferred {
     if (changes && this.share.options.readonly) return -E.ROFS;
     if (!this.share.options.xattr) return -E.NOSYS;
     return this.#node(r, async (_slot, fd) => {
-      const name = this.xattrs.hostName(r.name, r.attr, SCRATCH_NAME);
+      const name = hostName(this.share, r.name, r.attr, SCRATCH_NAME);
       return name < 0 ? name : body(r.attr.putString(SCRATCH_PATH2, `/proc/self/fd/${fd}`), name);
     });
   }

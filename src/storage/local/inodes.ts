@@ -14,6 +14,7 @@ import { ROOT_NODE } from '../filesystem.js';
 import { NodeTable, USER_WORD } from '../nodes.js';
 import { STATX } from '../statx.js';
 import { Mounts } from './mounts.js';
+import { openByHandle } from './steps.js';
 
 const WORDS = 16;
 /** The identity (see NodeTable): inode number in two words, the mount's number. */
@@ -47,6 +48,8 @@ export class Inodes {
   /** O_PATH descriptors held by nodes. */
   fds = 0;
   #hand = 1;
+  /** The node that the request being served is about; see fdOfRequest(). */
+  #current = 0;
   /** Open files and directories: their descriptors count against the budget too. */
   opens = 0;
   /** Handles that do not fit into a record, by slot: words. */
@@ -93,6 +96,12 @@ export class Inodes {
     return this.#reopen(slot);
   }
 
+  /** fd() of the node that a request is about: stays valid whatever else that request reaches. */
+  fdOfRequest(slot: number): number {
+    this.#current = slot;
+    return this.fd(slot);
+  }
+
   #reopen(slot: number): number {
     const fd = this.openByHandle(slot, O_PATH | O_NOFOLLOW);
     if (fd >= 0) this.#hold(slot, fd);
@@ -104,7 +113,7 @@ export class Inodes {
     if (!this.#loadHandle(slot)) return -E.BADF;
     const mountFd = this.mountFd(slot);
     if (mountFd < 0) return -E.STALE;
-    return c.neg(c.openByHandleAt(mountFd, scratch.address + HANDLE_AT, flags | O_CLOEXEC));
+    return openByHandle(mountFd, scratch.address + HANDLE_AT, flags | O_CLOEXEC);
   }
 
   /**
@@ -216,6 +225,7 @@ export class Inodes {
     this.fds = 0;
     this.opens = 0;
     this.#hand = 1;
+    this.#current = 0;
     this.#insertRoot(inoLow, inoHigh, mount);
   }
 
@@ -244,7 +254,7 @@ export class Inodes {
     if (this.fds + this.opens > this.fdBudget && this.mode !== 'never') this.#evict(slot);
   }
 
-  /** Second-chance sweep: trade some descriptors for handles, never that of `keep`. */
+  /** Second-chance sweep: trade some descriptors for handles, never that of `keep` or of the request's node. */
   #evict(keep: number): void {
     const words = this.table.words;
     const high = this.table.highSlot;
@@ -253,7 +263,7 @@ export class Inodes {
       if (++this.#hand >= high) this.#hand = 2;
       const slot = this.#hand;
       const at = slot * WORDS;
-      if (words[at + FD1] === 0 || slot === keep || words[at + OPENS] !== 0) continue;
+      if (words[at + FD1] === 0 || slot === keep || slot === this.#current || words[at + OPENS] !== 0) continue;
       if (words[at + RECENT] !== 0) {
         words[at + RECENT] = 0;
         continue;

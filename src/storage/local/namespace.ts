@@ -3,7 +3,7 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import {
   AT_EACCESS, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_CLOEXEC, O_CREAT, O_EXCL,
-  O_NOFOLLOW, O_PATH, O_RDWR, O_TMPFILE, O_WRONLY, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, S_IFLNK, S_IFMT,
+  O_NOFOLLOW, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, S_IFLNK, S_IFMT,
 } from '../../ffi/constants.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
 import { DOT, EMPTY_PATH, type Share } from './share.js';
@@ -152,10 +152,16 @@ export class Namespace {
       if (found < 0) return found;
       const opened = files.openSlot(r, r.entryLow, r.flags & ~(O_CREAT | O_EXCL));
       if (opened < 0) this.forget(r.entryLow, r.entryHigh, 1);
-      return opened;
+      return opened < 0 || (r.flags & O_TRUNC) === 0 ? opened : this.#restat(r);
     }
     return fd < 0 ? fd : this.#created(r, fd, dir);
   };
+
+  /** The entry's attributes once more: those from before an open that truncated it are out of date. */
+  #restat(r: FileSystemRequest): number {
+    if (this.share.statFd(r, this.share.handles.fd(r.fhLow)) === 0) this.share.putAttr(r, r.entryLow);
+    return 0;
+  }
 
   /** A file that we have just made and hold open: give it a node and a handle. */
   #created(r: FileSystemRequest, fd: number, dir: number): number {

@@ -103,15 +103,23 @@ export class Share {
     this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX));
     this.#insertRoot();
     this.usesHandles = options.handles !== 'never' && this.#handlesWork();
-    if (!this.credentials.canSwitch) {
-      log.info({ uid: process.geteuid!() }, `not running as root: all files are made as user ${process.geteuid!()}, for the guest's root and that user only`);
-    }
     if (!this.usesHandles && options.handles === 'mandatory') {
       throw new SysError(E.OPNOTSUPP, 'file handles (--inode-file-handles=mandatory)', options.directory);
     }
     if (!this.usesHandles) this.inodes.mode = 'never';
-    if (!this.usesHandles && options.handles === 'prefer') {
-      log.info({ directory: options.directory }, 'file handles do not work here (no CAP_DAC_READ_SEARCH, or the file system has none): every known file keeps a descriptor');
+    this.#logLimits();
+  }
+
+  /** One line about what will not work. */
+  #logLimits(): void {
+    const { log, options } = this;
+    const descriptors = 'every known file keeps a descriptor';
+    const missing = !this.usesHandles && options.handles === 'prefer';
+    if (!this.credentials.canSwitch) {
+      const uid = process.geteuid!();
+      log.info({ uid }, `not running as root: all files are made as user ${uid}, for the guest's root and that user only; no change of owner, no device nodes${missing ? `, no file handles: ${descriptors}` : ''}`);
+    } else if (missing) {
+      log.info({ directory: options.directory }, `file handles do not work here (no CAP_DAC_READ_SEARCH, or the file system has none): ${descriptors}`);
     }
   }
 
@@ -136,10 +144,10 @@ export class Share {
     return slot < 0 ? -E.STALE : slot;
   }
 
-  /** O_PATH descriptor of the request's node, or −errno. */
+  /** O_PATH descriptor of the request's node, or −errno; valid as long as the request is served. */
   nodeFd(r: FileSystemRequest): number {
     const slot = this.inodes.table.slotOf(r.nodeLow, r.nodeHigh);
-    return slot < 0 ? -E.STALE : this.inodes.fd(slot);
+    return slot < 0 ? -E.STALE : this.inodes.fdOfRequest(slot);
   }
 
   /** Fill the entry results for a referenced node whose attributes are in r.attr. */

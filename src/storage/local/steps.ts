@@ -5,6 +5,7 @@
  * They run on a thread that stays the daemon's own between steps: fsuid, groups, capabilities and, after
  * unshare(CLONE_FS), also the umask are the thread's alone. Descriptors that a step returns belong to the caller.
  */
+import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import {
@@ -170,6 +171,19 @@ function ioctl(fd: number, procFd: number, name: number, command: number, argume
   return result;
 }
 
+/** More than were ever needed (50) with another process that makes files all the time. */
+const NOMEM_TRIES = 500;
+
+/** open_by_handle_at(2). ENOMEM is what Linux says while the inode number is just being given to a new file: then it will be ESTALE. */
+export function openByHandle(mountFd: number, handle: number, flags: number): number {
+  let fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
+  for (let tries = 0; fd === -E.NOMEM && tries < NOMEM_TRIES; tries++) {
+    c.schedYield();
+    fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
+  }
+  return fd;
+}
+
 /** Every step by name. `drop` among the arguments: without CAP_FSETID, so that set-id bits are cleared. */
 export const STEPS = {
   find,
@@ -187,7 +201,7 @@ export const STEPS = {
   rename: (from: number, name: number, to: number, name2: number, flags: number) => c.neg(c.renameat2(from, name, to, name2, flags)),
   readlink: (fd: number, buffer: number, bytes: number) => c.neg(c.readlinkat(fd, EMPTY_PATH, buffer, bytes)),
   open: (procFd: number, name: number, flags: number, drop: number) => withoutFsetid(drop, () => c.neg(c.openat(procFd, name, flags, 0))),
-  openHandle: (mountFd: number, handle: number, flags: number) => c.neg(c.openByHandleAt(mountFd, handle, flags)),
+  openHandle: openByHandle,
   statfs: (fd: number, buffer: number) => c.neg(c.statvfs(fd, buffer)),
   setxattr: (path: number, name: number, value: number, length: number, flags: number, drop: number) =>
     withoutFsetid(drop, () => c.neg(c.setxattr(path, name, value, length, flags))),

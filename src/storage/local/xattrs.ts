@@ -22,7 +22,7 @@ export class Xattrs {
     if (share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.hostName(r.name);
+    const name = hostName(share, r.name);
     if (name < 0) return name;
     const kill = (r.fuseFlags & SETXATTR_ACL_KILL_SGID) !== 0;
     return share.credentials.withoutFsetid(kill, () => c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags)));
@@ -31,7 +31,7 @@ export class Xattrs {
   readonly getxattr = (r: FileSystemRequest): number => {
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.hostName(r.name);
+    const name = hostName(this.share, r.name);
     if (name < 0) return name;
     return c.neg(c.getxattr(path, name, r.reply.address, Math.min(r.size, XATTR_MAX)));
   };
@@ -40,7 +40,7 @@ export class Xattrs {
     if (this.share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = this.hostName(r.name);
+    const name = hostName(this.share, r.name);
     return name < 0 ? name : c.neg(c.removexattr(path, name));
   };
 
@@ -74,22 +74,6 @@ export class Xattrs {
     return fd < 0 ? fd : this.share.inodes.procPath(fd);
   }
 
-  /** Address of the name on the host, or −errno; it is in `memory` at `at` if it is not the guest's own. */
-  hostName(name: Name, memory = mapped, at = 0): number {
-    const { xattrMap, posixAcl } = this.share.options;
-    if (posixAcl && xattrMap === null) return name.address;
-    c.memcpy(memory.address + at, name.address, name.length + 1);
-    const text = Buffer.from(memory.u8.subarray(at, at + name.length)).toString('latin1');
-    // Without --posix-acl the guest would not enforce what it can set
-    if (!posixAcl && (text === ACL_ACCESS || text === ACL_DEFAULT)) return -E.OPNOTSUPP;
-    if (xattrMap === null) return name.address;
-    const result = xattrMap.toServer(text);
-    if ('errno' in result) return -result.errno;
-    if (result.name.length > 255) return -E.RANGE;
-    memory.u8[at + Buffer.from(memory.buffer).write(result.name, at, 'latin1')] = 0;
-    return memory.address + at;
-  }
-
   #guestName(name: string): string | null {
     const { xattrMap, posixAcl } = this.share.options;
     if (!posixAcl && (name === ACL_ACCESS || name === ACL_DEFAULT)) return null;
@@ -97,10 +81,28 @@ export class Xattrs {
   }
 }
 
-/** Set the label that came with a creation (FUSE_SECURITY_CTX): name in name2, value in payload2; 0 or −errno. */
+/** Address of the name on the host, or −errno; it is in `memory` at `at` if it is not the guest's own. */
+export function hostName(share: Share, name: Name, memory = mapped, at = 0): number {
+  const { xattrMap, posixAcl } = share.options;
+  if (posixAcl && xattrMap === null) return name.address;
+  c.memcpy(memory.address + at, name.address, name.length + 1);
+  const text = Buffer.from(memory.u8.subarray(at, at + name.length)).toString('latin1');
+  // Without --posix-acl the guest would not enforce what it can set
+  if (!posixAcl && (text === ACL_ACCESS || text === ACL_DEFAULT)) return -E.OPNOTSUPP;
+  if (xattrMap === null) return name.address;
+  const result = xattrMap.toServer(text);
+  if ('errno' in result) return -result.errno;
+  if (result.name.length > 255) return -E.RANGE;
+  memory.u8[at + Buffer.from(memory.buffer).write(result.name, at, 'latin1')] = 0;
+  return memory.address + at;
+}
+
+/** Set the label that came with a creation (FUSE_SECURITY_CTX), under the name that --xattrmap gives it; 0 or −errno. */
 export function setSecurityContext(share: Share, r: FileSystemRequest, slot: number): number {
   if (!share.options.securityLabel) return 0;
+  const name = hostName(share, r.labelName);
+  if (name < 0) return name;
   const fd = share.inodes.fd(slot);
   if (fd < 0) return fd;
-  return c.neg(c.setxattr(share.inodes.procPath(fd), r.labelName, r.labelValue, r.labelLength, 0));
+  return c.neg(c.setxattr(share.inodes.procPath(fd), name, r.labelValue, r.labelLength, 0));
 }

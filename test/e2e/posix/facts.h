@@ -33,8 +33,8 @@ struct fact {
 	// Space-separated features that the mount must have (given on the command line), else the fact is skipped.
 	const char *needs;
 	void (*run)(void);
-	// The linker keeps the facts as one array; the size must not leave gaps between its elements.
-	void *pad;
+	// Where it stands: "data.c". The linker keeps the facts as one array; four pointers leave no gaps between its elements.
+	const char *file;
 };
 
 #define PASTE_(a, b) a##b
@@ -42,7 +42,7 @@ struct fact {
 #define FACT_(id, text, features)                                                                                  \
 	static void PASTE(fact_, id)(void);                                                                            \
 	static const struct fact PASTE(entry_, id) __attribute__((used, section("facts"), aligned(8))) = {             \
-		text, features, PASTE(fact_, id), NULL};                                                                   \
+		text, features, PASTE(fact_, id), __FILE_NAME__};                                                                \
 	static void PASTE(fact_, id)(void)
 #define FACT(text) FACT_(__COUNTER__, text, "")
 #define FACT_NEEDS(features, text) FACT_(__COUNTER__, text, features)

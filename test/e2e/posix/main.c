@@ -1,5 +1,5 @@
-// posix DIRECTORY [FEATURES [NAME-PART]]: runs every fact in a new directory below DIRECTORY.
-// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt). One line per fact on standard output:
+// posix DIRECTORY [FEATURES [PART]]: runs every fact whose name or file contains PART, each in a new directory below DIRECTORY.
+// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt,writethrough). One line per fact on standard output:
 //   ok N name | not ok N name # detail | skip N name # reason
 // and at last "total T ok O failed F skipped S". Exit code 1 when a fact failed.
 #include "facts.h"
@@ -145,14 +145,14 @@ static int run_fact(const struct fact *fact, const char *directory, char *text, 
 
 int main(int argc, char **argv) {
 	if (argc < 2) {
-		fprintf(stderr, "usage: posix DIRECTORY [FEATURES [NAME-PART]]\n");
+		fprintf(stderr, "usage: posix DIRECTORY [FEATURES [PART]]\n");
 		return 2;
 	}
 	features = argc > 2 ? argv[2] : "";
 	const char *only = argc > 3 ? argv[3] : "";
 	int number = 0, passed = 0, failed = 0, skipped = 0;
 	for (const struct fact *fact = __start_facts; fact < __stop_facts; fact++) {
-		if (!strstr(fact->name, only)) continue;
+		if (!strstr(fact->name, only) && !strstr(fact->file, only)) continue;
 		number++;
 		char text[1024] = "", directory[PATH_MAX];
 		snprintf(directory, sizeof directory, "%s/%d", argv[1], number);
