@@ -45,6 +45,8 @@ const CONFIGURATIONS: readonly Configuration[] = [
   { name: 'a descriptor for each node, two pool threads, READDIR', options: { handles: 'never', readdirplus: false }, threads: 2, evicts: false },
   { name: 'file handles, no pool, READDIR', options: { handles: 'prefer', readdirplus: false, nofile: TIGHT_NOFILE }, threads: 0, evicts: true },
   { name: 'file handles, two pool threads, READDIRPLUS', options: { handles: 'prefer', readdirplus: true, nofile: TIGHT_NOFILE }, threads: 2, evicts: true },
+  // READDIRPLUS has no attributes there
+  { name: 'file handles, everything in two pool threads', options: { handles: 'prefer', readdirplus: false, nofile: TIGHT_NOFILE, offload: 'always' }, threads: 2, evicts: true },
 ];
 
 // As main.ts: modes are as asked for, and no group lends rights
