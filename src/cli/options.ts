@@ -53,6 +53,8 @@ export interface OptionSpec {
 const NO_CHROOT =
   'is not available: threads and modules of the daemon are loaded from its own program files later, which a bare chroot would hide; use --sandbox=namespace or none';
 
+const NO_MIGRATION = 'is not available: the state of the share is not handed over to another host, so a virtual machine that has mounted it cannot migrate';
+
 export const OPTIONS = {
   socketPath: {
     flag: 'socket-path', type: 'string', group: 'socket', value: 'PATH', default: null, max: SOCKET_PATH_MAX_BYTES,
@@ -236,6 +238,26 @@ export const OPTIONS = {
     flag: 'daemonize', type: 'refused', group: 'process',
     help: 'not available', refusal: '--daemonize is not available: the daemon stays in the foreground, so start it by systemd or with & in a shell',
     virtiofsd: null,
+  },
+  migrationMode: {
+    flag: 'migration-mode', type: 'refused', group: 'process', value: 'MODE',
+    help: 'not available', refusal: `--migration-mode ${NO_MIGRATION}`,
+    virtiofsd: '--migration-mode',
+  },
+  migrationOnError: {
+    flag: 'migration-on-error', type: 'refused', group: 'process', value: 'ACTION',
+    help: 'not available', refusal: `--migration-on-error ${NO_MIGRATION}`,
+    virtiofsd: '--migration-on-error',
+  },
+  migrationVerifyHandles: {
+    flag: 'migration-verify-handles', type: 'refused', group: 'process', 
+    help: 'not available', refusal: `--migration-verify-handles ${NO_MIGRATION}`,
+    virtiofsd: '--migration-verify-handles',
+  },
+  migrationConfirmPaths: {
+    flag: 'migration-confirm-paths', type: 'refused', group: 'process', 
+    help: 'not available', refusal: `--migration-confirm-paths ${NO_MIGRATION}`,
+    virtiofsd: '--migration-confirm-paths',
   },
   printCapabilities: {
     flag: 'print-capabilities', type: 'print', group: 'process',
