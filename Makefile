@@ -75,7 +75,7 @@ install: build
 	mkdir -p $(BINDIR) $(LIBDIR)/build $(DOCDIR)/examples $(QEMUDIR) $(UNITDIR)
 	cp -R build/src $(LIBDIR)/build/
 	cp package.json $(LIBDIR)/
-	npm ls --omit=dev --all --parseable 2>/dev/null | sed -n "s|^$$PWD/||p" | grep '^node_modules/' | sort | \
+	npm ls --omit=dev --all --parseable 2>/dev/null | sed -n "s|^$$PWD/||p" | grep '^node_modules/' | grep -v '^node_modules/@types/' | sort | \
 	  while read -r package; do mkdir -p "$(LIBDIR)/$${package%/*}" && cp -R "$$package" "$(LIBDIR)/$${package%/*}/"; done
 	install -m 755 deploy/bucketfsd $(BINDIR)/bucketfsd
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|g' deploy/$$unit > $(UNITDIR)/$$unit; done

@@ -43,9 +43,9 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
   if (command.args.length > 0) {
-    throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name the directory with --source`);
+    throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name what to share with --source`);
   }
-  return { action: 'run', options: finish(withDefaults(collected), env, pid) };
+  return { action: 'run', options: finish(collected, env, pid) };
 }
 
 function print(text: string): CommandLine {
@@ -63,23 +63,38 @@ function parseWith(parse: () => void): void {
   }
 }
 
-function finish(values: OptionValues, env: NodeJS.ProcessEnv, pid: number): Options {
-  const { source, socketPath, socketGroup, fd, debug, legacyList, ...rest } = values;
+function finish(collected: Collected, env: NodeJS.ProcessEnv, pid: number): Options {
+  const { source: text, socketPath, socketGroup, fd, debug, legacyList, ...rest } = withDefaults(collected);
   void legacyList;
   const listen = listenSpec(socketPath, socketGroup, fd, systemdSockets(env, pid));
-  if (source === null) throw new UsageError('--source is missing: name the directory to share');
+  if (text === null) throw new UsageError('--source is missing: name the directory or the bucket to share');
+  const source = parseSource(text);
+  checkKind(collected, source);
   if (rest.rlimitNofile !== null && rest.rlimitNofile > 0 && rest.rlimitNofile < RLIMIT_NOFILE_MIN) {
     throw new UsageError(`--rlimit-nofile takes 0 or at least ${RLIMIT_NOFILE_MIN}: with ${rest.rlimitNofile} the daemon could not run`);
   }
   return Object.freeze({
     ...rest,
-    source: parseSource(source),
+    source,
     listen,
     logLevel: debug ? 'debug' : rest.logLevel,
     xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl || rest.securityLabel,
     // A guest that may cache nothing would ask again for every attribute that came along.
     readdirplus: rest.readdirplus && rest.cache !== 'never',
   });
+}
+
+/** What means nothing for this kind of source was meant for something: it is refused instead of being ignored. */
+function checkKind(collected: Collected, source: Source): void {
+  const kind = source.kind === 'local' ? 'directory' : 'bucket';
+  for (const [key, spec] of OPTION_ENTRIES) {
+    const value = collected.get(key);
+    if (value === undefined || value === false || value === spec.default || spec.only === undefined || spec.only === kind) continue;
+    throw new UsageError(`${displayName(spec)} is for a ${spec.only}, and ${source.path} is a ${kind}`);
+  }
+  if (kind === 'bucket' && collected.get('readonly') !== true) {
+    throw new UsageError('buckets can only be read so far: add --readonly');
+  }
 }
 
 function listenSpec(path: string | null, group: string | null, fd: number | null, sockets: number[]): ListenSpec {

@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 /**
  * The whole daemon: a listening socket, a vhost-user backend on it, a FUSE server behind its queues, a host
- * directory behind that.
+ * directory or a bucket behind that.
  *
  *   frontend ─ socket ─▶ VhostUserBackend ─ chains ─▶ FuseServer ─ requests ─▶ FileSystem ─▶ system calls
  *                                                                                    └─▶ SyscallPool
  */
 import { dirname } from 'node:path';
 import { parseCommandLine, type Options } from './cli.js';
+import type { BucketSource } from './cli/source.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
 import { FuseServer } from './fuse/server.js';
@@ -36,25 +37,27 @@ const TAG_BYTES = 36;
 /** Default and upper bound of --num-request-queues. */
 const REQUEST_QUEUES_MAX = 64;
 
-function start(options: Options): void {
+async function start(options: Options): Promise<void> {
+  const { source } = options;
+  if (source.kind !== 'local') return startBucket(options, source);
   const passed = takeHandover(process.env, process.pid);
   const nofile = applyFileLimit(options.rlimitNofile);
   const confinement = confinementOf(options);
   const fsOptions = checkedLocalOptions(options, nofile);
   if (passed === null) {
-    checkSource(options.source.path);
+    checkSource(source.path);
     becomeServer();
   }
   const lines = passed === null ? openLines(options) : adoptLines(passed);
   try {
     if (confinement !== null && passed?.stage !== 'confined') {
-      confine(confinement, passed ?? handoverOf(lines, options.source.path));
+      confine(confinement, passed ?? handoverOf(lines, source.path));
     }
     if (confinement !== null) checkConfined(confinement);
     // In a user namespace it may be another user who opens it
     if (passed !== null) checkSource(passed.share, passed.source);
     const seen = passed === null ? fsOptions : { ...fsOptions, directory: passed.source, openAs: passed.share };
-    serve(options, seen, confinement?.namespace === true, lines);
+    serveDirectory(options, seen, confinement?.namespace === true, lines);
   } catch (error) {
     lines.close();
     throw error;
@@ -94,8 +97,22 @@ function handoverOf({ listener: { fd, pidFd, name, path }, notifier, syslog }: L
   return { pid: process.pid, stage: 'opened', source, share: source, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
 }
 
-function serve(options: Options, fsOptions: LocalOptions, confined: boolean, { listener, notifier, syslog, close }: Lines): void {
-  const log = createLogger({ level: options.logLevel, ...(syslog === null ? {} : { pretty: false, destination: syslog }) });
+/** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
+async function startBucket(options: Options, source: BucketSource): Promise<void> {
+  applyFileLimit(options.rlimitNofile);
+  becomeServer();
+  const syslog = options.syslog ? SyslogDestination.connect() : null;
+  const log = logTo(options, syslog);
+  // A directory's daemon has no use for it
+  const { openBucket } = await import('./bucket.js');
+  const bucket = await openBucket(options, source, log);
+  const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
+  serve(options, bucket.fs, log, lines, () => bucket.close());
+  announce(source.path, log, lines);
+}
+
+function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boolean, lines: Lines): void {
+  const log = logTo(options, lines.syslog);
   const pool =
     options.threadPoolSize === 0
       ? null
@@ -103,24 +120,36 @@ function serve(options: Options, fsOptions: LocalOptions, confined: boolean, { l
           threads: options.threadPoolSize,
           onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
-  const fs = openLocalFileSystem(fsOptions, pool, log);
+  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => pool?.close());
+  const { path, name } = lines.listener;
+  if (confined && path !== null && sharesSocketDirectory(path)) {
+    log.warn({ directory: dirname(name) }, `all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
+  }
+  // The last step: all that the start needs is done.
+  if (options.seccomp !== 'none') applySeccomp(options.seccomp);
+  announce(fsOptions.directory, log, lines);
+}
+
+function logTo(options: Options, syslog: SyslogDestination | null): Logger {
+  return createLogger({ level: options.logLevel, ...(syslog === null ? {} : { pretty: false, destination: syslog }) });
+}
+
+/** Frontends are served from now on; `finish` is awaited when the daemon ends, after the last request. */
+function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<void>): void {
   const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log });
   backend.listen(listener.fd);
   new Shutdown({
     log,
     drain: async () => {
       await backend.close();
-      await pool?.close();
+      await finish();
     },
     cleanup: close,
     stopping: () => notifier.stopping(),
   }).install();
-  if (confined && listener.path !== null && sharesSocketDirectory(listener.path)) {
-    log.warn({ directory: dirname(listener.name) }, `all of ${dirname(listener.name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
-  }
-  // The last step: all that the start needs is done.
-  if (options.seccomp !== 'none') applySeccomp(options.seccomp);
-  const source = fsOptions.directory;
+}
+
+function announce(source: string, log: Logger, { listener, notifier }: Lines): void {
   notifier.ready(`Sharing ${source} on ${listener.name}`);
   log.info({ source, socket: listener.name }, `sharing ${source} on ${listener.name}`);
 }
@@ -171,7 +200,7 @@ function configSpace(tag: string, requestQueues: number): Uint8Array {
 try {
   const command = parseCommandLine(process.argv.slice(2));
   if (command.action === 'print') process.stdout.write(command.text);
-  else start(command.options);
+  else await start(command.options);
 } catch (error) {
   const failure = failureOf(error);
   process.stderr.write(failure.text);

@@ -21,6 +21,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   lifecycle: ['ffi', 'base'],
   confine: ['lifecycle', 'ffi', 'base'],
   cli: ['lifecycle', 'ffi', 'base'],
+  bucket: ['cli', 'pool', 'storage', 'lifecycle', 'base'],
 };
 
 /** Single files of other layers: requests of FUSE hold native blocks that system calls read and write (docs/adr/0001). */

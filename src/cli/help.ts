@@ -2,7 +2,7 @@
 import { Command, Option } from 'commander';
 import { GROUPS, OPTION_ENTRIES, type OptionSpec } from './options.js';
 
-const SUMMARY = 'Shares a host directory into a virtual machine: a virtiofs daemon that speaks vhost-user.';
+const SUMMARY = 'Shares a host directory or a bucket into a virtual machine: a virtiofs daemon that speaks vhost-user.';
 const WIDTH = 100;
 
 function flags(spec: OptionSpec, long: string): string {
@@ -59,7 +59,7 @@ function spellings(spec: OptionSpec): Option[] {
 /** The command with all options of the table; `onOption` hears each one in the order of the command line. */
 export function buildCommand(onOption: (spec: OptionSpec, index: number, name: string, text: string | null) => void): Command {
   const command = new Command('bucketfsd')
-    .usage('--socket-path PATH --source DIR [options]')
+    .usage('--socket-path PATH --source SOURCE [options]')
     .description(SUMMARY)
     .helpOption(false)
     .allowExcessArguments(true)

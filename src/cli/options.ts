@@ -2,7 +2,7 @@
  * The one table of options: parsing, checking, --help, docs/OPERATIONS.md and the legacy -o keys come from it.
  *
  * Types: `flag` is on when named; `toggle` also has --no-NAME; `int`, `string` and `choice` take a value; `list`
- * may be repeated; `refused` is known from virtiofsd but answered with a sentence that says what to do instead;
+ * may be repeated; `mode` takes permissions in octal; `refused` is known from virtiofsd but answered with a sentence that says what to do instead;
  * `print` prints something and exits; `ignored` has no effect.
  */
 import { availableParallelism } from 'node:os';
@@ -12,6 +12,7 @@ import { SOCKET_PATH_MAX_BYTES } from '../ffi/socket.js';
 export const GROUPS = {
   socket: 'Where to listen (exactly one of --socket-path, --fd, or a socket from systemd)',
   share: 'What to share',
+  bucket: 'Buckets (--source s3://BUCKET[/PREFIX] or gs://BUCKET[/PREFIX])',
   cache: 'What the guest may cache',
   attributes: 'Owners, attributes and locks',
   speed: 'Speed and resources',
@@ -24,7 +25,7 @@ export interface OptionSpec {
   flag: string;
   short?: string;
   alias?: string;
-  type: 'flag' | 'toggle' | 'int' | 'string' | 'choice' | 'list' | 'refused' | 'print' | 'ignored';
+  type: 'flag' | 'toggle' | 'int' | 'string' | 'choice' | 'list' | 'mode' | 'refused' | 'print' | 'ignored';
   group: keyof typeof GROUPS;
   /** What stands for the value in the help. */
   value?: string;
@@ -46,6 +47,8 @@ export interface OptionSpec {
   refusal?: string;
   /** The key of the legacy -o list; a flag or toggle also has no_KEY. */
   legacy?: string;
+  /** Means something for one kind of source only; absent: for all. */
+  only?: 'directory' | 'bucket';
   /** The option of virtiofsd 1.13 that this one equals; null: it has none. */
   virtiofsd: string | null;
 }
@@ -72,8 +75,8 @@ export const OPTIONS = {
     virtiofsd: '--fd',
   },
   source: {
-    flag: 'source', alias: 'shared-dir', type: 'string', group: 'share', value: 'DIR', default: null,
-    help: 'the directory to share, as a path or as file:///path',
+    flag: 'source', alias: 'shared-dir', type: 'string', group: 'share', value: 'SOURCE', default: null,
+    help: 'what to share: a directory, as a path or as file:///path, or a bucket, as s3://BUCKET[/PREFIX] or gs://BUCKET[/PREFIX]; buckets need --readonly so far',
     legacy: 'source', virtiofsd: '--shared-dir',
   },
   tag: {
@@ -87,18 +90,98 @@ export const OPTIONS = {
     legacy: 'readonly', virtiofsd: '--readonly',
   },
   announceSubmounts: {
-    flag: 'announce-submounts', type: 'toggle', group: 'share', default: true,
+    flag: 'announce-submounts', type: 'toggle', group: 'share', default: true, only: 'directory',
     help: 'show the guest where another host file system is mounted in the share, so that inode numbers stay unique',
     helpOff: 'show file systems that are mounted in the share as ordinary directories; inode numbers may then clash',
     legacy: 'announce_submounts', virtiofsd: '--announce-submounts',
   },
   inodeFileHandles: {
-    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer',
+    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer', only: 'directory',
     help: 'refer to files by handle instead of an open descriptor, so that no number of files exhausts descriptors; needs CAP_DAC_READ_SEARCH',
     legacy: 'inode_file_handles', virtiofsd: '--inode-file-handles',
   },
+  endpoint: {
+    flag: 'endpoint', type: 'string', group: 'bucket', value: 'URL', default: null, max: 2048, only: 'bucket',
+    help: "another service that speaks the provider's protocol, for example http://127.0.0.1:7480",
+    virtiofsd: null,
+  },
+  region: {
+    flag: 'region', type: 'string', group: 'bucket', value: 'REGION', default: null, max: 64, only: 'bucket',
+    help: "region of an S3 bucket, instead of that of the environment or the profile",
+    virtiofsd: null,
+  },
+  profile: {
+    flag: 'profile', type: 'string', group: 'bucket', value: 'NAME', default: null, max: 255, only: 'bucket',
+    help: 'section of ~/.aws/config and ~/.aws/credentials to take S3 credentials from',
+    virtiofsd: null,
+  },
+  pathStyle: {
+    flag: 'path-style', type: 'flag', group: 'bucket', default: false, only: 'bucket',
+    help: 'put the name of an S3 bucket into the path instead of the host name, as many other services than AWS need it',
+    virtiofsd: null,
+  },
+  unsigned: {
+    flag: 'unsigned', type: 'flag', group: 'bucket', default: false, only: 'bucket',
+    help: 'use no credentials: for public buckets',
+    virtiofsd: null,
+  },
+  requesterPays: {
+    flag: 'requester-pays', type: 'flag', group: 'bucket', default: false, only: 'bucket',
+    help: 'accept to be charged for requests to an S3 bucket that wants it; on Google Cloud Storage name the project with --gcs-project',
+    virtiofsd: null,
+  },
+  expectedBucketOwner: {
+    flag: 'expected-bucket-owner', type: 'string', group: 'bucket', value: 'ACCOUNT', default: null, max: 64, only: 'bucket',
+    help: 'fail if the S3 bucket belongs to another AWS account',
+    virtiofsd: null,
+  },
+  caBundle: {
+    flag: 'ca-bundle', type: 'string', group: 'bucket', value: 'FILE', default: null, only: 'bucket',
+    help: "certificates (PEM) that the endpoint's may be signed with, instead of the usual ones",
+    virtiofsd: null,
+  },
+  gcsProject: {
+    flag: 'gcs-project', type: 'string', group: 'bucket', value: 'PROJECT', default: null, max: 128, only: 'bucket',
+    help: 'project to be charged for requests to a Google Cloud Storage bucket where the requester pays',
+    virtiofsd: null,
+  },
+  metadataTtl: {
+    flag: 'metadata-ttl', type: 'int', group: 'bucket', value: 'SECONDS', default: 1, min: 0, max: 86_400, only: 'bucket',
+    help: 'how long names and attributes are believed before the bucket is asked again, by the daemon and by the guest each',
+    virtiofsd: null,
+  },
+  posixMetadata: {
+    flag: 'posix-metadata', type: 'choice', group: 'bucket', value: 'WHEN', choices: ['off', 'lazy', 'full'], default: 'full', only: 'bucket',
+    help: "modes, owners, times, links and attributes in objects' metadata: off ignores them, lazy asks for them object by object, full also for each entry of a listing with attributes",
+    virtiofsd: null,
+  },
+  memoryBudget: {
+    flag: 'memory-budget', type: 'int', group: 'bucket', value: 'MIB', default: 256, min: 32, max: 1 << 20, only: 'bucket',
+    help: 'memory for what is read, and fetched ahead, in MiB',
+    virtiofsd: null,
+  },
+  uid: {
+    flag: 'uid', type: 'int', group: 'bucket', value: 'UID', default: 0, min: 0, max: 0xfffffffe, only: 'bucket',
+    help: 'owner of objects that name none',
+    virtiofsd: null,
+  },
+  gid: {
+    flag: 'gid', type: 'int', group: 'bucket', value: 'GID', default: 0, min: 0, max: 0xfffffffe, only: 'bucket',
+    help: 'group of objects that name none',
+    virtiofsd: null,
+  },
+  fileMode: {
+    flag: 'file-mode', type: 'mode', group: 'bucket', value: 'MODE', default: 0o644, defaultText: '644', max: 0o7777, only: 'bucket',
+    help: 'permissions of objects that name none, in octal',
+    virtiofsd: null,
+  },
+  dirMode: {
+    flag: 'dir-mode', type: 'mode', group: 'bucket', value: 'MODE', default: 0o755, defaultText: '755', max: 0o7777, only: 'bucket',
+    help: 'permissions of directories that name none, in octal',
+    virtiofsd: null,
+  },
   cache: {
-    flag: 'cache', type: 'choice', group: 'cache', value: 'POLICY', choices: ['auto', 'always', 'never', 'metadata'], default: 'auto', synonyms: { none: 'never' },
+    flag: 'cache', type: 'choice', group: 'cache', value: 'POLICY', choices: ['auto', 'always', 'never', 'metadata'], default: 'auto', synonyms: { none: 'never' }, only: 'directory',
     help: 'how long the guest trusts names, attributes and data: auto 1 s, always a day, never not at all, metadata a day but no data',
     legacy: 'cache', virtiofsd: '--cache',
   },
@@ -109,77 +192,77 @@ export const OPTIONS = {
     legacy: 'readdirplus', virtiofsd: '--no-readdirplus',
   },
   writeback: {
-    flag: 'writeback', type: 'toggle', group: 'cache', default: false,
+    flag: 'writeback', type: 'toggle', group: 'cache', default: false, only: 'directory',
     help: 'let the guest collect writes in its cache; only for files that nobody else writes',
     legacy: 'writeback', virtiofsd: '--writeback',
   },
   allowDirectIo: {
-    flag: 'allow-direct-io', type: 'toggle', group: 'cache', default: false,
+    flag: 'allow-direct-io', type: 'toggle', group: 'cache', default: false, only: 'directory',
     help: 'pass O_DIRECT of the guest on to the host',
     legacy: 'allow_direct_io', virtiofsd: '--allow-direct-io',
   },
   allowMmap: {
-    flag: 'allow-mmap', type: 'flag', group: 'cache', default: false,
+    flag: 'allow-mmap', type: 'flag', group: 'cache', default: false, only: 'directory',
     help: 'allow shared mappings of files although --cache=never bypasses the page cache of the guest',
     legacy: 'allow_mmap', virtiofsd: '--allow-mmap',
   },
   xattr: {
-    flag: 'xattr', type: 'toggle', group: 'attributes', default: false,
+    flag: 'xattr', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'extended attributes',
     legacy: 'xattr', virtiofsd: '--xattr',
   },
   xattrmap: {
-    flag: 'xattrmap', type: 'string', group: 'attributes', value: 'RULES', default: null, max: 65_536,
+    flag: 'xattrmap', type: 'string', group: 'attributes', value: 'RULES', default: null, max: 65_536, only: 'directory',
     help: "rename or hide extended attributes by virtiofsd's rules, for example ':map::user.virtiofs.:'; implies --xattr",
     legacy: 'xattrmap', virtiofsd: '--xattrmap',
   },
   posixAcl: {
-    flag: 'posix-acl', type: 'toggle', group: 'attributes', default: false,
+    flag: 'posix-acl', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'POSIX access control lists; implies --xattr',
     legacy: 'posix_acl', virtiofsd: '--posix-acl',
   },
   securityLabel: {
-    flag: 'security-label', type: 'toggle', group: 'attributes', default: false,
+    flag: 'security-label', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: "store the guest's security label with each new file; implies --xattr",
     legacy: 'security_label', virtiofsd: '--security-label',
   },
   killprivV2: {
-    flag: 'killpriv-v2', type: 'toggle', group: 'attributes', default: false,
+    flag: 'killpriv-v2', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'drop set-uid, set-gid and capabilities on the host when a file is written, truncated or given away',
     legacy: 'killpriv_v2', virtiofsd: '--killpriv-v2',
   },
   flock: {
-    flag: 'flock', type: 'toggle', group: 'attributes', default: false,
+    flag: 'flock', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'take flock(2) locks on the host, where other guests see them, instead of in the guest only',
     legacy: 'flock', virtiofsd: null,
   },
   posixLock: {
-    flag: 'posix-lock', type: 'toggle', group: 'attributes', default: false,
+    flag: 'posix-lock', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'take fcntl(2) locks on the host, where other guests see them, instead of in the guest only',
     legacy: 'posix_lock', virtiofsd: null,
   },
   preserveNoatime: {
-    flag: 'preserve-noatime', type: 'flag', group: 'attributes', default: false,
+    flag: 'preserve-noatime', type: 'flag', group: 'attributes', default: false, only: 'directory',
     help: 'pass O_NOATIME of the guest on to the host',
     legacy: 'preserve_noatime', virtiofsd: '--preserve-noatime',
   },
   translateUid: {
-    flag: 'translate-uid', type: 'list', group: 'attributes', value: 'RULE', max: 256,
+    flag: 'translate-uid', type: 'list', group: 'attributes', value: 'RULE', max: 256, only: 'directory',
     help: "translate user ids between guest and host by virtiofsd's rules, for example 'map:1000:2000:1'",
     virtiofsd: '--translate-uid',
   },
   translateGid: {
-    flag: 'translate-gid', type: 'list', group: 'attributes', value: 'RULE', max: 256,
+    flag: 'translate-gid', type: 'list', group: 'attributes', value: 'RULE', max: 256, only: 'directory',
     help: 'the same for group ids',
     virtiofsd: '--translate-gid',
   },
   uidMap: {
-    flag: 'uid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80,
+    flag: 'uid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80, only: 'directory',
     help: 'with --sandbox=namespace: user ids that exist in a user namespace of the daemon, as :namespace_id:host_id:count:, for example :0:100000:65536:; an ordinary user gets its own id as 0 without this',
     virtiofsd: '--uid-map',
   },
   gidMap: {
-    flag: 'gid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80,
+    flag: 'gid-map', type: 'list', group: 'attributes', value: 'MAP', max: 80, only: 'directory',
     help: 'the same for group ids; given together with --uid-map',
     virtiofsd: '--gid-map',
   },
@@ -189,7 +272,7 @@ export const OPTIONS = {
     virtiofsd: '--thread-pool-size',
   },
   offload: {
-    flag: 'offload', type: 'choice', group: 'speed', value: 'WHEN', choices: ['auto', 'always', 'never'], default: 'auto',
+    flag: 'offload', type: 'choice', group: 'speed', value: 'WHEN', choices: ['auto', 'always', 'never'], default: 'auto', only: 'directory',
     help: 'when lookups, opens, attributes, changes of names and cached writes are done in the thread pool: auto on a network file system, and on others while they prove slow',
     virtiofsd: null,
   },
@@ -214,18 +297,18 @@ export const OPTIONS = {
     legacy: 'log_level', virtiofsd: '--log-level',
   },
   sandbox: {
-    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'chroot', 'none'], default: 'none',
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'chroot', 'none'], default: 'none', only: 'directory',
     refusedChoices: { chroot: NO_CHROOT },
     help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {
-    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['none', 'kill', 'log', 'trap'], default: 'none',
+    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['none', 'kill', 'log', 'trap'], default: 'none', only: 'directory',
     help: 'what happens at a system call that the daemon never needs: kill ends it, trap sends it SIGSYS, log lets it pass with a line in the log of the kernel',
     legacy: 'seccomp', virtiofsd: '--seccomp',
   },
   modcaps: {
-    flag: 'modcaps', type: 'string', group: 'process', value: 'LIST', default: null,
+    flag: 'modcaps', type: 'string', group: 'process', value: 'LIST', default: null, only: 'directory',
     help: 'capabilities that the daemon keeps beside (+) or without (-) those that files need, for example +sys_admin:-mknod; without --sandbox=namespace it gives up the others only if this is given',
     legacy: 'modcaps', virtiofsd: '--modcaps',
   },
@@ -296,7 +379,7 @@ export type OptionKey = keyof typeof OPTIONS;
 type ValueOf<S> = S extends { type: 'flag' | 'toggle' } ? boolean
   : S extends { type: 'choice'; choices: readonly (infer C)[] } ? C
   : S extends { type: 'int'; default: null } ? number | null
-  : S extends { type: 'int' } ? number
+  : S extends { type: 'int' | 'mode' } ? number
   : S extends { type: 'list' } ? readonly string[]
   : S extends { type: 'string' } ? string | null
   : never;

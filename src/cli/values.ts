@@ -20,6 +20,12 @@ function integer(name: string, spec: OptionSpec, text: string): number {
   return value;
 }
 
+function mode(name: string, spec: OptionSpec, text: string): number {
+  const value = /^[0-7]{1,5}$/.test(text) ? parseInt(text, 8) : NaN;
+  if (!(value <= (spec.max ?? 0o7777))) throw new UsageError(`${name} takes permissions in octal, such as 644, not ${quote(text)}`);
+  return value;
+}
+
 function string(name: string, spec: OptionSpec, text: string): string {
   const { min = 1, max = STRING_MAX_BYTES } = spec;
   const bytes = Buffer.byteLength(text);
@@ -43,6 +49,9 @@ export function collect(into: Collected, key: OptionKey, spec: OptionSpec, name:
   switch (spec.type) {
     case 'int':
       into.set(key, integer(name, spec, text));
+      return;
+    case 'mode':
+      into.set(key, mode(name, spec, text));
       return;
     case 'string':
       into.set(key, string(name, spec, text));

@@ -17,6 +17,11 @@ export function viewOf(address: number, bytes: number): ArrayBuffer {
   return koffi.view(address as never, bytes) as ArrayBuffer;
 }
 
+/** memcpy(3). SAFETY: both ranges are mapped, and do not overlap; any thread. */
+export function copyMemory(target: number, source: number, bytes: number): void {
+  c.memcpy(target, source, bytes);
+}
+
 /** A block of zeroed native memory with its views, for arguments and results of system calls. */
 export class NativeMemory {
   readonly buffer: ArrayBuffer;

@@ -3,7 +3,7 @@
  * system defers is replaced in the server until it completes.
  */
 import { E } from '../base/errno.js';
-import { NativeMemory } from '../ffi/memory.js';
+import { NativeMemory, copyMemory } from '../ffi/memory.js';
 import type { DirectorySink, FileSystemRequest, Name } from '../storage/filesystem.js';
 import { EXT_GROUPS, InHeader, OutHeader } from './abi.js';
 import { EntrySink } from './entry-sink.js';
@@ -290,6 +290,27 @@ export class FuseRequest implements FileSystemRequest {
     if (bytes > room) return -E.INVAL;
     this.iovecCount = this.message.iovecs(writable, from, bytes, this.#iovecWords, IOVECS_MAX);
     return this.iovecCount === IOVECS_MAX ? -E.INVAL : 0;
+  }
+
+  nameBytes(): Uint8Array {
+    return this.block.u8.slice(NAME_AT, NAME_AT + this.name.length);
+  }
+
+  copyToData(at: number, source: number, bytes: number): number {
+    const words = this.#iovecWords;
+    let copied = 0;
+    for (let i = 0, from = 0; i < this.iovecCount && copied < bytes; i++) {
+      const base = words[i * 4] + words[i * 4 + 1] * 2 ** 32;
+      const length = words[i * 4 + 2];
+      const skip = Math.max(0, at - from);
+      from += length;
+      if (skip >= length) continue;
+      const n = Math.min(length - skip, bytes - copied);
+      copyMemory(base + skip, source + copied, n);
+      copied += n;
+      at += n;
+    }
+    return copied;
   }
 
   /**

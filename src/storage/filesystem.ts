@@ -60,6 +60,8 @@ export interface FileSystemRequest {
   readonly ownerHigh: number;
   readonly name: Name;
   readonly name2: Name;
+  /** A copy of the name's bytes. */
+  nameBytes(): Uint8Array;
   /** A security context to set at creation: addresses of the attribute's name (with NUL) and value. */
   readonly securityContext: boolean;
   readonly labelName: Name;
@@ -80,6 +82,8 @@ export interface FileSystemRequest {
   // Bulk data: iovecs over the guest's own pages
   readonly iovecs: number;
   readonly iovecCount: number;
+  /** Copy native bytes into the data area of a READ, `at` bytes behind its start. @returns bytes that had room. */
+  copyToData(at: number, source: number, bytes: number): number;
   /** Contiguous native bytes of a small payload (xattr value, ioctl argument, symlink target). */
   readonly payload: number;
   readonly payloadLength: number;

@@ -26,6 +26,8 @@ export interface DaemonOptions {
   readonly extra?: readonly string[]
   /** Replaces the whole command line; {SOCK} and {DIR} are substituted. */
   readonly argv?: readonly string[]
+  /** Besides that of this process. */
+  readonly env?: Readonly<Record<string, string>>
   /** A listening socket that the daemon inherits as descriptor 3; then it makes no socket of its own. */
   readonly listenFd?: number
 }
@@ -63,6 +65,7 @@ export class Daemon {
     const argv = commandLine(options).map((word) =>
       word.replace(/\{([A-Z_]+)\}/g, (whole, name: string) => values[name] ?? whole))
     this.#child = spawn(argv[0]!, argv.slice(1), {
+      env: { ...process.env, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe', ...(options.listenFd === undefined ? [] : [options.listenFd])],
     })
     this.exited = exitOf(this.#child)

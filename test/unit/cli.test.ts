@@ -4,10 +4,13 @@ import { describe, test } from 'node:test';
 import { parseCommandLine, version, type Options } from '../../src/cli.js';
 import { helpText, optionsMarkdown } from '../../src/cli/help.js';
 import { splitList } from '../../src/cli/legacy.js';
-import { OPTION_ENTRIES } from '../../src/cli/options.js';
+import { OPTION_ENTRIES, type OptionSpec } from '../../src/cli/options.js';
 import { failureOf, UsageError } from '../../src/lifecycle/errors.js';
 
 const BASE = ['--fd', '3', '--source', '/srv'];
+const BUCKET = ['--fd', '3', '--source', 's3://bbb', '--readonly'];
+/** With a source that the option means something for. */
+const baseOf = (spec: OptionSpec): string[] => (spec.only === 'bucket' ? BUCKET : BASE);
 
 function run(args: string[], env: NodeJS.ProcessEnv = {}, pid = 1): Options {
   const command = parseCommandLine(args, env, pid);
@@ -45,6 +48,8 @@ describe('defaults', () => {
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
+      endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
+      gcsProject: null, metadataTtl: 1, posixMetadata: 'full', memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
     });
   });
 
@@ -73,14 +78,14 @@ describe('values', () => {
   test('every flag turns its option on', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
       if (spec.type !== 'flag' || spec.flag === '') continue;
-      assert.equal((run([...BASE, `--${spec.flag}`]) as unknown as Record<string, unknown>)[key], true, spec.flag);
+      assert.equal((run([...baseOf(spec), `--${spec.flag}`]) as unknown as Record<string, unknown>)[key], true, spec.flag);
     }
   });
 
   test('every number is accepted at both bounds and refused just outside of them', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
       if (spec.type !== 'int') continue;
-      const rest = key === 'fd' ? ['--source', '/srv'] : BASE;
+      const rest = key === 'fd' ? ['--source', '/srv'] : baseOf(spec);
       assert.ok(spec.min !== undefined && spec.max !== undefined, `${spec.flag} has bounds`);
       run([...rest, `--${spec.flag}=${spec.min}`]);
       run([...rest, `--${spec.flag}=${spec.max}`]);
@@ -94,10 +99,10 @@ describe('values', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
       if (spec.type !== 'choice') continue;
       for (const choice of spec.choices ?? []) {
-        if (spec.refusedChoices?.[choice]) refused([...BASE, `--${spec.flag}=${choice}`], /is not available: .*; use /);
-        else assert.equal((run([...BASE, `--${spec.flag}=${choice}`]) as unknown as Record<string, unknown>)[key], choice);
+        if (spec.refusedChoices?.[choice]) refused([...baseOf(spec), `--${spec.flag}=${choice}`], /is not available: .*; use /);
+        else assert.equal((run([...baseOf(spec), `--${spec.flag}=${choice}`]) as unknown as Record<string, unknown>)[key], choice);
       }
-      refused([...BASE, `--${spec.flag}=bogus`], new RegExp(`--${spec.flag} takes one of ${spec.choices?.join(', ')}, not "bogus"`));
+      refused([...baseOf(spec), `--${spec.flag}=bogus`], new RegExp(`--${spec.flag} takes one of ${spec.choices?.join(', ')}, not "bogus"`));
     }
   });
 
@@ -118,6 +123,31 @@ describe('values', () => {
   test('--rlimit-nofile below what the daemon needs is refused, 0 is not', () => {
     assert.equal(run([...BASE, '--rlimit-nofile=0']).rlimitNofile, 0);
     refused([...BASE, '--rlimit-nofile=255'], /at least 256/);
+  });
+});
+
+describe('buckets', () => {
+  test('a bucket and a prefix are taken literally; the prefix ends with a slash', () => {
+    const sourceOf = (text: string): unknown => run(['--fd=3', '--readonly', '--source', text]).source;
+    assert.deepEqual(sourceOf('s3://bucket'), { kind: 's3', bucket: 'bucket', prefix: '', path: 's3://bucket' });
+    assert.deepEqual(sourceOf('s3://bucket/'), { kind: 's3', bucket: 'bucket', prefix: '', path: 's3://bucket/' });
+    assert.deepEqual(sourceOf('gs://my.bucket_1/a b/c%2F?d#e'), { kind: 'gcs', bucket: 'my.bucket_1', prefix: 'a b/c%2F?d#e/', path: 'gs://my.bucket_1/a b/c%2F?d#e' });
+    assert.deepEqual((sourceOf('s3://bucket//x/') as { prefix: string }).prefix, '/x/');
+  });
+
+  test('they can only be read so far, and that has to be said', () => refused(['--fd=3', '--source=s3://bucket'], /add --readonly/));
+
+  test('what means nothing for a kind of source is refused with it', () => {
+    refused([...BUCKET, '--xattr'], /--xattr is for a directory, and s3:\/\/bbb is a bucket/);
+    refused([...BUCKET, '--sandbox=namespace'], /--sandbox is for a directory/);
+    refused([...BUCKET, '-o', 'cache=always'], /--cache is for a directory/);
+    refused([...BASE, '--endpoint=http://x'], /--endpoint is for a bucket, and \/srv is a directory/);
+    assert.equal(run([...BUCKET, '--no-xattr', '--cache=auto', '--sandbox=none']).xattr, false, 'saying the default is no mistake');
+  });
+
+  test('permissions are octal', () => {
+    assert.equal(run([...BUCKET, '--file-mode=0600']).fileMode, 0o600);
+    for (const bad of ['888', '', 'rw', '10000', '-1', '0o644']) refused([...BUCKET, `--file-mode=${bad}`], /--file-mode takes permissions in octal/);
   });
 });
 
@@ -165,9 +195,11 @@ describe('source', () => {
   });
 
   test('a bucket, another scheme, another host and a fragment are refused', () => {
-    refused(['--fd=3', '--source=s3://b'], /s3:\/\/ is not available yet/);
-    refused(['--fd=3', '--source=gs://b/p'], /gs:\/\/ is not available yet/);
-    refused(['--fd=3', '--source=http://h/'], /directory or a file:\/\/ URL/);
+    for (const source of ['s3://', 's3:///x', 's3://a', 's3://-bad', 'gs://b b', `s3://${'b'.repeat(300)}`, 's3://bucket$']) {
+      refused(['--fd=3', '--readonly', `--source=${source}`], /names no bucket: write (s3|gs):\/\/BUCKET/);
+    }
+    refused(['--fd=3', '--readonly', `--source=s3://bbb/${'p'.repeat(1000)}`], /prefix of more than 768 bytes/);
+    refused(['--fd=3', '--source=http://h/'], /takes a directory, a file:\/\/ URL, s3:\/\/BUCKET or gs:\/\/BUCKET/);
     refused(['--fd=3', '--source=file://host/a'], /not a file URL of this host/);
     refused(['--fd=3', '--source=file:///a#b'], /not a file URL of this host/);
   });

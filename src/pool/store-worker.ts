@@ -1,0 +1,49 @@
+/** Entry of a worker that speaks to an object store: one store for the thread, many calls at the same time. */
+import { BroadcastChannel, workerData as given } from 'node:worker_threads';
+import { StorageError } from '../storage/object/errors.js';
+import { openStore } from '../storage/object/open-store.js';
+import type { ObjectStore, ReadOptions } from '../storage/object/store.js';
+import type { StoreAnswer, StoreDescription, StoreTask, StoreWorkerData } from './store-messages.js';
+
+const { config, abortChannel } = given as StoreWorkerData;
+const opened = openStore(config);
+const running = new Map<number, AbortController>();
+
+const aborts = new BroadcastChannel(abortChannel);
+aborts.onmessage = (event) => running.get((event as { data: number }).data)?.abort();
+aborts.unref();
+
+export default async function serve(task: StoreTask): Promise<StoreAnswer> {
+  const caller = new AbortController();
+  running.set(task.id, caller);
+  try {
+    const store = await opened;
+    if (task.method === 'describe') return { ok: true, value: describe(store) };
+    const args = [...task.args];
+    if (task.optionsAt >= 0) args[task.optionsAt] = { ...(args[task.optionsAt] as object | undefined), signal: caller.signal };
+    const value = await (store[task.method] as (...args: unknown[]) => Promise<unknown>)(...args);
+    return task.method === 'read' ? answerRead(args[1] as ReadOptions, value as number) : { ok: true, value };
+  } catch (error) {
+    if (error instanceof StorageError) return { ok: false, code: error.code, operation: error.operation, detail: portable(error) };
+    const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
+    return { ok: false, code: null, message, stack };
+  } finally {
+    running.delete(task.id);
+  }
+}
+
+/** A buffer that the caller shares has the bytes already; of another one the worker has a copy. */
+function answerRead({ into }: ReadOptions, value: number): StoreAnswer {
+  const shared = !(into instanceof Uint8Array) || into.buffer instanceof SharedArrayBuffer;
+  return shared ? { ok: true, value } : { ok: true, value, read: into.subarray(0, value) };
+}
+
+function describe({ kind, location, limits, capabilities }: ObjectStore): StoreDescription {
+  return { kind, location, limits, capabilities };
+}
+
+/** The cause may hold anything, sockets too: its text goes along. */
+function portable({ detail }: StorageError): StorageError['detail'] {
+  const { cause, ...rest } = detail;
+  return cause === undefined ? rest : { ...rest, cause: cause instanceof Error ? cause.message : String(cause) };
+}

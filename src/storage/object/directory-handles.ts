@@ -1,0 +1,73 @@
+/**
+ * Open directories: a listing is read page by page as the guest goes through it, and can be taken up again anywhere. For
+ * each page the handle keeps its token and the state of the listing before it, not its entries; those only of the last one.
+ *
+ * An entry's offset is its number, counted from 1 with "." and ".."; the guest gets the number of the one to go on with.
+ */
+import type { Tree } from './tree.js';
+import { entriesOf, LISTING_START, type Entry, type ListingState } from './listing.js';
+import type { ObjectNode } from './nodes.js';
+
+/** "." and "..". */
+export const DOTS = 2;
+
+interface Page {
+  readonly token: string | undefined;
+  readonly state: ListingState;
+  /** Number of its first entry, 0 for the first behind the dots. */
+  readonly first: number;
+}
+
+interface Loaded extends Page {
+  readonly entries: readonly Entry[];
+  readonly next: string | null;
+}
+
+export class DirectoryHandle {
+  readonly #pages: Page[] = [{ token: undefined, state: LISTING_START, first: 0 }];
+  #loaded: Loaded | null = null;
+  #loading: Promise<void> = Promise.resolve();
+
+  constructor(
+    readonly node: ObjectNode,
+    readonly tree: Tree,
+  ) {}
+
+  /** Begin anew: what the guest sees after rewinddir(3) is the directory as it is then. */
+  rewind(): void {
+    this.#pages.length = 1;
+    this.#loaded = null;
+  }
+
+  /** Entries from number `from` on, some or none at the end. One call at a time goes to the store. */
+  async entries(from: number): Promise<readonly Entry[]> {
+    let found: readonly Entry[] = [];
+    const turn = this.#loading.then(async () => {
+      found = await this.#entries(from);
+    });
+    this.#loading = turn.catch(() => undefined);
+    await turn;
+    return found;
+  }
+
+  async #entries(from: number): Promise<readonly Entry[]> {
+    let index = this.#pages.findLastIndex((page) => page.first <= from);
+    for (;;) {
+      const page = this.#pages[index];
+      const loaded = this.#loaded?.first === page.first && this.#loaded.token === page.token ? this.#loaded : await this.#load(page, index);
+      if (from < loaded.first + loaded.entries.length) return loaded.entries.slice(from - loaded.first);
+      if (loaded.next === null) return [];
+      index++;
+    }
+  }
+
+  async #load(page: Page, index: number): Promise<Loaded> {
+    const { store } = this.tree;
+    const prefix = this.node.key;
+    const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
+    const { entries, state } = entriesOf(prefix, listed, page.state, listed.next === null);
+    this.#loaded = { ...page, entries, next: listed.next };
+    if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, state, first: page.first + entries.length });
+    return this.#loaded;
+  }
+}

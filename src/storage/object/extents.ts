@@ -1,0 +1,102 @@
+/**
+ * Which bytes of a file that is being changed are in its staging file, and which still only in the object that it was
+ * opened from. Ranges are half-open, sorted, apart from each other.
+ */
+export interface Extent {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Where a stretch of the file is: staged here, in the object at the same offset, or nowhere (zeros). */
+export interface Piece extends Extent {
+  readonly where: 'staged' | 'object' | 'zeros';
+}
+
+export class Extents {
+  #extents: Extent[] = [];
+  #size: number;
+  /** Bytes of the object that are still the file's: what was cut off does not come back when the file grows again. */
+  #objectBytes: number;
+
+  /** `objectBytes`: size of the object, 0 for a file that is new or was truncated at open. */
+  constructor(objectBytes: number) {
+    this.#size = objectBytes;
+    this.#objectBytes = objectBytes;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get objectBytes(): number {
+    return this.#objectBytes;
+  }
+
+  get staged(): readonly Extent[] {
+    return this.#extents;
+  }
+
+  /** Whether the file is still what the object is. */
+  get untouched(): boolean {
+    return this.#extents.length === 0 && this.#size === this.#objectBytes;
+  }
+
+  /** [from, to) is in the staging file now. */
+  write(from: number, to: number): void {
+    if (to <= from) return;
+    const first = this.#firstEndingAtOrAfter(from);
+    let last = first;
+    let [low, high] = [from, to];
+    while (last < this.#extents.length && this.#extents[last].from <= to) {
+      low = Math.min(low, this.#extents[last].from);
+      high = Math.max(high, this.#extents[last].to);
+      last++;
+    }
+    this.#extents.splice(first, last - first, { from: low, to: high });
+    this.#size = Math.max(this.#size, to);
+  }
+
+  /** The file has so many bytes now; what is beyond is gone, and zeros if the file grows again. */
+  truncate(size: number): void {
+    this.#objectBytes = Math.min(this.#objectBytes, size);
+    this.#size = size;
+    const first = this.#firstEndingAtOrAfter(size);
+    const cut = this.#extents[first];
+    this.#extents.length = first;
+    if (cut !== undefined && cut.from < size) this.#extents.push({ from: cut.from, to: size });
+  }
+
+  /** The pieces of [from, to), as far as the file goes, in order and without gaps. */
+  pieces(from = 0, to = this.#size): Piece[] {
+    const pieces: Piece[] = [];
+    const end = Math.min(to, this.#size);
+    let at = from;
+    const gap = (until: number): void => {
+      const object = Math.min(until, this.#objectBytes);
+      if (at < object) pieces.push({ from: at, to: object, where: 'object' });
+      if (Math.max(at, object) < until) pieces.push({ from: Math.max(at, object), to: until, where: 'zeros' });
+      at = until;
+    };
+    for (let i = this.#firstEndingAtOrAfter(from); i < this.#extents.length && this.#extents[i].from < end; i++) {
+      const extent = this.#extents[i];
+      if (extent.from > at) gap(extent.from);
+      const until = Math.min(extent.to, end);
+      if (until > at) pieces.push({ from: at, to: until, where: 'staged' });
+      at = Math.max(at, until);
+    }
+    if (at < end) gap(end);
+    return pieces;
+  }
+
+  /** Index of the first extent whose end is not before `at`. */
+  #firstEndingAtOrAfter(at: number): number {
+    let low = 0;
+    let high = this.#extents.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#extents[middle].to < at) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * An append-only file of records that outlives the process: what was acknowledged and is not yet in the bucket.
+ *
+ * A record is in the kernel's page cache when append() returns, so a killed process loses none; sync() makes them outlive
+ * the machine. The file begins with a line that names its version; a record is a mark, its length, the CRC-32 of its
+ * payload, and the payload, JSON in UTF-8:
+ *
+ *   "BFJ1" | u32 length | u32 crc | length bytes            (little-endian)
+ *
+ * What is broken at the end was being written when the machine went down, and was never acknowledged as synced: it is cut
+ * off, and kept aside. What is broken in the middle was damaged afterwards: then nothing is touched, and open() refuses.
+ */
+import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { promisify } from 'node:util';
+import { crc32 } from 'node:zlib';
+
+const fdatasyncAsync = promisify(fdatasync);
+
+const HEADER = 'bucketfsd journal 1\n';
+const HEADER_PATTERN = /^bucketfsd journal (\d{1,9})\n/;
+const MARK = Buffer.from('BFJ1');
+const FRAME_BYTES = 12;
+/** A record says what to do with one object: its key, some metadata, a list of parts. */
+const RECORD_MAX_BYTES = 4 << 20;
+
+export class JournalError extends Error {
+  override readonly name = 'JournalError';
+  constructor(
+    readonly code: 'version' | 'damaged',
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export interface OpenedJournal<R> {
+  readonly journal: Journal<R>;
+  readonly records: R[];
+  /** Bytes cut off at the end, and where they are now. */
+  readonly tail: { readonly bytes: number; readonly path: string } | null;
+}
+
+export class Journal<R> {
+  #fd: number;
+  #bytes: number;
+  #dirty = false;
+  #failed: Error | null = null;
+
+  private constructor(
+    readonly path: string,
+    fd: number,
+    bytes: number,
+  ) {
+    this.#fd = fd;
+    this.#bytes = bytes;
+  }
+
+  /** @throws JournalError, or an error of the file system. */
+  static open<R>(path: string): OpenedJournal<R> {
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      const content = readAll(fd);
+      if (content.length < HEADER.length && HEADER.startsWith(content.toString('latin1'))) {
+        begin(path, fd);
+        return { journal: new Journal<R>(path, fd, HEADER.length), records: [], tail: null };
+      }
+      const version = HEADER_PATTERN.exec(content.subarray(0, 64).toString('latin1'));
+      if (version === null) throw new JournalError('damaged', `${path} is no journal of bucketfsd; it was left as it is`);
+      if (version[1] !== '1') {
+        throw new JournalError('version', `${path} has version ${version[1]}, this bucketfsd knows version 1: start the one that wrote it; nothing was changed`);
+      }
+      const { records, end } = parse<R>(path, content, version[0].length);
+      const tail = end === content.length ? null : cutTail(path, fd, content, end);
+      return { journal: new Journal<R>(path, fd, end), records, tail };
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Bytes of the file: when it has grown much larger than what it still says, rewrite() it. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /**
+   * Add a record. @throws an error of the file system (full, read-only): then the record is not there, nor is any part of
+   * it, or no further record will be accepted.
+   */
+  append(record: R): void {
+    if (this.#failed !== null) throw this.#failed;
+    const bytes = frame(record);
+    let written = 0;
+    try {
+      while (written < bytes.length) written += writeSync(this.#fd, bytes, written, bytes.length - written, this.#bytes + written);
+    } catch (error) {
+      try {
+        if (written > 0) ftruncateSync(this.#fd, this.#bytes);
+      } catch {
+        this.#failed = error as Error;
+      }
+      throw error;
+    }
+    this.#bytes += bytes.length;
+    this.#dirty = true;
+  }
+
+  /** What was appended outlives a crash of the machine. */
+  async sync(): Promise<void> {
+    if (!this.#dirty) return;
+    this.#dirty = false;
+    try {
+      await fdatasyncAsync(this.#fd);
+    } catch (error) {
+      // The kernel may have dropped the pages: to try again would succeed without meaning anything
+      this.#failed = error as Error;
+      throw error;
+    }
+  }
+
+  /** Replace all records by these, as one step. */
+  rewrite(records: readonly R[]): void {
+    if (this.#failed !== null) throw this.#failed;
+    const next = `${this.path}.new`;
+    const content = Buffer.concat([Buffer.from(HEADER), ...records.map(frame)]);
+    const fd = openSync(next, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    try {
+      for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at, at);
+      fsyncSync(fd);
+      renameSync(next, this.path);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+    closeSync(this.#fd);
+    this.#fd = fd;
+    this.#bytes = content.length;
+    this.#dirty = false;
+    syncDirectory(this.path);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** An empty journal, also over one whose first line was never finished. */
+function begin(path: string, fd: number): void {
+  ftruncateSync(fd, 0);
+  writeSync(fd, HEADER, 0);
+  fsyncSync(fd);
+  syncDirectory(path);
+}
+
+function syncDirectory(path: string): void {
+  const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  fsyncSync(fd);
+  closeSync(fd);
+}
+
+function readAll(fd: number): Buffer {
+  const content = Buffer.alloc(fstatSync(fd).size);
+  let at = 0;
+  for (let n = -1; at < content.length && n !== 0; at += n) n = readSync(fd, content, at, content.length - at, at);
+  return content.subarray(0, at);
+}
+
+function frame(record: unknown): Buffer {
+  const payload = Buffer.from(JSON.stringify(record));
+  if (payload.length > RECORD_MAX_BYTES) throw new RangeError(`a journal record of ${payload.length} bytes`);
+  const head = Buffer.alloc(FRAME_BYTES);
+  MARK.copy(head);
+  head.writeUInt32LE(payload.length, 4);
+  head.writeUInt32LE(crc32(payload), 8);
+  return Buffer.concat([head, payload]);
+}
+
+/** Bytes of the whole, undamaged record at `at`, or 0. */
+function recordAt(content: Buffer, at: number): number {
+  if (at + FRAME_BYTES > content.length || content.compare(MARK, 0, MARK.length, at, at + MARK.length) !== 0) return 0;
+  const length = content.readUInt32LE(at + 4);
+  const end = at + FRAME_BYTES + length;
+  if (length > RECORD_MAX_BYTES || end > content.length) return 0;
+  return crc32(content.subarray(at + FRAME_BYTES, end)) === content.readUInt32LE(at + 8) ? FRAME_BYTES + length : 0;
+}
+
+function parse<R>(path: string, content: Buffer, from: number): { records: R[]; end: number } {
+  const records: R[] = [];
+  let at = from;
+  for (let bytes = recordAt(content, at); bytes > 0; bytes = recordAt(content, at)) {
+    records.push(JSON.parse(content.toString('utf8', at + FRAME_BYTES, at + bytes)) as R);
+    at += bytes;
+  }
+  for (let mark = content.indexOf(MARK, at); mark >= 0; mark = content.indexOf(MARK, mark + 1)) {
+    if (recordAt(content, mark) === 0) continue;
+    throw new JournalError('damaged', `${path} is damaged at byte ${at}, with good records behind it (byte ${mark}): restore it, or move it away to give up what it says; nothing was changed`);
+  }
+  return { records, end: at };
+}
+
+/** The path is told to people: what was cut off may be evidence. */
+function cutTail(path: string, fd: number, content: Buffer, end: number): { bytes: number; path: string } {
+  const aside = `${path}.tail`;
+  writeFileSync(aside, content.subarray(end), { mode: 0o600 });
+  ftruncateSync(fd, end);
+  fsyncSync(fd);
+  return { bytes: content.length - end, path: aside };
+}

@@ -1,0 +1,81 @@
+/** Object resources of the JSON API, and what they are in the port. https://cloud.google.com/storage/docs/json_api/v1/objects */
+import { StorageError } from '../errors.js';
+import type { Condition, Metadata, ObjectInfo, Version } from '../store.js';
+
+/** What FIELDS asks for. Numbers of 64 bits are decimal strings; metadata is absent when there is none. */
+export interface GcsObject {
+  readonly name: string;
+  readonly size: string;
+  readonly generation: string;
+  readonly metageneration: string;
+  readonly timeCreated: string;
+  readonly contentType?: string;
+  readonly metadata?: Record<string, string>;
+}
+
+export const FIELDS = 'name,size,generation,metageneration,timeCreated,contentType,metadata';
+
+/** What a copy with metadata of its own would lose, since it replaces all that can be said of an object. */
+export interface GcsKept {
+  readonly contentEncoding?: string;
+  readonly contentDisposition?: string;
+  readonly contentLanguage?: string;
+  readonly cacheControl?: string;
+  readonly customTime?: string;
+}
+
+export const KEPT_FIELDS = 'contentEncoding,contentDisposition,contentLanguage,cacheControl,customTime';
+
+export const OCTETS = 'application/octet-stream';
+
+/**
+ * Generation and metageneration: the first changes with the content, the second with the metadata. Both, so that a
+ * conditional write does not undo a change of metadata that it knows nothing of. Content is that of the generation:
+ * reads ask for this alone, and go on when somebody changes metadata.
+ */
+export const versionOf = ({ generation, metageneration }: GcsObject): Version => `${generation}.${metageneration}`;
+
+/** @throws StorageError `changed`: what is no version of this provider was never that of an object here */
+export function parseVersion(version: Version, operation: string): { readonly generation: string; readonly metageneration: string } {
+  const match = /^(\d{1,19})\.(\d{1,19})$/.exec(version);
+  if (match === null) throw new StorageError('changed', operation, { providerMessage: `${JSON.stringify(version)} is no generation` });
+  return { generation: match[1], metageneration: match[2] };
+}
+
+export interface Preconditions {
+  readonly ifGenerationMatch?: string;
+  readonly ifMetagenerationMatch?: string;
+}
+
+export function preconditions(condition: Condition | undefined, operation: string): Preconditions {
+  if (condition === undefined) return {};
+  if ('absent' in condition) return { ifGenerationMatch: '0' };
+  const { generation, metageneration } = parseVersion(condition.version, operation);
+  return { ifGenerationMatch: generation, ifMetagenerationMatch: metageneration };
+}
+
+export function infoOf(object: GcsObject): ObjectInfo {
+  return {
+    key: object.name,
+    size: Number(object.size),
+    version: versionOf(object),
+    modified_ms: Date.parse(object.timeCreated), // `updated` would move with each change of metadata
+    metadata: object.metadata ?? {},
+    contentType: object.contentType ?? null,
+  };
+}
+
+/** UTF-8 bytes of names and values, which is what the provider counts. */
+export function metadataBytes(metadata: Metadata): number {
+  return Object.entries(metadata).reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value), 0);
+}
+
+export const bucketPath = (bucket: string): string => `/storage/v1/b/${encodeURIComponent(bucket)}`;
+
+/** @throws StorageError `invalid` for names that cannot be put into a URL: empty, dots alone, halves of surrogate pairs */
+export function objectPath(bucket: string, key: string, operation: string): string {
+  if (key === '' || key === '.' || key === '..' || /\p{Surrogate}/u.test(key)) {
+    throw new StorageError('invalid', operation, { providerMessage: 'objects cannot have this name' });
+  }
+  return `${bucketPath(bucket)}/o/${encodeURIComponent(key)}`;
+}

@@ -1,0 +1,282 @@
+/**
+ * Google Cloud Storage by its JSON API. https://cloud.google.com/storage/docs/json_api
+ *
+ * A version is a generation and a metageneration (see versionOf). Temporary objects of uploads in parts are below a
+ * reserved prefix, which listings hide and writes refuse (see gcs-parts.ts).
+ */
+import type { IncomingMessage } from 'node:http';
+import { targetBytes, targetView } from '../body.js';
+import { StorageError } from '../errors.js';
+import type {
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
+  ReadOptions, Upload, UploadInfo, Version,
+} from '../store.js';
+import { checkCrc32c } from './gcs-crc32c.js';
+import { GcsHttp, type GcsConnection } from './gcs-http.js';
+import { GcsParts } from './gcs-parts.js';
+import {
+  FIELDS, KEPT_FIELDS, OCTETS, bucketPath, infoOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
+} from './gcs-resource.js';
+import { RESUMABLE_FROM_BYTES, insert } from './gcs-uploads.js';
+
+/** Where parts are kept until they are an object: hidden from list(), refused by put() and copy(). */
+export const GCS_TEMPORARY_PREFIX = '.bucketfsd-uploads/';
+
+const MIB = 1 << 20;
+const TIB = MIB * MIB;
+
+/** https://cloud.google.com/storage/quotas#objects. Compose has no least size; the number of parts is our own bound. */
+export const GCS_LIMITS: Limits = {
+  keyBytes: 1024, metadataBytes: 8 * 1024, putBytes: 5 * TIB, objectBytes: 5 * TIB, partMinBytes: 1, partMaxBytes: 5 * TIB, parts: 10_000,
+};
+
+const CAPABILITIES: Capabilities = {
+  putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
+  copyPart: 'whole', copyPartIfVersion: true, rename: false, listingHasMetadata: true,
+};
+
+export interface GcsOptions extends GcsConnection {
+  readonly bucket: string;
+  /** For what is written; absent: the bucket's. */
+  readonly storageClass?: string;
+  /** projects/P/locations/L/keyRings/R/cryptoKeys/K; absent: the bucket's, or Google's own. */
+  readonly kmsKeyName?: string;
+  /** Instead of GCS_TEMPORARY_PREFIX, for who may write below one prefix only. Ends with a slash. */
+  readonly temporaryPrefix?: string;
+  /** Bytes from which on a body is sent by a resumable session; tests take fewer. */
+  readonly resumableFromBytes?: number;
+}
+
+const JSON_TYPE = { 'content-type': 'application/json; charset=UTF-8' };
+const LIST_FIELDS = `nextPageToken,prefixes,items(${FIELDS})`;
+const RANGE_NOT_SATISFIABLE = 416;
+
+export class GcsStore implements ObjectStore {
+  readonly kind = 'gcs';
+  readonly location: string;
+  readonly limits = GCS_LIMITS;
+  readonly capabilities = CAPABILITIES;
+  readonly #http: GcsHttp;
+  readonly #parts: GcsParts;
+  readonly #bucket: string;
+  readonly #temporary: string;
+  readonly #defaults: Readonly<Record<string, string>>;
+
+  constructor(readonly options: GcsOptions) {
+    this.#bucket = options.bucket;
+    this.location = `gs://${options.bucket}`;
+    this.#temporary = options.temporaryPrefix ?? GCS_TEMPORARY_PREFIX;
+    this.#http = new GcsHttp(options);
+    this.#defaults = options.storageClass === undefined ? {} : { storageClass: options.storageClass };
+    this.#parts = new GcsParts({
+      http: this.#http, bucket: options.bucket, prefix: this.#temporary, kmsKeyName: options.kmsKeyName, defaults: this.#defaults,
+      resumableFromBytes: options.resumableFromBytes ?? RESUMABLE_FROM_BYTES,
+    });
+  }
+
+  /** A listing, since who may use objects need not be allowed to look at the bucket. */
+  async check({ signal }: CallOptions = {}): Promise<void> {
+    const operation = `check ${this.location}`;
+    await this.#http.json({ operation, method: 'GET', path: `${bucketPath(this.#bucket)}/o`, query: { maxResults: 1, fields: 'nextPageToken' }, signal, bucketOnly: true });
+  }
+
+  async head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo> {
+    return infoOf(await this.#get<GcsObject>(`head ${this.location}/${key}`, key, { fields: FIELDS }, signal));
+  }
+
+  async read(key: string, { version, offset, into, signal }: ReadOptions): Promise<number> {
+    const operation = `read ${this.location}/${key}`;
+    const generation = version === undefined ? undefined : parseVersion(version, operation).generation;
+    const length = targetBytes(into);
+    if (length === 0) {
+      await this.#get(operation, key, { ifGenerationMatch: generation, fields: 'size' }, signal);
+      return 0;
+    }
+    return this.#http.exchange(
+      {
+        operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query: { alt: 'media', ifGenerationMatch: generation }, signal,
+        // gzip: what is stored, not what could be unpacked of it (https://cloud.google.com/storage/docs/transcoding)
+        headers: { range: `bytes=${offset}-${offset + length - 1}`, 'accept-encoding': 'gzip' }, also: [RANGE_NOT_SATISFIABLE],
+      },
+      (response) => receive(response, operation, offset, targetView(into), generation),
+    );
+  }
+
+  async put(key: string, body: Body, options: PutOptions = {}): Promise<Version> {
+    const operation = `put ${this.location}/${key}`;
+    this.#checkTarget(operation, key, options.metadata);
+    const { kmsKeyName, resumableFromBytes = RESUMABLE_FROM_BYTES } = this.options;
+    const made = {
+      operation, bucket: this.#bucket, key, resource: this.#resource(options), conditions: preconditions(options.condition, operation), kmsKeyName, signal: options.signal,
+    };
+    return versionOf(await insert(this.#http, made, body, resumableFromBytes));
+  }
+
+  async remove(key: string, { version, signal }: CallOptions & { readonly version?: Version } = {}): Promise<void> {
+    const operation = `remove ${this.location}/${key}`;
+    const query = { ...preconditions(version === undefined ? undefined : { version }, operation) };
+    try {
+      await this.#http.call({ operation, method: 'DELETE', path: objectPath(this.#bucket, key, operation), query, signal, mutates: true });
+    } catch (error) {
+      if (version === undefined && error instanceof StorageError && error.code === 'not-found') return;
+      throw error;
+    }
+  }
+
+  async copy(from: string, to: string, options: CopyOptions = {}): Promise<Version> {
+    const operation = `copy ${this.location}/${from} to ${to}`;
+    this.#checkTarget(operation, to, options.metadata);
+    const { signal } = options;
+    const replaces = options.metadata !== undefined || options.contentType !== undefined || this.options.storageClass !== undefined;
+    const seen = replaces ? await this.#sourceOf(operation, from, options) : null;
+    const source = seen === null ? (options.sourceVersion === undefined ? null : parseVersion(options.sourceVersion, operation)) : seen.version;
+    const query = {
+      ...preconditions(options.condition, operation), destinationKmsKeyName: this.options.kmsKeyName, fields: `done,rewriteToken,resource(${FIELDS})`,
+      ...(source === null ? {} : { ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration }),
+    };
+    const path = `${objectPath(this.#bucket, from, operation)}/rewriteTo${objectPath(this.#bucket, to, operation).replace('/storage/v1', '')}`;
+    const body = seen === null ? {} : { body: Buffer.from(JSON.stringify(seen.resource)), headers: JSON_TYPE };
+    for (let rewriteToken: string | undefined; ;) {
+      const state = await this.#http.json<{ done: boolean; rewriteToken?: string; resource?: GcsObject }>({
+        operation, method: 'POST', path, query: { ...query, rewriteToken }, ...body, signal, mutates: true,
+      });
+      if (state.done && state.resource !== undefined) return versionOf(state.resource);
+      if (state.rewriteToken === undefined) throw new StorageError('unexpected', operation, { providerMessage: 'a rewrite that neither ends nor goes on' });
+      rewriteToken = state.rewriteToken;
+    }
+  }
+
+  /** What the copy shall be: a resource in the request replaces all of the source's, so it says the rest as well. */
+  async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ version: { generation: string; metageneration: string }; resource: object }> {
+    const wanted = options.sourceVersion === undefined ? {} : preconditions({ version: options.sourceVersion }, operation);
+    const source = await this.#get<GcsObject & GcsKept>(operation, from, { ...wanted, fields: `${FIELDS},${KEPT_FIELDS}` }, options.signal);
+    const { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime, generation, metageneration } = source;
+    const metadata = options.metadata ?? source.metadata;
+    const contentType = options.contentType ?? (options.metadata === undefined ? source.contentType : undefined) ?? OCTETS;
+    const resource = { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime, metadata, contentType, ...this.#defaults };
+    return { version: { generation, metageneration }, resource };
+  }
+
+  /** A patch, which keeps names that it does not mention: those that are to go have to be known first. */
+  async setMetadata(key: string, version: Version, metadata: Metadata, { signal }: CallOptions = {}): Promise<Version> {
+    const operation = `set metadata of ${this.location}/${key}`;
+    this.#checkTarget(operation, key, metadata);
+    const conditions = preconditions({ version }, operation);
+    const there = await this.#get<GcsObject>(operation, key, { ...conditions, fields: 'metadata' }, signal);
+    const gone = Object.keys(there.metadata ?? {}).filter((name) => !Object.hasOwn(metadata, name));
+    const change = { metadata: { ...Object.fromEntries(gone.map((name) => [name, null])), ...metadata } };
+    const object = await this.#http.json<GcsObject>({
+      operation, method: 'PATCH', path: objectPath(this.#bucket, key, operation), query: { ...conditions, fields: FIELDS }, headers: JSON_TYPE,
+      body: Buffer.from(JSON.stringify(change)), signal, mutates: true,
+    });
+    return versionOf(object);
+  }
+
+  async list({ prefix, delimiter, after, token, limit, signal }: ListOptions): Promise<ListPage> {
+    const operation = `list ${this.location}/${prefix}`;
+    const page = await this.#http.json<{ items?: GcsObject[]; prefixes?: string[]; nextPageToken?: string }>({
+      operation, method: 'GET', path: `${bucketPath(this.#bucket)}/o`, bucketOnly: true, signal,
+      query: { prefix, delimiter, startOffset: after, pageToken: token, maxResults: limit, fields: LIST_FIELDS },
+    });
+    // startOffset is the first name that may come; ours is the last one that may not.
+    const isListed = (name: string): boolean => !name.startsWith(this.#temporary) && (after === undefined || Buffer.compare(Buffer.from(name), Buffer.from(after)) > 0);
+    return {
+      objects: (page.items ?? []).filter(({ name }) => isListed(name)).map(infoOf),
+      prefixes: (page.prefixes ?? []).filter(isListed),
+      next: page.nextPageToken ?? null,
+    };
+  }
+
+  async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {
+    const operation = `begin upload of ${this.location}/${key}`;
+    this.#checkTarget(operation, key, options.metadata);
+    objectPath(this.#bucket, key, operation);
+    return this.#parts.begin(operation, key, options);
+  }
+
+  async putPart(upload: Upload, number: number, body: Body, { signal }: CallOptions = {}): Promise<Part> {
+    const operation = `put part ${number} of ${this.location}/${upload.key}`;
+    this.#checkPart(operation, number);
+    return this.#parts.put(operation, upload, number, body, signal);
+  }
+
+  async copyPart(upload: Upload, number: number, source: PartSource, { signal }: CallOptions = {}): Promise<Part> {
+    const operation = `copy part ${number} of ${this.location}/${upload.key}`;
+    this.#checkPart(operation, number);
+    return this.#parts.copy(operation, upload, number, source, signal);
+  }
+
+  async completeUpload(upload: Upload, parts: readonly Part[], options: CallOptions & { readonly condition?: Condition } = {}): Promise<Version> {
+    return versionOf(await this.#parts.complete(`complete upload of ${this.location}/${upload.key}`, upload, parts, options));
+  }
+
+  /** Also what a completed upload has left behind. */
+  async abortUpload(upload: Upload, { signal }: CallOptions = {}): Promise<void> {
+    await this.#parts.abort(`abort upload of ${this.location}/${upload.key}`, upload, signal);
+  }
+
+  async listUploads({ prefix, token, signal }: CallOptions & { readonly prefix: string; readonly token?: string }): Promise<{ uploads: UploadInfo[]; next: string | null }> {
+    return this.#parts.list(`list uploads below ${this.location}/${prefix}`, prefix, token, signal);
+  }
+
+  /** Waits a few seconds for what completed uploads leave behind to be deleted. */
+  async close(): Promise<void> {
+    await this.#parts.close();
+    this.#http.close();
+  }
+
+  #get<T>(operation: string, key: string, query: Readonly<Record<string, string | undefined>>, signal: AbortSignal | undefined): Promise<T> {
+    return this.#http.json<T>({ operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query, signal });
+  }
+
+  #resource({ metadata, contentType }: PutOptions): Record<string, unknown> {
+    return { ...this.#defaults, ...(metadata === undefined ? {} : { metadata }), ...(contentType === undefined ? {} : { contentType }) };
+  }
+
+  #checkTarget(operation: string, key: string, metadata: Metadata = {}): void {
+    if (key.startsWith(this.#temporary)) throw new StorageError('denied', operation, { providerMessage: `names below ${this.#temporary} are reserved` });
+    if (metadataBytes(metadata) > this.limits.metadataBytes) {
+      throw new StorageError('too-large', operation, { providerMessage: `metadata has at most ${this.limits.metadataBytes} bytes` });
+    }
+  }
+
+  #checkPart(operation: string, number: number): void {
+    if (!Number.isInteger(number) || number < 1 || number > this.limits.parts) throw new StorageError('invalid', operation, { providerMessage: 'no such part number' });
+  }
+}
+
+/** Content that was asked for, into its place. @throws StorageError unless it is exactly what the answer announced */
+async function receive(response: IncomingMessage, operation: string, offset: number, into: Uint8Array, generation: string | undefined): Promise<number> {
+  const { statusCode: status = 0, headers } = response;
+  const range = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/.exec(headers['content-range'] ?? '');
+  const odd = (why: string): StorageError => new StorageError('unexpected', operation, { status, providerMessage: why });
+  if (status === RANGE_NOT_SATISFIABLE) {
+    response.resume();
+    if (range !== null && offset < Number(range[3])) throw odd(`a range inside of ${range[3]} bytes was refused`);
+    return 0;
+  }
+  const got = headers['x-goog-generation'];
+  if (generation !== undefined && got !== undefined && got !== generation) {
+    throw new StorageError('changed', operation, { status, providerMessage: `generation ${String(got)}` });
+  }
+  const announced = Number(headers['content-length'] ?? NaN);
+  const size = range === null ? announced : Number(range[3]);
+  // An empty object has no ranges and may come whole; anything else has to be the range that was asked for.
+  if (range === null ? offset !== 0 || !(announced <= into.length) : Number(range[1]) !== offset) throw odd('another range came than was asked for');
+  const expected = Math.min(into.length, size - offset);
+  if (range !== null && Number(range[2]) - offset + 1 !== expected) throw odd('another range came than was asked for');
+  const bytes = await fill(response, into, expected, operation);
+  if (offset === 0 && bytes === size) checkCrc32c(into.subarray(0, bytes), headers['x-goog-hash'], operation);
+  return bytes;
+}
+
+async function fill(response: IncomingMessage, into: Uint8Array, expected: number, operation: string): Promise<number> {
+  let at = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    if (at + chunk.length > expected) throw new StorageError('short-body', operation, { providerMessage: `more than the ${expected} bytes announced` });
+    into.set(chunk, at);
+    at += chunk.length;
+  }
+  if (at !== expected) throw new StorageError('short-body', operation, { providerMessage: `${at} of the ${expected} bytes announced` });
+  return at;
+}

@@ -1,0 +1,95 @@
+/** What the SDK rejects with, as StorageError: by the provider's code where there is one, by status, by what broke below HTTP. */
+import { StorageError, type StorageErrorCode, type StorageErrorDetail } from '../errors.js';
+
+/** As the SDK's exceptions have it (@smithy/types, ServiceException), all of it optional: errors of Node come as they are. */
+interface SdkError extends Error {
+  readonly Code?: string;
+  readonly code?: string;
+  readonly $metadata?: { readonly httpStatusCode?: number; readonly requestId?: string };
+  readonly $response?: { readonly statusCode?: number; readonly headers?: Readonly<Record<string, string>> };
+  readonly Region?: string;
+  readonly BucketRegion?: string;
+}
+
+/** https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html */
+const BY_CODE: Readonly<Record<string, StorageErrorCode>> = {
+  NoSuchKey: 'not-found', NotFound: 'not-found', NoSuchVersion: 'not-found', NoSuchUpload: 'not-found',
+  NoSuchBucket: 'no-bucket', InvalidBucketName: 'no-bucket', NoSuchBucketException: 'no-bucket',
+  PreconditionFailed: 'changed', ConditionalRequestConflict: 'changed', OperationAborted: 'changed', ConcurrentModification: 'changed',
+  PermanentRedirect: 'wrong-region', TemporaryRedirect: 'wrong-region', AuthorizationHeaderMalformed: 'wrong-region', IllegalLocationConstraintException: 'wrong-region',
+  InvalidAccessKeyId: 'bad-credentials', SignatureDoesNotMatch: 'bad-credentials', InvalidToken: 'bad-credentials', InvalidClientTokenId: 'bad-credentials',
+  CredentialsProviderError: 'bad-credentials', TokenProviderError: 'bad-credentials', UnrecognizedClientException: 'bad-credentials',
+  ExpiredToken: 'expired', ExpiredTokenException: 'expired', TokenRefreshRequired: 'expired',
+  AccessDenied: 'denied', AccountProblem: 'denied', AllAccessDisabled: 'denied', NotSignedUp: 'denied', Forbidden: 'denied', InvalidPayer: 'denied',
+  RequestTimeTooSkewed: 'clock-skew', RequestExpired: 'clock-skew',
+  SlowDown: 'throttled', Throttling: 'throttled', ThrottlingException: 'throttled', TooManyRequests: 'throttled', RequestLimitExceeded: 'throttled', BandwidthLimitExceeded: 'throttled',
+  InternalError: 'unavailable', ServiceUnavailable: 'unavailable', Busy: 'unavailable',
+  RequestTimeout: 'timeout', TimeoutError: 'timeout', ETIMEDOUT: 'timeout', ESOCKETTIMEDOUT: 'timeout',
+  BadDigest: 'checksum', XAmzContentChecksumMismatch: 'checksum', XAmzContentSHA256Mismatch: 'checksum', InvalidDigest: 'checksum',
+  IncompleteBody: 'short-body',
+  EntityTooLarge: 'too-large', MetadataTooLarge: 'too-large', QuotaExceeded: 'too-large',
+  InvalidObjectState: 'archived',
+  NotImplemented: 'unsupported', MethodNotAllowed: 'unsupported',
+  InvalidArgument: 'invalid', InvalidRequest: 'invalid', MalformedXML: 'invalid', KeyTooLongError: 'invalid', InvalidPart: 'invalid', InvalidPartOrder: 'invalid',
+  EntityTooSmall: 'invalid', InvalidURI: 'invalid', InvalidObjectName: 'invalid',
+  ENOTFOUND: 'unreachable', EAI_AGAIN: 'unreachable', ECONNREFUSED: 'unreachable', EHOSTUNREACH: 'unreachable', ENETUNREACH: 'unreachable',
+  EADDRNOTAVAIL: 'unreachable', ECONNRESET: 'interrupted', EPIPE: 'interrupted', ECONNABORTED: 'interrupted', ERR_STREAM_PREMATURE_CLOSE: 'interrupted',
+  AbortError: 'aborted', ABORT_ERR: 'aborted',
+};
+
+/** HEAD has no body, and some services have no codes. */
+function byStatus(status: number | undefined): StorageErrorCode {
+  if (status === undefined) return 'unexpected';
+  if (status === 301 || status === 307) return 'wrong-region';
+  if (status === 400) return 'invalid';
+  if (status === 401) return 'bad-credentials';
+  if (status === 403) return 'denied';
+  if (status === 404) return 'not-found';
+  if (status === 405 || status === 501) return 'unsupported';
+  if (status === 408) return 'timeout';
+  if (status === 409 || status === 412) return 'changed';
+  if (status === 413) return 'too-large';
+  if (status === 429 || status === 503) return 'throttled';
+  return status >= 500 ? 'unavailable' : 'unexpected';
+}
+
+/** Certificates: Node's codes of TLS errors. */
+const isTls = (code: string): boolean => code.startsWith('ERR_TLS') || code.startsWith('CERT_') || /CERT|SELF_SIGNED|UNABLE_TO_/.test(code);
+
+/** `changes`: whether the call may have changed something if its answer is lost. */
+export function toStorageError(error: unknown, operation: string, changes: boolean): StorageError {
+  if (error instanceof StorageError) return error;
+  const known = (error instanceof Error ? error : new Error(String(error))) as SdkError;
+  const status = known.$metadata?.httpStatusCode ?? known.$response?.statusCode;
+  const name = [known.Code, known.name, known.code].find((one) => one !== undefined && one in BY_CODE);
+  const fallback = known.code !== undefined && isTls(known.code) ? 'unreachable' : /^(Unknown|UnknownError)$/.test(known.name) || name === undefined ? byStatus(status) : 'unexpected';
+  const code = name === undefined ? fallback : BY_CODE[name];
+  // Without an answer nobody knows; a 5xx may come from something in between
+  const ambiguous = changes && (status === undefined ? !['unreachable', 'bad-credentials', 'invalid', 'short-body'].includes(code) : status >= 500);
+  return new StorageError(code, operation, {
+    ...detailOf(known, status), ...(ambiguous ? { ambiguous } : {}), cause: error,
+  });
+}
+
+function detailOf(error: SdkError, status: number | undefined): StorageErrorDetail {
+  const headers = error.$response?.headers ?? {};
+  const retryAfter_ms = retryAfter(headers['retry-after']);
+  const region = error.Region ?? error.BucketRegion ?? headers['x-amz-bucket-region'];
+  const requestId = error.$metadata?.requestId;
+  return {
+    ...(status === undefined ? {} : { status }),
+    providerCode: error.Code ?? error.code ?? error.name,
+    providerMessage: error.message,
+    ...(requestId === undefined ? {} : { requestId }),
+    ...(retryAfter_ms === null ? {} : { retryAfter_ms }),
+    ...(region === undefined ? {} : { region }),
+  };
+}
+
+/** Seconds or a date (RFC 9110 §10.2.3). */
+export function retryAfter(header: string | undefined, now_ms = Date.now()): number | null {
+  if (header === undefined) return null;
+  if (/^\d{1,9}$/.test(header.trim())) return Number(header) * 1000;
+  const date = Date.parse(header);
+  return Number.isNaN(date) ? null : Math.max(0, date - now_ms);
+}
