@@ -1,8 +1,7 @@
 /** A bucket as a source: from the options to a file system, and the sentence when the provider does not let us. */
 import { readFileSync } from 'node:fs';
 import type { Logger } from './base/log.js';
-import type { Options } from './cli.js';
-import type { BucketSource } from './cli/source.js';
+import type { BucketSettings } from './cli.js';
 import { StartError } from './lifecycle/errors.js';
 import { openStoreClient } from './pool/store-client.js';
 import type { FileSystem } from './storage/filesystem.js';
@@ -25,10 +24,11 @@ export interface Bucket {
 }
 
 /** @throws StartError when bucket or credentials are not good: one cheap call is made to find out. */
-export async function openBucket(options: Options, source: BucketSource, log: Logger): Promise<Bucket> {
+export async function openBucket(options: BucketSettings, log: Logger): Promise<Bucket> {
+  const { source } = options;
   let client: ObjectStore | null = null;
   try {
-    client = await openStoreClient({ config: storeConfig(options, source), threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize)) });
+    client = await openStoreClient({ config: storeConfig(options), threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize)) });
     const store = layered(client, log);
     await withRetry(withDeadline(client), { attempts: 3 }).check();
     const fs = openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {
@@ -44,7 +44,7 @@ export async function openBucket(options: Options, source: BucketSource, log: Lo
     return { fs, close: () => store.close() };
   } catch (error) {
     await client?.close();
-    throw error instanceof StorageError ? new StartError(sentence(error, options, source)) : error;
+    throw error instanceof StorageError ? new StartError(sentence(error, options)) : error;
   }
 }
 
@@ -56,7 +56,8 @@ function layered(client: ObjectStore, log: Logger): ObjectStore {
   });
 }
 
-function storeConfig(options: Options, source: BucketSource): StoreConfig {
+export function storeConfig(options: BucketSettings): StoreConfig {
+  const { source } = options;
   const ca = options.caBundle === null ? {} : { ca: certificates(options.caBundle) };
   const endpoint = options.endpoint === null ? {} : { endpoint: options.endpoint };
   if (source.kind === 'gcs') {
@@ -88,7 +89,8 @@ function certificates(path: string): string {
 }
 
 /** What is wrong, and what to do about it. */
-function sentence(error: StorageError, options: Options, source: BucketSource): string {
+export function sentence(error: StorageError, options: BucketSettings): string {
+  const { source } = options;
   const what = `cannot share ${source.path}: `;
   const s3 = source.kind === 's3';
   const provider = error.detail.providerMessage ?? error.code;

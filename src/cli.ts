@@ -4,7 +4,7 @@ import { CommanderError } from 'commander';
 import { collectLegacy } from './cli/legacy.js';
 import { buildCommand, helpText } from './cli/help.js';
 import { OPTION_ENTRIES, OPTIONS, displayName, type OptionSpec, type OptionValues } from './cli/options.js';
-import { parseSource, type Source } from './cli/source.js';
+import { parseSource, type BucketSource, type Source } from './cli/source.js';
 import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
 import { UsageError } from './lifecycle/errors.js';
 import { systemdSockets } from './lifecycle/systemd.js';
@@ -16,8 +16,13 @@ export type Options = Omit<OptionValues, 'source' | 'socketPath' | 'socketGroup'
   readonly listen: ListenSpec;
 };
 
+/** What a bucket is opened with. */
+export type BucketSettings = Omit<Options, 'listen' | 'source'> & { readonly source: BucketSource };
+
 export type CommandLine =
   | { readonly action: 'run'; readonly options: Options }
+  /** `bucketfsd check`: try what a bucket's provider does, and say it. */
+  | { readonly action: 'check'; readonly settings: BucketSettings }
   | { readonly action: 'print'; readonly text: string };
 
 /** For QEMU's "backend program conventions": type and features as docs/interop/vhost-user.json of QEMU has them. */
@@ -39,12 +44,14 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
     else if (text !== null || spec.type === 'refused') collect(collected, key, spec, name, text ?? '');
     else if (spec.type !== 'ignored') collected.set(key, !name.startsWith('--no-'));
   });
-  parseWith(() => command.parse([...args], { from: 'user' }));
+  const checking = args[0] === 'check';
+  parseWith(() => command.parse(checking ? args.slice(1) : [...args], { from: 'user' }));
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
   if (command.args.length > 0) {
     throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name what to share with --source`);
   }
+  if (checking) return { action: 'check', settings: settingsOfCheck(collected) };
   return { action: 'run', options: finish(collected, env, pid) };
 }
 
@@ -63,25 +70,37 @@ function parseWith(parse: () => void): void {
   }
 }
 
+function settingsOfCheck(collected: Collected): BucketSettings {
+  const { source, options } = checked(collected);
+  if (source.kind === 'local') throw new UsageError(`check tries buckets, and ${source.path} is a directory`);
+  return Object.freeze({ ...options, source });
+}
+
 function finish(collected: Collected, env: NodeJS.ProcessEnv, pid: number): Options {
-  const { source: text, socketPath, socketGroup, fd, debug, legacyList, ...rest } = withDefaults(collected);
-  void legacyList;
+  const { socketPath, socketGroup, fd } = withDefaults(collected);
   const listen = listenSpec(socketPath, socketGroup, fd, systemdSockets(env, pid));
+  const { source, options } = checked(collected);
+  if (source.kind !== 'local' && !options.readonly) throw new UsageError('buckets can only be read so far: add --readonly');
+  return Object.freeze({ ...options, source, listen });
+}
+
+/** All but where to listen. */
+function checked(collected: Collected): { source: Source; options: Omit<Options, 'listen' | 'source'> } {
+  const { source: text, socketPath: _path, socketGroup: _group, fd: _fd, debug, legacyList: _list, ...rest } = withDefaults(collected);
   if (text === null) throw new UsageError('--source is missing: name the directory or the bucket to share');
   const source = parseSource(text);
   checkKind(collected, source);
   if (rest.rlimitNofile !== null && rest.rlimitNofile > 0 && rest.rlimitNofile < RLIMIT_NOFILE_MIN) {
     throw new UsageError(`--rlimit-nofile takes 0 or at least ${RLIMIT_NOFILE_MIN}: with ${rest.rlimitNofile} the daemon could not run`);
   }
-  return Object.freeze({
+  const options = {
     ...rest,
-    source,
-    listen,
     logLevel: debug ? 'debug' : rest.logLevel,
     xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl || rest.securityLabel,
     // A guest that may cache nothing would ask again for every attribute that came along.
     readdirplus: rest.readdirplus && rest.cache !== 'never',
-  });
+  };
+  return { source, options };
 }
 
 /** What means nothing for this kind of source was meant for something: it is refused instead of being ignored. */
@@ -91,9 +110,6 @@ function checkKind(collected: Collected, source: Source): void {
     const value = collected.get(key);
     if (value === undefined || value === false || value === spec.default || spec.only === undefined || spec.only === kind) continue;
     throw new UsageError(`${displayName(spec)} is for a ${spec.only}, and ${source.path} is a ${kind}`);
-  }
-  if (kind === 'bucket' && collected.get('readonly') !== true) {
-    throw new UsageError('buckets can only be read so far: add --readonly');
   }
 }
 

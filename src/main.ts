@@ -7,7 +7,7 @@
  *                                                                                    └─▶ SyscallPool
  */
 import { dirname } from 'node:path';
-import { parseCommandLine, type Options } from './cli.js';
+import { parseCommandLine, type BucketSettings, type Options } from './cli.js';
 import type { BucketSource } from './cli/source.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
@@ -97,6 +97,12 @@ function handoverOf({ listener: { fd, pidFd, name, path }, notifier, syslog }: L
   return { pid: process.pid, stage: 'opened', source, share: source, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
 }
 
+/** bucketfsd check */
+async function check(settings: BucketSettings): Promise<void> {
+  const { checkBucket } = await import('./check.js');
+  process.stdout.write(await checkBucket(settings));
+}
+
 /** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
 async function startBucket(options: Options, source: BucketSource): Promise<void> {
   applyFileLimit(options.rlimitNofile);
@@ -105,7 +111,7 @@ async function startBucket(options: Options, source: BucketSource): Promise<void
   const log = logTo(options, syslog);
   // A directory's daemon has no use for it
   const { openBucket } = await import('./bucket.js');
-  const bucket = await openBucket(options, source, log);
+  const bucket = await openBucket({ ...options, source }, log);
   const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
   serve(options, bucket.fs, log, lines, () => bucket.close());
   announce(source.path, log, lines);
@@ -200,6 +206,7 @@ function configSpace(tag: string, requestQueues: number): Uint8Array {
 try {
   const command = parseCommandLine(process.argv.slice(2));
   if (command.action === 'print') process.stdout.write(command.text);
+  else if (command.action === 'check') await check(command.settings);
   else await start(command.options);
 } catch (error) {
   const failure = failureOf(error);

@@ -119,6 +119,32 @@ test('a bucket that cannot be shared is one sentence that says what to do, and e
   }
 })
 
+test('bucketfsd check says what a provider does, and leaves nothing behind', { skip: Rgw.unavailable() }, async () => {
+  const server = await Rgw.start()
+  try {
+    const config = { endpoint: server.endpoint, region: 'us-east-1', credentials: server.credentials }
+    const client = new S3Client({ ...config, forcePathStyle: true })
+    await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
+    client.destroy()
+    const check = (...more: string[]) =>
+      spawnSync(process.execPath, [MAIN, 'check', '--source', `s3://${BUCKET}/p`, '--endpoint', server.endpoint, '--path-style', ...more], {
+        encoding: 'utf8', env: { ...process.env, ...S3_ENV(server) }, timeout: 60_000,
+      })
+    const { status, stdout, stderr } = check()
+    assert.deepEqual([status, stderr], [0, ''])
+    for (const expected of [/bucket and credentials +good/, /writing +allowed/, /only if there is none +yes/, /server-side copies into uploads in parts +any range/, /rename as one step +no/]) {
+      assert.match(stdout, expected)
+    }
+    assert.match(check('--readonly').stdout, /writing +not tried/)
+    assert.match(check('--unsigned').stderr, /^bucketfsd: cannot share s3:\/\/a-bucket\/p: these credentials may not list it .*--unsigned uses none\n$/)
+    const store = new S3Store({ ...config, bucket: BUCKET, pathStyle: true })
+    assert.deepEqual((await store.list({ prefix: '' })).objects, [])
+    await store.close()
+  } finally {
+    server.stop()
+  }
+})
+
 suite('S3 (Ceph RGW)', Rgw.unavailable(), async () => {
   rgw = await Rgw.start()
   const config = { endpoint: rgw.endpoint, region: 'us-east-1', credentials: rgw.credentials }

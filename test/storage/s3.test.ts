@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
 import { after, before, describe, test } from 'node:test';
 import { StorageError, type StorageErrorCode } from '../../src/storage/object/errors.js';
-import { probeS3 } from '../../src/storage/object/stores/s3-probe.js';
+import { probe } from '../../src/storage/object/probe.js';
 import { S3Store, type S3Options } from '../../src/storage/object/stores/s3.js';
 import { Rgw } from '../support/rgw.js';
 import { contract } from './contract.js';
@@ -27,7 +27,7 @@ describe('S3: Ceph RGW', { skip: Rgw.unavailable() }, () => {
   contract('S3', {
     open: async () => {
       const plain = new S3Store(optionsOf(await bucket()));
-      const capabilities = await probeS3(plain, '.probe/');
+      const capabilities = await probe(plain, '.probe/');
       await plain.close();
       return new S3Store({ ...plain.options, capabilities });
     },
@@ -35,7 +35,7 @@ describe('S3: Ceph RGW', { skip: Rgw.unavailable() }, () => {
 
   test('the probe finds what this server is known to have, and leaves nothing behind', async () => {
     const store = new S3Store(optionsOf(await bucket()));
-    const found = await probeS3(store, 'some/where/');
+    const found = await probe(store, 'some/where/');
     assert.deepEqual([found.putIfAbsent, found.putIfVersion, found.completeIfAbsent, found.copyPart, found.rename], [true, true, true, 'range', false]);
     assert.deepEqual((await store.list({ prefix: '' })).objects, []);
     assert.deepEqual((await store.listUploads({ prefix: '' })).uploads, []);

@@ -145,6 +145,14 @@ describe('buckets', () => {
     assert.equal(run([...BUCKET, '--no-xattr', '--cache=auto', '--sandbox=none']).xattr, false, 'saying the default is no mistake');
   });
 
+  test('check wants a bucket and neither --readonly nor where to listen', () => {
+    const command = parseCommandLine(['check', '--source=s3://bucket/p', '--region=eu-1'], {}, 1);
+    assert.equal(command.action, 'check');
+    refused(['check', '--source=/srv'], /check tries buckets, and \/srv is a directory/);
+    refused(['check'], /--source is missing/);
+    refused([...BUCKET, 'check'], /unexpected argument "check"/);
+  });
+
   test('permissions are octal', () => {
     assert.equal(run([...BUCKET, '--file-mode=0600']).fileMode, 0o600);
     for (const bad of ['888', '', 'rw', '10000', '-1', '0o644']) refused([...BUCKET, `--file-mode=${bad}`], /--file-mode takes permissions in octal/);

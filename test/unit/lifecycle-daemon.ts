@@ -38,7 +38,7 @@ function start(options: Options): void {
 try {
   const command = parseCommandLine(process.argv.slice(2));
   if (command.action === 'print') process.stdout.write(command.text);
-  else start(command.options);
+  else if (command.action === 'run') start(command.options);
 } catch (error) {
   const failure = failureOf(error);
   process.stderr.write(failure.text);

@@ -28,7 +28,7 @@ export const S3_LIMITS: Limits = {
   keyBytes: 1024, metadataBytes: 2 * KIB, putBytes: 5 * GIB, objectBytes: 10_000 * 5 * GIB, partMinBytes: 5 * MIB, partMaxBytes: 5 * GIB, parts: 10_000,
 };
 
-/** AWS itself; others are asked (s3-probe.ts). */
+/** AWS itself; others are asked (probe.ts). */
 const AWS: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
   copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false,
