@@ -15,7 +15,7 @@ import type { StoreConfig } from './storage/object/open-store.js';
 import type { ObjectStore } from './storage/object/store.js';
 
 const MIB = 1 << 20;
-/** Each takes some 30 MB for its SDK, and serves hundreds of calls at the same time. */
+/** Each takes some 25 MB for its SDK, and serves hundreds of calls at the same time. */
 const THREADS_MAX = 2;
 
 export interface Bucket {
@@ -28,7 +28,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
   const { source } = options;
   let client: ObjectStore | null = null;
   try {
-    client = await openStoreClient({ config: storeConfig(options), threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize)) });
+    client = await openStoreClient({ config: storeConfig(options), threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize >> 1)) });
     const store = layered(client, log);
     await withRetry(withDeadline(client), { attempts: 3 }).check();
     const fs = openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {

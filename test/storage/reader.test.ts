@@ -104,6 +104,17 @@ test('with little memory everything is read all the same, and no more is used', 
   reader.close();
 });
 
+test('a large read is not starved by what others have fetched ahead', async () => {
+  const { reader, memory, inner } = await setUp(16 * MIB, true);
+  for (let at = 0; at < 4 * MIB; at += 128 * 1024) await read(reader, at, 128 * 1024);
+  assert.ok(memory.used > 4 * MIB);
+  const other = new Reader(inner, memory, 'k', reader.version, CONTENT.length);
+  same(await read(other, 5 * MIB, 15 * MIB), 5 * MIB, 15 * MIB);
+  same(await read(reader, 4 * MIB, 128 * 1024), 4 * MIB, 128 * 1024);
+  other.close();
+  reader.close();
+});
+
 test('an object that was replaced is `changed`, also for what was to be fetched ahead', async () => {
   const { reader, inner } = await setUp();
   for (let at = 0; at < MIB; at += 128 * 1024) await read(reader, at, 128 * 1024);

@@ -1,4 +1,9 @@
-/** One bound for all native memory that reads of a daemon hold: what was fetched ahead, and what is on its way. */
+/**
+ * One bound for all native memory that reads of a daemon hold: what was fetched ahead, and what is on its way.
+ *
+ * Blocks that were given back are kept for a while to be used again: the kernel zeroes new ones, which costs nearly as
+ * much as receiving into them.
+ */
 import { NativeMemory } from '../../ffi/memory.js';
 
 interface Waiter {
@@ -6,9 +11,21 @@ interface Waiter {
   readonly resolve: () => void;
 }
 
+/** Smaller blocks are not worth keeping. */
+const KEEP_MIN_BYTES = 1 << 20;
+const KEEP_MS = 5_000;
+/** So much of it may be used to fetch ahead. */
+const AHEAD_SHARE = 3 / 4;
+
 export class MemoryBudget {
   #used = 0;
+  /** Not in use, and not counted as used; together with what is, never more than the budget. */
+  #kept: NativeMemory[] = [];
+  #keptBytes = 0;
+  #timer: NodeJS.Timeout | null = null;
   readonly #waiting: Waiter[] = [];
+  /** Who can do without some of what they hold; they are asked when somebody has to wait. */
+  readonly holders = new Set<{ reclaim(): void }>();
 
   /** `bytes` is at least as much as the largest single read. */
   constructor(readonly bytes: number) {}
@@ -17,16 +34,18 @@ export class MemoryBudget {
     return this.#used;
   }
 
-  /** Memory if there is room for it now and nobody waits; else null. */
+  /** Memory to fetch ahead into, if there is room for it now, nobody waits, and some is left for reads; else null. */
   tryTake(bytes: number): NativeMemory | null {
-    if (this.#waiting.length > 0 || this.#used + rounded(bytes) > this.bytes) return null;
+    if (this.#waiting.length > 0 || this.#used + rounded(bytes) > this.bytes * AHEAD_SHARE) return null;
     return this.#allocate(bytes);
   }
 
-  /** Memory when there is room, in the order of asking. */
+  /** Memory when there is room, in the order of asking. What was in it is still there. */
   async take(bytes: number): Promise<NativeMemory> {
     if (this.#waiting.length > 0 || (this.#used > 0 && this.#used + rounded(bytes) > this.bytes)) {
-      await new Promise<void>((resolve) => this.#waiting.push({ bytes, resolve }));
+      const turn = new Promise<void>((resolve) => this.#waiting.push({ bytes, resolve }));
+      for (const holder of this.holders) holder.reclaim();
+      await turn;
       this.#used -= rounded(bytes); // counted already when it was let in
     }
     return this.#allocate(bytes);
@@ -34,7 +53,8 @@ export class MemoryBudget {
 
   give(memory: NativeMemory): void {
     this.#used -= memory.length;
-    memory.free();
+    if (memory.length >= KEEP_MIN_BYTES) this.#keep(memory);
+    else memory.free();
     while (this.#waiting.length > 0) {
       const { bytes, resolve } = this.#waiting[0];
       if (this.#used > 0 && this.#used + rounded(bytes) > this.bytes) return;
@@ -44,7 +64,35 @@ export class MemoryBudget {
     }
   }
 
+  /** Give back to the system what is not in use. */
+  trim(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    for (const memory of this.#kept.splice(0)) memory.free();
+    this.#keptBytes = 0;
+  }
+
+  #keep(memory: NativeMemory): void {
+    this.#kept.push(memory);
+    this.#keptBytes += memory.length;
+    this.#timer?.refresh();
+    this.#timer ??= setTimeout(() => this.trim(), KEEP_MS).unref();
+  }
+
   #allocate(bytes: number): NativeMemory {
+    const length = rounded(bytes);
+    const at = this.#kept.findLastIndex((memory) => memory.length === length);
+    if (at >= 0) {
+      const [memory] = this.#kept.splice(at, 1);
+      this.#keptBytes -= length;
+      this.#used += length;
+      return memory;
+    }
+    while (this.#keptBytes > 0 && this.#used + this.#keptBytes + length > this.bytes) {
+      const memory = this.#kept.shift()!;
+      this.#keptBytes -= memory.length;
+      memory.free();
+    }
     const memory = NativeMemory.allocate(bytes);
     this.#used += memory.length;
     return memory;

@@ -48,7 +48,9 @@ export class Reader {
     readonly key: string,
     readonly version: Version,
     readonly size: number,
-  ) {}
+  ) {
+    budget.holders.add(this);
+  }
 
   /**
    * Deliver up to `bytes` bytes from `offset` on. @returns how many: fewer only at the end.
@@ -63,8 +65,20 @@ export class Reader {
     return end - offset;
   }
 
-  /** Forget what was fetched ahead. */
+  /** Nothing is read any more. */
   close(): void {
+    this.budget.holders.delete(this);
+    this.#dropAll();
+  }
+
+  /** Somebody waits for memory: give up what nobody reads from at the moment. */
+  reclaim(): void {
+    const unused = this.#parts.filter((part) => part.users === 0);
+    this.#parts = this.#parts.filter((part) => part.users > 0);
+    for (const part of unused) this.#drop(part);
+  }
+
+  #dropAll(): void {
     for (const part of this.#parts.splice(0)) this.#drop(part);
   }
 
@@ -72,7 +86,7 @@ export class Reader {
     if (Math.abs(offset - this.#high) > SLACK_BYTES) {
       this.#run = 0;
       this.#high = end;
-      this.close();
+      this.#dropAll();
       return;
     }
     this.#run += end - offset;
@@ -82,7 +96,7 @@ export class Reader {
 
   #fetchAhead(offset: number): void {
     if (this.#run < AHEAD_AFTER_BYTES) return;
-    const ahead = Math.min(AHEAD_MAX_BYTES, this.budget.bytes / 4, 2 * this.#run);
+    const ahead = Math.min(AHEAD_MAX_BYTES, this.budget.bytes / 2, 2 * this.#run);
     const until = Math.min(this.size, this.#high + ahead);
     let from = Math.max(this.#parts.at(-1)?.to ?? 0, offset);
     const part = Math.min(PART_MAX_BYTES, Math.max(PART_MIN_BYTES, Math.floor(ahead / 4 / MIB) * MIB));
@@ -115,21 +129,20 @@ export class Reader {
       return this.#exact(at, Math.min(end, next?.from ?? end), into, deliver);
     }
     part.users++;
-    try {
-      const result = await part.done;
-      if (typeof result !== 'number') {
-        // Whatever came in between, this read asks for itself and gets an answer of its own
-        this.#parts = this.#parts.filter((one) => one !== part);
-        this.#drop(part);
-        return await this.#exact(at, Math.min(end, part.to), into, deliver);
-      }
+    const result = await part.done;
+    if (typeof result === 'number') {
       const bytes = Math.min(end, part.from + result) - at;
       deliver(into, part.memory.address + (at - part.from), bytes);
-      return bytes;
-    } finally {
       part.users--;
       this.#release(part);
+      return bytes;
     }
+    // Whatever came in between, this read asks for itself and gets an answer of its own; the part's memory goes back before
+    // it needs some
+    part.users--;
+    this.#parts = this.#parts.filter((one) => one !== part);
+    this.#drop(part);
+    return this.#exact(at, Math.min(end, part.to), into, deliver);
   }
 
   async #exact(from: number, to: number, into: number, deliver: Deliver): Promise<number> {
