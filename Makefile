@@ -1,7 +1,7 @@
 # make            compile
 # make test       everything, in a real guest too; as root it installs the Debian packages that are missing
 # make test-unit  what needs no guest
-# make demo       a real guest mounts a share
+# make demo       a real guest mounts a share (SOURCE=s3 or SOURCE=gcs: a bucket)
 # make bench      comparison with virtiofsd (BENCH_ARGS="--rounds 5")
 # make fuzz       malformed rings, messages and requests (FUZZ_ARGS="--seconds 60")
 # make docs       write the generated parts of docs/
@@ -58,7 +58,7 @@ define run_tests
 endef
 
 demo: deps build
-	@scripts/demo.sh
+	@SOURCE='$(or $(SOURCE),directory)' scripts/demo.sh
 
 bench: build
 	@$(NODE) build/bench/bench.js $(BENCH_ARGS)

@@ -5,12 +5,9 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3'
 import { test } from 'node:test'
 import type { ObjectStore } from '../../src/storage/object/store.js'
-import { GcsStore } from '../../src/storage/object/stores/gcs.js'
-import { S3Store } from '../../src/storage/object/stores/s3.js'
-import { GcsServer } from '../support/gcs/server.js'
+import { credentialsOf, gcsProvider, s3Provider, type Provider } from '../support/providers.js'
 import { Rgw } from '../support/rgw.js'
 import { MAIN } from './daemon.js'
 import { withGuest } from './session.js'
@@ -21,12 +18,6 @@ const MANY = 1500
 const BIG = randomBytes(24 << 20)
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
 const sum = (content: Uint8Array): string => createHash('sha256').update(content).digest('hex')
-
-interface Provider {
-  readonly store: ObjectStore
-  readonly options: readonly string[]
-  readonly env: Readonly<Record<string, string>>
-}
 
 async function fill(store: ObjectStore): Promise<void> {
   const put = (key: string, content: Uint8Array, metadata: Record<string, string> = {}): Promise<string> => store.put(PREFIX + key, content, { metadata })
@@ -44,15 +35,12 @@ async function fill(store: ObjectStore): Promise<void> {
   }
 }
 
-function suite(name: string, skip: string | false, open: () => Promise<Provider>, close: () => void | Promise<void>): void {
+function suite(name: string, skip: string | false, open: () => Promise<Provider>): void {
   test(`${name}: a guest reads a bucket as a file system`, { skip }, async (context) => {
     const provider = await open()
-    context.after(async () => {
-      await provider.store.close()
-      await close()
-    })
+    context.after(() => provider.stop())
     await fill(provider.store)
-    const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--readonly', '--memory-budget', '64', ...provider.options]
+    const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--readonly', '--memory-budget', '64', '--source', `${provider.source}/${PREFIX}`, ...provider.options]
     await withGuest({ argv, env: provider.env }, {}, async (_daemon, guest) => {
       await guest.mount()
       await context.test('objects are files, keys with slashes are directories', async () => {
@@ -88,10 +76,6 @@ function suite(name: string, skip: string | false, open: () => Promise<Provider>
   })
 }
 
-const S3_ENV = (rgw: Rgw): Record<string, string> => ({ AWS_ACCESS_KEY_ID: rgw.credentials.accessKeyId, AWS_SECRET_ACCESS_KEY: rgw.credentials.secretAccessKey })
-let rgw: Rgw | null = null
-let gcs: GcsServer | null = null
-
 /** Standard error of a daemon that does not start, and its exit code. */
 function refusal(argv: readonly string[], env: Readonly<Record<string, string>>): string {
   const socket = join(tmpdir(), `bucketfsd-never-${process.pid}`)
@@ -105,7 +89,7 @@ function refusal(argv: readonly string[], env: Readonly<Record<string, string>>)
 test('a bucket that cannot be shared is one sentence that says what to do, and exit code 1', { skip: Rgw.unavailable() }, async () => {
   const server = await Rgw.start()
   try {
-    const env = S3_ENV(server)
+    const env = credentialsOf(server)
     const at = ['--endpoint', server.endpoint, '--path-style']
     assert.match(refusal(['--source', 's3://nobody-has-it', ...at], env), /^1: bucketfsd: cannot share s3:\/\/nobody-has-it: there is no bucket nobody-has-it at http:.*\n$/)
     const wrong = refusal(['--source', 's3://bucket', ...at], { ...env, AWS_SECRET_ACCESS_KEY: 'wrong' })
@@ -120,15 +104,11 @@ test('a bucket that cannot be shared is one sentence that says what to do, and e
 })
 
 test('bucketfsd check says what a provider does, and leaves nothing behind', { skip: Rgw.unavailable() }, async () => {
-  const server = await Rgw.start()
+  const provider = await s3Provider(BUCKET)
   try {
-    const config = { endpoint: server.endpoint, region: 'us-east-1', credentials: server.credentials }
-    const client = new S3Client({ ...config, forcePathStyle: true })
-    await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
-    client.destroy()
     const check = (...more: string[]) =>
-      spawnSync(process.execPath, [MAIN, 'check', '--source', `s3://${BUCKET}/p`, '--endpoint', server.endpoint, '--path-style', ...more], {
-        encoding: 'utf8', env: { ...process.env, ...S3_ENV(server) }, timeout: 60_000,
+      spawnSync(process.execPath, [MAIN, 'check', '--source', `${provider.source}/p`, ...provider.options, ...more], {
+        encoding: 'utf8', env: { ...process.env, ...provider.env }, timeout: 60_000,
       })
     const { status, stdout, stderr } = check()
     assert.deepEqual([status, stderr], [0, ''])
@@ -137,27 +117,11 @@ test('bucketfsd check says what a provider does, and leaves nothing behind', { s
     }
     assert.match(check('--readonly').stdout, /writing +not tried/)
     assert.match(check('--unsigned').stderr, /^bucketfsd: cannot share s3:\/\/a-bucket\/p: these credentials may not list it .*--unsigned uses none\n$/)
-    const store = new S3Store({ ...config, bucket: BUCKET, pathStyle: true })
-    assert.deepEqual((await store.list({ prefix: '' })).objects, [])
-    await store.close()
+    assert.deepEqual((await provider.store.list({ prefix: '' })).objects, [])
   } finally {
-    server.stop()
+    await provider.stop()
   }
 })
 
-suite('S3 (Ceph RGW)', Rgw.unavailable(), async () => {
-  rgw = await Rgw.start()
-  const config = { endpoint: rgw.endpoint, region: 'us-east-1', credentials: rgw.credentials }
-  const client = new S3Client({ ...config, forcePathStyle: true })
-  await client.send(new CreateBucketCommand({ Bucket: BUCKET }))
-  client.destroy()
-  const store = new S3Store({ ...config, bucket: BUCKET, pathStyle: true })
-  return { store, options: ['--source', `s3://${BUCKET}/${PREFIX}`, '--endpoint', rgw.endpoint, '--path-style'], env: S3_ENV(rgw) }
-}, () => rgw?.stop())
-
-suite('Google Cloud Storage (a server of the tests)', false, async () => {
-  gcs = await GcsServer.start()
-  gcs.createBucket(BUCKET)
-  const store = new GcsStore({ bucket: BUCKET, endpoint: gcs.url, credentials: 'anonymous' })
-  return { store, options: ['--source', `gs://${BUCKET}/${PREFIX}`, '--endpoint', gcs.url, '--unsigned'], env: {} }
-}, () => gcs?.close())
+suite('S3 (Ceph RGW)', Rgw.unavailable(), () => s3Provider(BUCKET))
+suite('Google Cloud Storage (a server of the tests)', false, () => gcsProvider(BUCKET))

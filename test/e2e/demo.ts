@@ -1,30 +1,81 @@
-// The main job, for people to watch: a throw-away VM mounts a directory of the host, reads a file of the host's and
-// writes one that the host then has. `make demo` runs it.
+// The main job, for people to watch. `make demo` runs it: a throw-away VM mounts a directory of the host, reads a file of the
+// host's and writes one that the host then has. With SOURCE=s3 or SOURCE=gcs it mounts a bucket instead, on a server that
+// is started for it, and reads what another client has put there.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { gcsProvider, s3Provider, type Provider } from '../support/providers.js'
+import { MAIN } from './daemon.js'
+import type { Guest } from './guest.js'
 import { withGuest } from './session.js'
 
 const say = (line: string): void => {
   process.stdout.write(`${line}\n`)
 }
 
-const code = await withGuest({ cache: 'auto' }, {}, async (daemon, guest) => {
-  say(`bucketfsd ${daemon.pid} shares ${daemon.shareDir} on ${daemon.socketPath}`)
-  writeFileSync(join(daemon.shareDir, 'from-host.txt'), 'Hello, guest: the host wrote this.\n')
-  say(`host:  wrote from-host.txt into it`)
-  say(`guest: booted ${await guest.sh('uname -sr')} under QEMU`)
-  const mount = 'mount -t virtiofs share /mnt'
-  await guest.mount()
-  say(`guest# ${mount}`)
-  for (const command of ['grep virtiofs /proc/mounts', 'cat /mnt/from-host.txt', 'echo "Hello, host: the guest wrote this." > /mnt/from-guest.txt', 'ls -l /mnt']) {
+/** Runs commands in the guest, shown as if typed. @returns the output of the last */
+async function type(guest: Guest, commands: readonly string[]): Promise<string> {
+  let output = ''
+  for (const command of commands) {
     say(`guest# ${command}`)
-    const output = await guest.sh(command)
+    output = await guest.sh(command)
     if (output !== '') say(output)
   }
-  await guest.sh('umount /mnt')
-  const written = readFileSync(join(daemon.shareDir, 'from-guest.txt'), 'utf8')
-  say(`host$  cat ${join(daemon.shareDir, 'from-guest.txt')}\n${written.trimEnd()}`)
-  return written === 'Hello, host: the guest wrote this.\n' ? 0 : 1
-})
-say(code === 0 ? 'The demo worked: one directory, seen from both sides.' : 'The demo FAILED: the host did not see what the guest wrote.')
-process.exitCode = code
+  return output
+}
+
+async function mounted(guest: Guest): Promise<void> {
+  say(`guest: booted ${await guest.sh('uname -sr')} under QEMU`)
+  await guest.mount()
+  say('guest# mount -t virtiofs share /mnt')
+}
+
+function directory(): Promise<boolean> {
+  return withGuest({ cache: 'auto' }, {}, async (daemon, guest) => {
+    say(`bucketfsd ${daemon.pid} shares ${daemon.shareDir} on ${daemon.socketPath}`)
+    writeFileSync(join(daemon.shareDir, 'from-host.txt'), 'Hello, guest: the host wrote this.\n')
+    say('host:  wrote from-host.txt into it')
+    await mounted(guest)
+    await type(guest, ['grep virtiofs /proc/mounts', 'cat /mnt/from-host.txt', 'echo "Hello, host: the guest wrote this." > /mnt/from-guest.txt', 'ls -l /mnt'])
+    await guest.sh('umount /mnt')
+    const written = readFileSync(join(daemon.shareDir, 'from-guest.txt'), 'utf8')
+    say(`host$  cat ${join(daemon.shareDir, 'from-guest.txt')}\n${written.trimEnd()}`)
+    return written === 'Hello, host: the guest wrote this.\n'
+  })
+}
+
+async function bucket(provider: Provider): Promise<boolean> {
+  try {
+    const put = (key: string, text: string): Promise<string> => provider.store.put(key, new TextEncoder().encode(text))
+    await put('hello.txt', 'Hello, guest: another client of the bucket wrote this.\n')
+    await put('data/2026/report.csv', 'a,b\n1,2\n')
+    say(`another client put hello.txt and data/2026/report.csv into ${provider.source}`)
+    const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--readonly', '--source', provider.source, ...provider.options]
+    return await withGuest({ argv, env: provider.env }, {}, async (daemon, guest) => {
+      say(`bucketfsd ${daemon.pid} shares ${provider.source}, read-only, on ${daemon.socketPath}`)
+      await mounted(guest)
+      await type(guest, ['ls -lR /mnt', 'cat /mnt/data/2026/report.csv'])
+      return (await type(guest, ['cat /mnt/hello.txt'])) === 'Hello, guest: another client of the bucket wrote this.'
+    })
+  } finally {
+    await provider.stop()
+  }
+}
+
+async function demo(source: string): Promise<boolean> {
+  switch (source) {
+    case 'directory':
+      return directory()
+    case 's3':
+      return bucket(await s3Provider('demo'))
+    case 'gcs':
+      return bucket(await gcsProvider('demo'))
+    default:
+      throw new Error(`SOURCE is directory, s3 or gcs, not ${source}`)
+  }
+}
+
+const source = process.env['SOURCE'] ?? 'directory'
+const worked = await demo(source)
+const what = source === 'directory' ? 'one directory, seen from both sides' : 'a bucket, read as a file system'
+say(worked ? `The demo worked: ${what}.` : 'The demo FAILED: what was read is not what was written.')
+process.exitCode = worked ? 0 : 1
