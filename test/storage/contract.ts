@@ -149,6 +149,13 @@ export function contract(name: string, subject: ContractSubject): void {
       assert.equal(await store.read(key, { version: second, offset: 0, into: new Uint8Array(6) }), 6);
     });
 
+    test('a read of a version that was replaced by a shorter one is `changed` also beyond its end, and never nothing', async () => {
+      const key = `${fresh()}s`;
+      const long = await store.put(key, pattern(1000, 3));
+      await store.put(key, bytes('short'));
+      for (const offset of [0, 3, 500, 999]) await fails(['changed', 'not-found'], store.read(key, { version: long, offset, into: new Uint8Array(100) }));
+    });
+
     test('keys may be any text: spaces, slashes, percent signs, unicode, dots', async () => {
       const prefix = fresh();
       const keys = ['a b', 'a+b', 'a%2Fb', 'x//y', './z', '../z', 'ümlaut', '日本', '🎈', "quote'\"&<>", 'q?a=b#c', 'tail/', '~', '*', '\\', 'tab\there'];

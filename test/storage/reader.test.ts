@@ -115,6 +115,15 @@ test('a large read is not starved by what others have fetched ahead', async () =
   reader.close();
 });
 
+test('a store that gives less than the version has is an error, and asked no more', async () => {
+  const { inner, memory } = await setUp();
+  const { version } = await inner.head('k');
+  const reader = new Reader(inner, memory, 'k', version, CONTENT.length + 1000);
+  await assert.rejects(read(reader, CONTENT.length - 10, 500), (error: StorageError) => error.code === 'changed');
+  await assert.rejects(read(reader, CONTENT.length + 10, 500), (error: StorageError) => error.code === 'changed');
+  reader.close();
+});
+
 test('an object that was replaced is `changed`, also for what was to be fetched ahead', async () => {
   const { reader, inner } = await setUp();
   for (let at = 0; at < MIB; at += 128 * 1024) await read(reader, at, 128 * 1024);

@@ -6,6 +6,7 @@
  * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order.
  */
 import type { NativeMemory } from '../../ffi/memory.js';
+import { StorageError } from './errors.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectStore, Version } from './store.js';
 
@@ -61,7 +62,12 @@ export class Reader {
     if (offset >= end) return 0;
     this.#follow(offset, end);
     this.#fetchAhead(offset);
-    for (let at = offset; at < end; ) at += await this.#piece(at, end, at - offset, deliver);
+    for (let at = offset; at < end; ) {
+      const bytes = await this.#piece(at, end, at - offset, deliver);
+      // This version has them: who says otherwise has looked at another one
+      if (bytes <= 0) throw new StorageError('changed', `read ${this.store.location}/${this.key}`, { providerMessage: `it ends at ${at} instead of ${this.size}` });
+      at += bytes;
+    }
     return end - offset;
   }
 

@@ -111,9 +111,10 @@ export class S3Store implements ObjectStore {
         return receive(out.Body as Readable, into, announced, operation);
       });
     } catch (error) {
-      // Beyond the end; the version has been compared before (RFC 9110 §13.2.2)
-      if (error instanceof StorageError && error.detail.status === 416) return 0;
-      throw error;
+      if (!(error instanceof StorageError) || error.detail.status !== 416) throw error;
+      // Beyond the end of what is there. RFC 9110 §13.2.2 has the version compared first, and not everybody keeps to it
+      if (options.version !== undefined && (await this.head(key, options)).version !== options.version) throw new StorageError('changed', operation, { status: 416 });
+      return 0;
     }
   }
 
