@@ -31,7 +31,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
     client = await openStoreClient({ config: storeConfig(options), threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize >> 1)) });
     const store = layered(client, log);
     await withRetry(withDeadline(client), { attempts: 3 }).check();
-    const fs = openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {
+    const opened = await openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {
       prefix: source.prefix,
       metadataTtl_ms: options.metadataTtl * 1000,
       posix: options.posixMetadata,
@@ -40,8 +40,9 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
       fileMode: options.fileMode,
       directoryMode: options.dirMode,
       readdirplus: options.readdirplus,
+      write: null,
     }, log);
-    return { fs, close: () => store.close() };
+    return { fs: opened.fs, close: () => store.close() };
   } catch (error) {
     await client?.close();
     throw error instanceof StorageError ? new StartError(sentence(error, options)) : error;

@@ -296,6 +296,19 @@ export class FuseRequest implements FileSystemRequest {
     return this.block.u8.slice(NAME_AT, NAME_AT + this.name.length);
   }
 
+  time(index: number): { seconds: number; nanoseconds: number } {
+    const at = TIMES_AT + index * 16;
+    return { seconds: Number(this.args.getBigInt64(at, true)), nanoseconds: this.args.getUint32(at + 8, true) };
+  }
+
+  name2Bytes(): Uint8Array {
+    return this.block.u8.slice(NAME2_AT, NAME2_AT + this.name2.length);
+  }
+
+  payloadBytes(): Uint8Array {
+    return this.block.u8.slice(PAYLOAD_AT, PAYLOAD_AT + this.payloadLength);
+  }
+
   copyToData(at: number, source: number, bytes: number): number {
     const words = this.#iovecWords;
     let copied = 0;

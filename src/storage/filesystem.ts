@@ -60,8 +60,10 @@ export interface FileSystemRequest {
   readonly ownerHigh: number;
   readonly name: Name;
   readonly name2: Name;
-  /** A copy of the name's bytes. */
+  /** Copies of the names' bytes, and of the payload's. */
   nameBytes(): Uint8Array;
+  name2Bytes(): Uint8Array;
+  payloadBytes(): Uint8Array;
   /** A security context to set at creation: addresses of the attribute's name (with NUL) and value. */
   readonly securityContext: boolean;
   readonly labelName: Name;
@@ -73,6 +75,8 @@ export interface FileSystemRequest {
   readonly setGid: number;
   /** atime and mtime as two struct timespec, ready for utimensat(2): an address. */
   readonly timesAddress: number;
+  /** One of them: 0 is atime, 1 is mtime; nanoseconds may be UTIME_NOW or UTIME_OMIT. */
+  time(index: number): { seconds: number; nanoseconds: number };
   /** Locks: type (F_RDLCK ...), start and end inclusive; lockEnd is 2^63−1 rounded for "to the end". */
   lockType: number;
   lockStart: number;

@@ -4,17 +4,16 @@ import { describe, test } from 'node:test';
 import { E } from '../../src/base/errno.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
-import type { ObjectOptions } from '../../src/storage/object/filesystem.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { OP, name } from '../support/guest.js';
-import { ObjectGuest } from '../support/object-guest.js';
+import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
 import { pattern } from './contract.js';
 
 const ROOT = 1n;
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
-async function withGuest(store: ObjectStore, body: (g: ObjectGuest) => Promise<void>, options: Partial<ObjectOptions> = {}, budget?: number): Promise<void> {
+async function withGuest(store: ObjectStore, body: (g: ObjectGuest) => Promise<void>, options: GuestOptions = {}, budget?: number): Promise<void> {
   const guest = await ObjectGuest.start(store, options, budget);
   try {
     await body(guest);
@@ -274,7 +273,7 @@ test('a store that fails is the errno that it means, a line in the log, and the 
   });
 });
 
-test('nothing can be changed', async () => {
+test('nothing can be changed when the share is read-only', async () => {
   const store = await storeOf({ f: 'x' });
   await withGuest(store, async (g) => {
     const { node } = await g.lookup(ROOT, 'f');
@@ -282,7 +281,7 @@ test('nothing can be changed', async () => {
     assert.equal((await g.call(OP.UNLINK, ROOT, name('f'))).error, -E.ROFS);
     assert.equal((await g.call(OP.MKDIR, ROOT, concat(u32(0o755, 0), name('d')))).error, -E.ROFS);
     assert.equal((await g.call(OP.SETATTR, node, new Uint8Array(88), 104)).error, -E.ROFS);
-  });
+  }, { write: null });
 });
 
 test('what is forgotten is forgotten: nodes of a hundred thousand lookups do not stay', async () => {

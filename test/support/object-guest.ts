@@ -1,41 +1,79 @@
 /** A guest without a VM on an object store: FUSE requests through a real socket and a real ring. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { FuseServer } from '../../src/fuse/server.js';
-import { openObjectFileSystem, type ObjectOptions } from '../../src/storage/object/filesystem.js';
+import { openObjectFileSystem, type ObjectOptions, type OpenedObjects, type WriteOptions } from '../../src/storage/object/filesystem.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import type { Device } from '../../src/vhost/device.js';
 import { TestBackend } from './backend.js';
 import { FuseClient } from './guest.js';
 
-const DEFAULTS: ObjectOptions = {
+const DEFAULTS: Omit<ObjectOptions, 'write'> = {
   prefix: '', metadataTtl_ms: 0, posix: 'full', uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
 };
+
+export type GuestOptions = Partial<Omit<ObjectOptions, 'write'>> & { readonly write?: Partial<WriteOptions> | null };
 
 export class ObjectGuest extends FuseClient {
   private constructor(
     readonly backend: TestBackend<Device>,
     readonly budget: MemoryBudget,
     readonly log: readonly string[],
+    readonly opened: OpenedObjects,
+    /** Of staging files and journal; null when it cannot write. */
+    readonly cacheDirectory: string | null,
+    readonly ownsDirectory: boolean,
   ) {
     super(backend.path);
   }
 
-  static async start(store: ObjectStore, options: Partial<ObjectOptions> = {}, budgetBytes = 64 << 20): Promise<ObjectGuest> {
+  /** Without `write.cacheDirectory` the guest has one of its own, which goes with close() or, after kill(), with discard(). */
+  static async start(store: ObjectStore, options: GuestOptions = {}, budgetBytes = 64 << 20): Promise<ObjectGuest> {
     const log: string[] = [];
-    const sink = { guest: (key: string, _fields: object, message: string) => void log.push(`${key}: ${message}`) };
+    const sink = {
+      guest: (key: string, _fields: object, message: string) => void log.push(`${key}: ${message}`),
+      error: (_fields: object, message: string) => void log.push(`error: ${message}`),
+    };
     const budget = new MemoryBudget(budgetBytes);
-    const fs = openObjectFileSystem(store, budget, { ...DEFAULTS, ...options }, sink);
-    const server = new FuseServer(fs, sink);
+    const { write: asked, ...rest } = options;
+    const ownsDirectory = asked !== null && asked?.cacheDirectory === undefined;
+    const cacheDirectory = asked === null ? null : asked?.cacheDirectory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+    const write: WriteOptions | null = cacheDirectory === null ? null : { durability: 'remote', onConflict: 'keep', writebackDelay_ms: 50, ...asked, cacheDirectory };
+    const opened = await openObjectFileSystem(store, budget, { ...DEFAULTS, ...rest, write }, sink);
+    const server = new FuseServer(opened.fs, sink);
     const backend = new TestBackend<Device>({
       maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
-      cancelWaiting: () => fs.cancelWaiting(),
+      cancelWaiting: () => opened.fs.cancelWaiting(),
     });
-    const guest = new ObjectGuest(backend, budget, log);
+    const guest = new ObjectGuest(backend, budget, log, opened, cacheDirectory, ownsDirectory);
     await guest.begin();
     return guest;
   }
 
+  /** What a former daemon has left, as it was found at the start. */
+  get recovered(): readonly string[] {
+    return this.opened.recovered;
+  }
+
   async close(): Promise<void> {
+    await this.#disconnect();
+    await this.opened.close();
+    if (this.ownsDirectory) this.discard();
+  }
+
+  /** The daemon is gone, as with SIGKILL; whatever was under way may or may not happen. */
+  async kill(): Promise<void> {
+    this.opened.abandon();
+    await this.#disconnect();
+  }
+
+  discard(): void {
+    if (this.cacheDirectory !== null) rmSync(this.cacheDirectory, { recursive: true, force: true });
+  }
+
+  async #disconnect(): Promise<void> {
     this.frontend.close();
     await this.backend.close();
     this.queue.close();

@@ -11,7 +11,7 @@ import { E } from '../../src/base/errno.js';
 import { syscallNumber } from '../../src/ffi/libc.js';
 import * as abi from '../../src/fuse/abi.js';
 import { OPERATIONS } from '../../src/fuse/ops.js';
-import * as fuseFlags from '../../src/storage/local/fuse-flags.js';
+import * as fuseFlags from '../../src/storage/fuse-flags.js';
 import * as statx from '../../src/storage/statx.js';
 
 const SOURCES = fileURLToPath(new URL('../../../src/', import.meta.url));

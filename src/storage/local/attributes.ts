@@ -4,7 +4,7 @@ import * as c from '../../ffi/libc.js';
 import { AT_EMPTY_PATH, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
-import { FATTR } from './fuse-flags.js';
+import { FATTR } from '../fuse-flags.js';
 import { EMPTY_PATH, type Share } from './share.js';
 
 /** include/uapi/linux/fs.h: command → bytes of its argument, and whether it sets. */

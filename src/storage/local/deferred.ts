@@ -14,7 +14,7 @@ import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import type { Attributes } from './attributes.js';
 import { BUFFER_BYTES, DIRECTORY_FLAGS, positionOf, type Directories } from './directories.js';
-import { FATTR, SETXATTR_ACL_KILL_SGID } from './fuse-flags.js';
+import { FATTR, SETXATTR_ACL_KILL_SGID } from '../fuse-flags.js';
 import { renameRefusal, tmpfileFlags, type Namespace } from './namespace.js';
 import type { OpenFiles } from './open-files.js';
 import { DOT, SCRATCH_HANDLE, SCRATCH_NAME, SCRATCH_PATH, SCRATCH_PATH2, type Share, type StepPool } from './share.js';

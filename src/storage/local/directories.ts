@@ -5,7 +5,7 @@ import { NativeMemory } from '../../ffi/memory.js';
 import { O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFDIR } from '../../ffi/constants.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
 import { HANDLE_DIRECTORY } from '../handles.js';
-import { FOPEN } from './fuse-flags.js';
+import { FOPEN } from '../fuse-flags.js';
 import type { Namespace } from './namespace.js';
 import type { OpenFiles } from './open-files.js';
 import type { Share } from './share.js';

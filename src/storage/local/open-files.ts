@@ -7,7 +7,7 @@ import {
 } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
-import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from './fuse-flags.js';
+import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { SCRATCH_NAME, SCRATCH_PATH, type Share } from './share.js';
 import type { Step } from './steps.js';
 

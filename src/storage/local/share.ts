@@ -10,7 +10,7 @@ import { HandleTable } from '../handles.js';
 import { ROOT_NODE } from '../filesystem.js';
 import { STATX, STATX_ATTR_MOUNT_ROOT } from '../statx.js';
 import { Credentials } from './credentials.js';
-import { ATTR_SUBMOUNT } from './fuse-flags.js';
+import { ATTR_SUBMOUNT } from '../fuse-flags.js';
 import type { IdMap } from './idmap.js';
 import { Inodes, type HandleMode } from './inodes.js';
 import { Pace, type Offload } from './pace.js';

@@ -13,7 +13,7 @@ import {
 } from '../../ffi/constants.js';
 import { STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
-import { FATTR } from './fuse-flags.js';
+import { FATTR } from '../fuse-flags.js';
 
 /** What is asked of statx(2) about an inode. */
 export const ATTR_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;

@@ -3,7 +3,7 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import type { FileSystemRequest, Name } from '../filesystem.js';
-import { SETXATTR_ACL_KILL_SGID } from './fuse-flags.js';
+import { SETXATTR_ACL_KILL_SGID } from '../fuse-flags.js';
 import type { Share } from './share.js';
 
 const ACL_ACCESS = 'system.posix_acl_access';

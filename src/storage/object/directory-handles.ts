@@ -6,6 +6,7 @@
  */
 import type { Tree } from './tree.js';
 import { entriesOf, LISTING_START, type Entry, type ListingState } from './listing.js';
+import { nameOf } from './names.js';
 import type { ObjectNode } from './nodes.js';
 
 /** "." and "..". */
@@ -18,6 +19,9 @@ interface Page {
   readonly first: number;
 }
 
+/** Objects that only open files need are nobody's entries. */
+export const HIDDEN = '.bucketfsd-unlinked';
+
 interface Loaded extends Page {
   readonly entries: readonly Entry[];
   readonly next: string | null;
@@ -27,6 +31,8 @@ export class DirectoryHandle {
   readonly #pages: Page[] = [{ token: undefined, state: LISTING_START, first: 0 }];
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
+  /** Components of files that are in no listing yet; those that came up in one are taken out. */
+  #staged: Set<string> | null = null;
 
   constructor(
     readonly node: ObjectNode,
@@ -37,6 +43,7 @@ export class DirectoryHandle {
   rewind(): void {
     this.#pages.length = 1;
     this.#loaded = null;
+    this.#staged = null;
   }
 
   /** Entries from number `from` on, some or none at the end. One call at a time goes to the store. */
@@ -61,11 +68,20 @@ export class DirectoryHandle {
     }
   }
 
+  #stagedEntry(key: string, component: string): Entry {
+    const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, contentType: null };
+    return { name: nameOf(component), component, object, clash: false };
+  }
+
   async #load(page: Page, index: number): Promise<Loaded> {
     const { store } = this.tree;
     const prefix = this.node.key;
     const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
-    const { entries, state } = entriesOf(prefix, listed, page.state, listed.next === null);
+    const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
+    const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
+    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length)).filter((component) => !component.includes('/')));
+    for (const entry of entries) if (entry.object !== null) this.#staged.delete(entry.component);
+    if (listed.next === null) entries.push(...[...this.#staged].map((component) => this.#stagedEntry(prefix + component, component)));
     this.#loaded = { ...page, entries, next: listed.next };
     if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, state, first: page.first + entries.length });
     return this.#loaded;

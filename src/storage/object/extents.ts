@@ -24,6 +24,13 @@ export class Extents {
     this.#objectBytes = objectBytes;
   }
 
+  static of(size: number, objectBytes: number, staged: readonly Extent[]): Extents {
+    const extents = new Extents(objectBytes);
+    extents.#size = size;
+    extents.#extents = [...staged];
+    return extents;
+  }
+
   get size(): number {
     return this.#size;
   }

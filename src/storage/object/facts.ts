@@ -2,7 +2,7 @@
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { STATX, STATX_BASIC_STATS } from '../statx.js';
 import { readPosix, type Time } from './posix-metadata.js';
-import type { ObjectInfo, Version } from './store.js';
+import type { Metadata, ObjectInfo, Version } from './store.js';
 
 /** For what objects do not say. */
 export interface Defaults {
@@ -27,6 +27,9 @@ export interface Facts {
   /** A link's target; '' when the body is the target; null for what is no link. */
   readonly symlink: string | null;
   readonly xattrs: ReadonlyMap<string, Uint8Array>;
+  /** All of the object's metadata as it is there, also what others keep in it; null: not known. */
+  readonly kept: Metadata | null;
+  readonly contentType: string | null;
 }
 
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map();
@@ -63,6 +66,8 @@ export function describeObject(info: ObjectInfo, defaults: Defaults, usePosix: b
       version: info.version,
       symlink: kind === S_IFLNK ? posix.symlink ?? '' : null,
       xattrs: posix.xattrs ?? NO_XATTRS,
+      kept: info.metadata,
+      contentType: info.contentType,
     },
   };
 }
@@ -85,6 +90,8 @@ export function describeDirectory(marker: ObjectInfo | null, defaults: Defaults,
       version: marker?.version ?? null,
       symlink: null,
       xattrs: posix.xattrs ?? NO_XATTRS,
+      kept: marker?.metadata ?? null,
+      contentType: marker?.contentType ?? null,
     },
   };
 }
@@ -95,13 +102,13 @@ export function timeOf(ms: number): Time {
 }
 
 /** Into struct statx, as words. */
-export function putStatx(words: Int32Array, facts: Facts, inoLow: number, inoHigh: number): void {
+export function putStatx(words: Int32Array, facts: Facts, inoLow: number, inoHigh: number, nlink = 1): void {
   words.fill(0, 0, STATX.WORDS);
   const directory = (facts.mode & S_IFMT) === S_IFDIR;
   words[STATX.MASK] = STATX_BASIC_STATS;
   words[STATX.BLKSIZE] = BLKSIZE;
   // Nobody counts the subdirectories of a directory: 1 says so (find(1) and others know)
-  words[STATX.NLINK] = 1;
+  words[STATX.NLINK] = nlink;
   words[STATX.UID] = facts.uid;
   words[STATX.GID] = facts.gid;
   words[STATX.MODE] = facts.mode;

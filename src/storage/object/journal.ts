@@ -10,7 +10,7 @@
  * What is broken at the end was being written when the machine went down, and was never acknowledged as synced: it is cut
  * off, and kept aside. What is broken in the middle was damaged afterwards: then nothing is touched, and open() refuses.
  */
-import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, readSync, renameSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
@@ -61,22 +61,33 @@ export class Journal<R> {
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
       const content = readAll(fd);
-      if (content.length < HEADER.length && HEADER.startsWith(content.toString('latin1'))) {
+      const from = headerBytes(path, content);
+      if (from === 0) {
         begin(path, fd);
         return { journal: new Journal<R>(path, fd, HEADER.length), records: [], tail: null };
       }
-      const version = HEADER_PATTERN.exec(content.subarray(0, 64).toString('latin1'));
-      if (version === null) throw new JournalError('damaged', `${path} is no journal of bucketfsd; it was left as it is`);
-      if (version[1] !== '1') {
-        throw new JournalError('version', `${path} has version ${version[1]}, this bucketfsd knows version 1: start the one that wrote it; nothing was changed`);
-      }
-      const { records, end } = parse<R>(path, content, version[0].length);
+      const { records, end } = parse<R>(path, content, from);
       const tail = end === content.length ? null : cutTail(path, fd, content, end);
       return { journal: new Journal<R>(path, fd, end), records, tail };
     } catch (error) {
       closeSync(fd);
       throw error;
     }
+  }
+
+  /** What a journal says, without touching it. @throws as open() */
+  static read<R>(path: string): { readonly records: R[]; readonly tailBytes: number } {
+    let content: Buffer;
+    try {
+      content = readFileSync(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { records: [], tailBytes: 0 };
+      throw error;
+    }
+    const from = headerBytes(path, content);
+    if (from === 0) return { records: [], tailBytes: 0 };
+    const { records, end } = parse<R>(path, content, from);
+    return { records, tailBytes: content.length - end };
   }
 
   /** Bytes of the file: when it has grown much larger than what it still says, rewrite() it. */
@@ -143,6 +154,17 @@ export class Journal<R> {
   close(): void {
     closeSync(this.#fd);
   }
+}
+
+/** Bytes of the first line; 0 for a journal that was never finished being begun. @throws JournalError */
+function headerBytes(path: string, content: Buffer): number {
+  if (content.length < HEADER.length && HEADER.startsWith(content.toString('latin1'))) return 0;
+  const version = HEADER_PATTERN.exec(content.subarray(0, 64).toString('latin1'));
+  if (version === null) throw new JournalError('damaged', `${path} is no journal of bucketfsd; it was left as it is`);
+  if (version[1] !== '1') {
+    throw new JournalError('version', `${path} has version ${version[1]}, this bucketfsd knows version 1: start the one that wrote it; nothing was changed`);
+  }
+  return version[0].length;
 }
 
 /** An empty journal, also over one whose first line was never finished. */

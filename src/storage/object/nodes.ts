@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { ROOT_NODE } from '../filesystem.js';
 import type { Facts } from './facts.js';
 import type { Version } from './store.js';
+import type { StagedFile } from './write/staged-file.js';
 
 export interface ObjectNode {
   /** The nodeid: low and high half. */
@@ -10,12 +11,15 @@ export interface ObjectNode {
   readonly sequence: number;
   readonly directory: boolean;
   /** Of the object; of a directory what its keys begin with: '' or something that ends with a slash. */
-  readonly key: string;
+  key: string;
+  /** It has no name any more: only who has it open, or is in it, still sees it. */
+  unlinked: boolean;
   readonly inoLow: number;
   readonly inoHigh: number;
   /** References of the guest, and open handles. */
   refs: number;
   opens: number;
+  /** Those of the object; of a file that was changed and is not committed, ask `staged`. */
   facts: Facts;
   /** Until then the facts are believed, by performance.now(). */
   expires_ms: number;
@@ -23,6 +27,12 @@ export interface ObjectNode {
   told: Version | null;
   /** When a LOOKUP that no OPEN has used yet was answered. */
   lookedUp_ms: number;
+  /** The version whose content the guest may have in its cache. */
+  cached: Version | null;
+  /** What the guest has changed, or was about to. */
+  staged: StagedFile | null;
+  /** Changes of names and attributes of one node come one after the other. */
+  turn: Promise<unknown>;
 }
 
 const REFS_MAX = 2 ** 53;
@@ -31,6 +41,8 @@ export class ObjectNodes {
   readonly #slots: (ObjectNode | undefined)[] = [];
   readonly #free: number[] = [];
   readonly #known = new Map<string, ObjectNode>();
+  /** Inode numbers of nodes whose key is no longer the one that they were made from. */
+  readonly #moved = new Set<string>();
   #sequence = 0;
 
   /** Nodes known now. */
@@ -47,6 +59,16 @@ export class ObjectNodes {
     return this.#known.get(identity(directory, key)) ?? null;
   }
 
+  /** Every node below a prefix, and the prefix's own. */
+  below(prefix: string): ObjectNode[] {
+    return [...this.#known.values()].filter((node) => node.key.startsWith(prefix));
+  }
+
+  /** Every node, with a name or without. */
+  all(): ObjectNode[] {
+    return this.#slots.filter((node) => node !== undefined);
+  }
+
   /** The node of a key, with facts as of now; made if need be, without a reference. */
   put(directory: boolean, key: string, facts: Facts, expires_ms: number): ObjectNode {
     const known = this.find(directory, key);
@@ -55,13 +77,12 @@ export class ObjectNodes {
       known.expires_ms = expires_ms;
       return known;
     }
-    const root = this.#known.size === 0;
+    const root = this.#slots[ROOT_NODE] === undefined;
     const slot = root ? ROOT_NODE : this.#free.pop() ?? Math.max(this.#slots.length, ROOT_NODE + 1);
-    const hash = createHash('sha1').update(identity(directory, key)).digest();
+    const { low, high } = this.#ino(identity(directory, key));
     const node: ObjectNode = {
-      slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key,
-      // Positive as a 64-bit number, and never 0 or 1
-      inoLow: hash.readInt32LE(0), inoHigh: (hash.readUInt32LE(4) & 0x7fffffff) | 0x40000000, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity,
+      slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false,
+      inoLow: low, inoHigh: high, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(),
     };
     this.#slots[slot] = node;
     this.#known.set(identity(directory, key), node);
@@ -80,21 +101,54 @@ export class ObjectNodes {
 
   /** Forget the node if nobody needs it: also one that was put and never referenced. */
   release(node: ObjectNode): void {
-    if (node.refs > 0 || node.opens > 0 || node.slot === ROOT_NODE || this.#slots[node.slot] !== node) return;
+    if (node.refs > 0 || node.opens > 0 || node.staged !== null || node.slot === ROOT_NODE || this.#slots[node.slot] !== node) return;
     this.#slots[node.slot] = undefined;
     this.#free.push(node.slot);
-    this.#known.delete(identity(node.directory, node.key));
+    this.#moved.delete(`${node.inoLow} ${node.inoHigh}`);
+    this.#unname(node);
   }
 
-  /** Forget all but the root. */
+  /** The node has another key now. A node that had it loses its name. */
+  rename(node: ObjectNode, key: string): void {
+    const there = this.find(node.directory, key);
+    if (there !== null && there !== node) this.detach(there);
+    this.#unname(node);
+    this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
+    node.key = key;
+    node.unlinked = false;
+    this.#known.set(identity(node.directory, key), node);
+  }
+
+  /** The node has no name any more. */
+  detach(node: ObjectNode): void {
+    this.#unname(node);
+    this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
+    node.unlinked = true;
+    this.release(node);
+  }
+
+  /** Forget all but the root, and what is not committed. */
   clear(): void {
-    const root = this.#slots[ROOT_NODE];
-    this.#slots.length = 0;
-    this.#free.length = 0;
-    this.#known.clear();
-    if (root === undefined) return;
-    this.#slots[ROOT_NODE] = root;
-    this.#known.set(identity(true, root.key), root);
+    for (const node of this.all()) {
+      node.opens = 0;
+      node.refs = node.slot === ROOT_NODE ? 1 : 0;
+      this.release(node);
+    }
+  }
+
+  #unname(node: ObjectNode): void {
+    const name = identity(node.directory, node.key);
+    if (this.#known.get(name) === node) this.#known.delete(name);
+  }
+
+  /** From the key, so that it stays the same; another one while a node that had the key has it. Positive, and never 0 or 1. */
+  #ino(name: string): { low: number; high: number } {
+    for (let salt = ''; ; salt += '\0') {
+      const hash = createHash('sha1').update(salt + name).digest();
+      const low = hash.readInt32LE(0);
+      const high = (hash.readUInt32LE(4) & 0x7fffffff) | 0x40000000;
+      if (!this.#moved.has(`${low} ${high}`)) return { low, high };
+    }
   }
 }
 

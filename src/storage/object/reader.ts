@@ -42,15 +42,36 @@ export class Reader {
   /** Where the last reads ended, and how much was read in order until there. */
   #high = 0;
   #run = 0;
+  #key: string;
+  #version: Version;
+  /** How often the object was moved. */
+  #moves = 0;
 
   constructor(
     readonly store: ObjectStore,
     readonly budget: MemoryBudget,
-    readonly key: string,
-    readonly version: Version,
+    key: string,
+    version: Version,
     readonly size: number,
   ) {
+    this.#key = key;
+    this.#version = version;
     budget.holders.add(this);
+  }
+
+  get key(): string {
+    return this.#key;
+  }
+
+  get version(): Version {
+    return this.#version;
+  }
+
+  /** The same content is somewhere else now. */
+  moveTo(key: string, version: Version): void {
+    this.#key = key;
+    this.#version = version;
+    this.#moves++;
   }
 
   /**
@@ -119,9 +140,7 @@ export class Reader {
     const memory = this.budget.tryTake(to - from);
     if (memory === null) return false;
     const caller = new AbortController();
-    const done = this.store
-      .read(this.key, { version: this.version, offset: from, into: { address: memory.address, bytes: to - from }, signal: caller.signal })
-      .catch((error: Error) => error);
+    const done = this.#readStore(from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
     const part: Part = { from, to, memory, caller, done, users: 0, dropped: false };
     this.#parts.push(part);
     return true;
@@ -154,11 +173,24 @@ export class Reader {
   async #exact(from: number, to: number, into: number, deliver: Deliver): Promise<number> {
     const memory = await this.budget.take(to - from);
     try {
-      const bytes = await this.store.read(this.key, { version: this.version, offset: from, into: { address: memory.address, bytes: to - from } });
+      const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
       deliver(into, memory.address, bytes);
       return bytes;
     } finally {
       this.budget.give(memory);
+    }
+  }
+
+  /** What was not found because it was moved meanwhile is read where it is now. */
+  async #readStore(offset: number, into: { address: number; bytes: number }, signal?: AbortSignal): Promise<number> {
+    for (;;) {
+      const moves = this.#moves;
+      try {
+        return await this.store.read(this.#key, { version: this.#version, offset, into, ...(signal === undefined ? {} : { signal }) });
+      } catch (error) {
+        const missing = error instanceof StorageError && (error.code === 'not-found' || error.code === 'changed');
+        if (!missing || moves === this.#moves) throw error;
+      }
     }
   }
 

@@ -25,11 +25,26 @@ export class FileError extends Error {
 
 export interface TreeLog {
   guest(key: string, fields: object, message: string, level?: 'warn' | 'info'): unknown;
+  error(fields: object, message: string): unknown;
 }
+
+/** Names that are known not to be there. */
+const ABSENT_MAX = 10_000;
+/** Changes of ours that are remembered one by one. */
+const CHANGED_MAX = 10_000;
 
 export class Tree {
   readonly nodes = new ObjectNodes();
+  /** Those of files that were changed, or are about to be. */
+  readonly staged = new Set<ObjectNode>();
   readonly #started = timeOf(Date.now());
+  /** Keys at which there is nothing, neither object nor directory, and until when that is believed. */
+  readonly #absent = new Map<string, number>();
+  /** What we changed, counted: an answer of the store that was asked for before may be older than that. */
+  readonly #changed = new Map<string, number>();
+  #changes = 0;
+  /** Of what is no longer in the map, and of changes to all keys. */
+  #changedOthers = 0;
   /** Lookups under way: another one for the same name waits for the same answer. */
   readonly #looking = new Map<string, Promise<ObjectNode>>();
 
@@ -55,19 +70,81 @@ export class Tree {
     return looking;
   }
 
+  /** What a name stands for as a key. @throws FileError for a name that no object can have */
+  keyOf(parent: ObjectNode, name: Uint8Array): string {
+    const named = parseName(name);
+    if (named === null || named.kind !== 'component' || named.component === '') throw new FileError(E.INVAL);
+    const key = parent.key + named.component;
+    // A directory's marker has a slash more
+    if (Buffer.byteLength(key) >= this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
+    if (named.object && this.nodes.find(true, `${key}/`) === null) throw new FileError(E.INVAL);
+    return key;
+  }
+
+  /** We made, changed or removed something at this key: whatever was known of it is known no more. */
+  changed(key: string): void {
+    const name = key.endsWith('/') ? key.slice(0, -1) : key;
+    this.#absent.delete(name);
+    this.#changed.delete(name);
+    this.#changed.set(name, ++this.#changes);
+    if (this.#changed.size > CHANGED_MAX) {
+      const [oldest, at] = this.#changed.entries().next().value!;
+      this.#changedOthers = Math.max(this.#changedOthers, at);
+      this.#changed.delete(oldest);
+    }
+    for (const node of [this.nodes.find(false, key), this.nodes.find(true, key)]) if (node !== null) node.expires_ms = -Infinity;
+  }
+
+  /** Whatever was known of names is known no more. */
+  allChanged(): void {
+    this.#changedOthers = ++this.#changes;
+    this.#absent.clear();
+  }
+
+  /** Ask the store about a key, again if the answer may be older than a change of ours. */
+  async #current<T>(key: string, ask: () => Promise<T>): Promise<T> {
+    for (;;) {
+      const before = this.#changes;
+      const answer = await ask();
+      if (this.#changedOthers <= before && (this.#changed.get(key) ?? 0) <= before) return answer;
+    }
+  }
+
   async #look(parent: ObjectNode, named: Named): Promise<ObjectNode> {
     const component = named.kind === 'component' ? named.component : await this.#longComponent(parent.key, named);
     const key = parent.key + component;
-    if (Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
-    const [object, directory] = await Promise.all([component === '' && !named.object ? null : this.#head(key), this.#firstBelow(`${key}/`)]);
+    if (parent.unlinked || Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
+    const staged = this.nodes.find(false, key);
+    if (staged?.staged?.dirty === true) return staged;
+    if ((this.#absent.get(key) ?? -Infinity) > performance.now()) throw new FileError(E.NOENT);
+    const node = await this.#ask(key, component, named);
+    if (node !== null) return node;
+    // It may have been made here while we asked
+    const made = this.nodes.find(false, key);
+    if (made?.staged?.dirty === true) return made;
+    if (!named.object && this.options.metadataTtl_ms > 0) this.#remember(key);
+    throw new FileError(E.NOENT);
+  }
+
+  #remember(absent: string): void {
+    this.#absent.delete(absent);
+    this.#absent.set(absent, this.#expiry());
+    if (this.#absent.size > ABSENT_MAX) this.#absent.delete(this.#absent.keys().next().value!);
+  }
+
+  async #ask(key: string, component: string, named: Named): Promise<ObjectNode | null> {
+    const [object, directory] = await this.#current(key, () =>
+      Promise.all([component === '' && !named.object ? null : this.#head(key), this.firstBelow(`${key}/`)]));
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
+    const known = this.nodes.find(true, `${key}/`);
+    if (known !== null && directory === null && !named.object && this.hasStagedBelow(known.key)) return known;
     // The plain name is the directory's: the other one is the object's only where there is a directory
     if (object !== null && (directory !== null) === named.object) return this.putObject(object);
     if (component === '' && !named.object) {
       const marker = await this.#head(key);
       if (marker !== null && marker.size > 0) return this.putObject(marker);
     }
-    throw new FileError(E.NOENT);
+    return null;
   }
 
   /** The component that a long name stands for, by listing those that begin like it. */
@@ -95,7 +172,7 @@ export class Tree {
   }
 
   /** The first object below a prefix, which shows that the directory is there. */
-  async #firstBelow(prefix: string): Promise<ObjectInfo | null> {
+  async firstBelow(prefix: string): Promise<ObjectInfo | null> {
     if (Buffer.byteLength(prefix) > this.store.limits.keyBytes) return null;
     let token: string | undefined;
     do {
@@ -104,6 +181,16 @@ export class Tree {
       token = page.next ?? undefined;
     } while (token !== undefined);
     return null;
+  }
+
+  /** Whether a directory has files that are not in the bucket yet. */
+  hasStagedBelow(prefix: string): boolean {
+    return this.stagedBelow(prefix).length > 0;
+  }
+
+  /** Nodes of files below a prefix that were changed and are not committed. */
+  stagedBelow(prefix: string): ObjectNode[] {
+    return [...this.staged].filter((node) => !node.unlinked && node.staged?.dirty === true && node.key.startsWith(prefix));
   }
 
   async #putDirectory(prefix: string, first: ObjectInfo): Promise<ObjectNode> {
@@ -117,8 +204,12 @@ export class Tree {
     return this.options.posix === 'off' ? this.nodes.put(true, prefix, this.#directory(null).facts, this.#expiry()) : null;
   }
 
+  /** The node of an object. What was changed here and is not committed counts more than what the store says. */
   putObject(info: ObjectInfo): ObjectNode {
     const { posix } = this.options;
+    const known = this.nodes.find(false, info.key);
+    if (known?.staged?.dirty === true) return known;
+    if (known?.staged != null && known.staged.base?.version !== info.version) this.replaced(known);
     return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
   }
 
@@ -127,20 +218,29 @@ export class Tree {
     return this.options.posix === 'off' || info.metadata !== null;
   }
 
+  /** Another version is there than the one that was about to be changed; whoever has it open keeps that one. Set by who has the handles. */
+  replaced: (node: ObjectNode) => void = () => undefined;
+
   /** Facts that are not too old. @throws FileError ENOENT when it is gone */
   async fresh(node: ObjectNode): Promise<ObjectNode> {
+    if (node.unlinked || node.staged?.dirty === true) return node;
     return performance.now() < node.expires_ms ? node : this.refresh(node);
   }
 
   /** Ask the store, however young the facts are. */
   async refresh(node: ObjectNode): Promise<ObjectNode> {
+    if (node.unlinked || node.staged?.dirty === true) return node;
     if (!node.directory) {
-      const info = await this.#head(node.key);
-      if (info === null) throw new FileError(E.NOENT);
-      return this.putObject(info);
+      const info = await this.#current(node.key, () => this.#head(node.key));
+      if (node.unlinked) return node;
+      if (info !== null) return this.putObject(info);
+      if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
+      throw new FileError(E.NOENT);
     }
-    const first = await this.#firstBelow(node.key);
+    const first = await this.#current(node.key.slice(0, -1), () => this.firstBelow(node.key));
+    if (node.unlinked) return node;
     if (first !== null) return this.#putDirectory(node.key, first);
+    if (this.hasStagedBelow(node.key)) return node;
     if (node.key !== this.options.prefix) throw new FileError(E.NOENT);
     return this.nodes.put(true, node.key, this.#directory(null).facts, this.#expiry());
   }
@@ -165,5 +265,8 @@ export class Tree {
 export function errnoOf(error: unknown): number {
   if (error instanceof FileError) return -error.errno;
   if (error instanceof StorageError) return -toErrno(error.code);
+  // Of the cache directory
+  const { errno, syscall } = error as NodeJS.ErrnoException;
+  if (typeof errno === 'number' && typeof syscall === 'string') return errno;
   throw error;
 }

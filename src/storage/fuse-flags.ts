@@ -1,4 +1,4 @@
-/** Flags of the FUSE protocol that the local file system reads or sets (include/uapi/linux/fuse.h). */
+/** Flags of the FUSE protocol that file systems read or set (include/uapi/linux/fuse.h). */
 
 /** FATTR_*: what a SETATTR changes. */
 export const FATTR = { MODE: 1, UID: 2, GID: 4, SIZE: 8, ATIME: 16, MTIME: 32, KILL_SUIDGID: 2048 } as const;

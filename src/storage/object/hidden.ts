@@ -1,0 +1,41 @@
+/** Copies that stand for objects which were removed or replaced while they were open: they go when the last handle does. */
+import type { ObjectNode } from './nodes.js';
+import type { ObjectStore } from './store.js';
+import type { Base } from './write/records.js';
+import type { Ledger } from './write/ledger.js';
+
+export class HiddenObjects {
+  readonly #keys = new Map<ObjectNode, string>();
+  readonly #removing = new Set<Promise<void>>();
+
+  constructor(
+    readonly store: ObjectStore,
+    readonly ledger: Ledger,
+  ) {}
+
+  /** @returns the copy. @throws StorageError */
+  async copy(node: ObjectNode, base: Base, key: string): Promise<Base> {
+    // Known before it is there: the next start removes it
+    this.ledger.hide(key);
+    this.#keys.set(node, key);
+    const version = await this.store.copy(base.key, key, { sourceVersion: base.version });
+    return { ...base, key, version };
+  }
+
+  /** If nobody has the node open any more. */
+  release(node: ObjectNode): void {
+    const key = this.#keys.get(node);
+    if (key === undefined || node.opens > 0) return;
+    this.#keys.delete(node);
+    const removing = this.store.remove(key).then(
+      () => this.ledger.removed(key),
+      () => undefined, // the next start does it
+    );
+    this.#removing.add(removing);
+    void removing.then(() => this.#removing.delete(removing));
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all(this.#removing);
+  }
+}

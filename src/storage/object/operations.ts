@@ -1,0 +1,391 @@
+/** The operations of the port on a bucket: what the store has to be asked for is answered later; what is known is answered at once. */
+import { E } from '../../base/errno.js';
+import { O_EXCL, S_IFMT } from '../../ffi/constants.js';
+import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
+import { FATTR } from '../fuse-flags.js';
+import { Changes } from './changes.js';
+import { DirectoryHandle, DOTS } from './directory-handles.js';
+import { putStatx, type Facts } from './facts.js';
+import type { Entry } from './listing.js';
+import type { MemoryBudget } from './memory-budget.js';
+import type { ObjectNode } from './nodes.js';
+import { OpenFiles, type WriteSide } from './open-files.js';
+import type { ObjectStore } from './store.js';
+import { errnoOf, FileError, type Tree, type TreeLog, type TreeOptions } from './tree.js';
+import { CONFLICTS } from './write/committer.js';
+import type { StagedFile } from './write/staged-file.js';
+
+export interface OperationOptions extends TreeOptions {
+  readonly readdirplus: boolean;
+}
+
+const HANDLES_MAX = 65_536;
+const DT_DIR = 4;
+const DT_REG = 8;
+const TARGET_MAX_BYTES = 4095;
+/** Entries of one READDIRPLUS whose metadata is asked for at the same time. */
+const PLUS_AT_ONCE = 128;
+
+export class ObjectFileSystem {
+  readonly files: OpenFiles;
+  readonly #changes: Changes | null;
+  readonly #directories = new Map<number, DirectoryHandle>();
+  #handles = 0;
+
+  constructor(
+    readonly store: ObjectStore,
+    readonly budget: MemoryBudget,
+    readonly options: OperationOptions,
+    readonly log: TreeLog,
+    readonly tree: Tree,
+    readonly write: WriteSide | null,
+  ) {
+    this.files = new OpenFiles(store, budget, tree, write, () => this.#handle());
+    this.#changes = write === null ? null : new Changes(store, tree, this.files, write);
+  }
+
+  /** A file that a former daemon has not committed. */
+  goOn(file: StagedFile): void {
+    const { nodes } = this.tree;
+    const key = file.key!;
+    // Two of one name: a rename was under way, and nobody was told which of them it is
+    if (nodes.find(false, key)?.staged != null) file.rename(`${this.options.prefix}${CONFLICTS}${key.slice(this.options.prefix.length)}.${file.id}`, null);
+    const node = nodes.put(false, file.key!, file.facts(), 0);
+    this.files.adopt(node, file);
+    this.write!.committer.later(file);
+  }
+
+  port(): FileSystem {
+    const unsupported: Method = () => -E.OPNOTSUPP;
+    const seconds = this.options.metadataTtl_ms / 1000;
+    const { files } = this;
+    return {
+      capabilities: CAPABILITIES(this.options),
+      entryTimeout: seconds,
+      attrTimeout: seconds,
+      reset: () => this.#reset(),
+      cancelWaiting: () => undefined,
+      interrupt: () => false,
+      lookup: (r) => this.#later(r, () => this.#lookup(r)),
+      forget: (low, high, count) => this.#forget(low, high, count),
+      getattr: (r) => this.#getattr(r),
+      setattr: (r) => this.#change(r, (changes) => this.#setattr(r, changes)),
+      readlink: (r) => this.#later(r, () => this.#readlink(r)),
+      symlink: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.symlink(r, this.#node(r)))),
+      mknod: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.mknod(r, this.#node(r)))),
+      mkdir: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.mkdir(r, this.#node(r)))),
+      unlink: (r) => this.#change(r, (changes) => changes.unlink(r, this.#node(r))),
+      rmdir: (r) => this.#change(r, (changes) => changes.rmdir(r, this.#node(r))),
+      rename: (r) => this.#change(r, (changes) => changes.rename(r, this.#node(r), this.#node2(r))),
+      // Objects have one name each (link(2): EPERM for a file system without hard links)
+      link: () => (this.write === null ? -E.ROFS : -E.PERM),
+      open: (r) => this.#later(r, () => files.open(r, this.#node(r))),
+      opendir: (r) => this.#opendir(r),
+      create: (r) => this.#change(r, (changes) => this.#create(r, changes)),
+      tmpfile: () => (this.write === null ? -E.ROFS : -E.OPNOTSUPP),
+      read: (r) => this.#inline(r, () => files.read(r)),
+      write: (r) => this.#inline(r, () => files.writeData(r)),
+      readdir: (r) => this.#later(r, () => this.#readdir(r, false)),
+      readdirplus: (r) => this.#later(r, () => this.#readdir(r, true)),
+      flush: (r) => this.#later(r, () => files.flush(r)),
+      fsync: (r) => this.#later(r, () => files.flush(r)),
+      fsyncdir: () => 0,
+      syncfs: (r) => this.#later(r, () => this.#syncfs()),
+      release: (r) => this.#inline(r, () => (files.release(r), 0)),
+      releasedir: (r) => this.#releasedir(r),
+      statfs: (r) => this.#statfs(r),
+      access: (r) => (this.write === null && (r.flags & 2) !== 0 ? -E.ROFS : 0),
+      setxattr: (r) => this.#change(r, (changes) => changes.setxattr(r, this.#node(r))),
+      getxattr: (r) => this.#getxattr(r),
+      listxattr: (r) => this.#later(r, () => this.#listxattr(r)),
+      removexattr: (r) => this.#change(r, (changes) => changes.removexattr(r, this.#node(r))),
+      fallocate: (r) => this.#inline(r, () => files.fallocate(r)),
+      lseek: (r) => this.#inline(r, () => files.lseek(r)),
+      // The guest copies by itself then
+      copyFileRange: unsupported,
+      getlk: unsupported, setlk: unsupported, ioctl: () => -E.NOTTY,
+    };
+  }
+
+  /** At once if that is possible; a method that has to wait gives a promise. */
+  #inline(r: FileSystemRequest, operation: () => number | Promise<number>): number {
+    try {
+      const result = operation();
+      return typeof result === 'number' ? result : this.#later(r, () => result);
+    } catch (error) {
+      return this.#failed(r, error);
+    }
+  }
+
+  #change(r: FileSystemRequest, operation: (changes: Changes) => Promise<void | number>): number {
+    const changes = this.#changes;
+    if (changes === null) return -E.ROFS;
+    return this.#later(r, async () => (await operation(changes)) ?? 0);
+  }
+
+  #later(r: FileSystemRequest, operation: () => Promise<number>): number {
+    r.defer();
+    operation().catch((error: unknown) => this.#failed(r, error)).then(
+      (result) => r.complete(result),
+      (error: unknown) => {
+        this.log.guest('defect', { err: error }, 'a request failed inside the daemon: please report this');
+        r.complete(-E.IO);
+      },
+    );
+    return PENDING;
+  }
+
+  /** −errno; what the provider is to blame for goes to the log. */
+  #failed(_r: FileSystemRequest, error: unknown): number {
+    const errno = errnoOf(error);
+    if (!(error instanceof FileError) && errno !== -E.NOENT && errno !== -E.STALE) {
+      this.log.guest(`store ${errno}`, { err: error }, (error as Error).message);
+    }
+    return errno;
+  }
+
+  #node(r: FileSystemRequest): ObjectNode {
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    if (node === null) throw new FileError(E.STALE);
+    return node;
+  }
+
+  #node2(r: FileSystemRequest): ObjectNode {
+    const node = this.tree.nodes.get(r.node2Low, r.node2High);
+    if (node === null) throw new FileError(E.STALE);
+    return node;
+  }
+
+  #putAttr(r: FileSystemRequest, node: ObjectNode): void {
+    putStatx(r.attr.i32, this.#factsOf(node), node.inoLow, node.inoHigh, node.unlinked ? 0 : 1);
+    node.told = node.facts.version;
+    r.attrFlags = 0;
+  }
+
+  #factsOf(node: ObjectNode): Facts {
+    const { staged } = node;
+    return staged !== null && (staged.dirty || node.unlinked) ? staged.facts() : node.facts;
+  }
+
+  #putEntry(r: FileSystemRequest, node: ObjectNode): void {
+    this.tree.nodes.ref(node);
+    r.entryLow = node.slot;
+    r.entryHigh = node.sequence;
+    this.#putAttr(r, node);
+  }
+
+  async #lookup(r: FileSystemRequest): Promise<number> {
+    const parent = this.#node(r);
+    const node = await this.tree.lookup(parent, r.nameBytes());
+    node.lookedUp_ms = performance.now();
+    this.#putEntry(r, node);
+    return 0;
+  }
+
+  #forget(low: number, high: number, count: number): void {
+    const node = this.tree.nodes.get(low, high);
+    if (node !== null && node.slot !== ROOT_NODE) this.tree.nodes.unref(node, count);
+  }
+
+  #getattr(r: FileSystemRequest): number {
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    if (node === null) return -E.STALE;
+    if (performance.now() < node.expires_ms || node.unlinked || node.staged?.dirty === true) {
+      this.#putAttr(r, node);
+      return 0;
+    }
+    return this.#later(r, async () => {
+      try {
+        await this.tree.refresh(node);
+      } catch (error) {
+        // A file that is open and was removed by somebody is still what it was
+        if (!(error instanceof FileError) || node.opens === 0) throw error;
+      }
+      this.#putAttr(r, node);
+      return 0;
+    });
+  }
+
+  async #readlink(r: FileSystemRequest): Promise<number> {
+    const node = await this.tree.fresh(this.#node(r));
+    const { symlink, version } = node.facts;
+    if (symlink === null) return -E.INVAL;
+    if (symlink !== '') {
+      const target = Buffer.from(symlink);
+      if (target.length > TARGET_MAX_BYTES || target.includes(0)) return -E.IO;
+      r.reply.u8.set(target);
+      return target.length;
+    }
+    if (version === null || node.facts.size > TARGET_MAX_BYTES) return -E.IO;
+    const bytes = await this.store.read(node.key, { version, offset: 0, into: { address: r.reply.address, bytes: TARGET_MAX_BYTES } });
+    const nul = r.reply.u8.subarray(0, bytes).indexOf(0);
+    return nul >= 0 ? nul : bytes;
+  }
+
+  async #setattr(r: FileSystemRequest, changes: Changes): Promise<number> {
+    const node = this.#node(r);
+    if ((r.valid & FATTR.SIZE) !== 0) {
+      const result = await this.files.truncate(r, node);
+      if (result < 0) return result;
+    }
+    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await changes.setattr(r, node);
+    this.#putAttr(r, node);
+    return 0;
+  }
+
+  async #create(r: FileSystemRequest, changes: Changes): Promise<number> {
+    const { node, made } = await changes.create(r, this.#node(r));
+    if (!made && (r.flags & O_EXCL) !== 0) return -E.EXIST;
+    const result = made ? this.files.create(r, node) : await this.files.open(r, node);
+    if (result < 0) return result;
+    this.#putEntry(r, node);
+    return 0;
+  }
+
+  async #syncfs(): Promise<number> {
+    const { committer } = this.write ?? {};
+    if (committer === undefined) return 0;
+    let failed = 0;
+    await Promise.all([...this.tree.staged].map(async ({ staged }) => {
+      if (staged !== null) await committer.durable(staged).catch((error: unknown) => (failed = errnoOf(error)));
+    }));
+    return failed;
+  }
+
+  /** A number for a handle, never used before in this session; −ENFILE when there are too many. */
+  #handle(): number {
+    return this.files.count + this.#directories.size >= HANDLES_MAX ? -E.NFILE : ++this.#handles;
+  }
+
+  #opendir(r: FileSystemRequest): number {
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    if (node === null) return -E.STALE;
+    if (!node.directory) return -E.NOTDIR;
+    const handle = this.#handle();
+    if (handle < 0) return handle;
+    node.opens++;
+    this.#directories.set(handle, new DirectoryHandle(node, this.tree));
+    r.fhLow = handle;
+    r.fhHigh = 0;
+    r.openFlags = 0;
+    return 0;
+  }
+
+  #releasedir(r: FileSystemRequest): number {
+    const directory = r.fhHigh === 0 ? this.#directories.get(r.fhLow) : undefined;
+    if (directory === undefined) return -E.BADF;
+    this.#directories.delete(r.fhLow);
+    directory.node.opens--;
+    this.tree.nodes.release(directory.node);
+    return 0;
+  }
+
+  async #readdir(r: FileSystemRequest, plus: boolean): Promise<number> {
+    const directory = r.fhHigh === 0 ? this.#directories.get(r.fhLow) : undefined;
+    if (directory === undefined) return -E.BADF;
+    if (r.node2High !== 0) return -E.INVAL;
+    let number = r.node2Low;
+    if (number === 0) directory.rewind();
+    for (; number < DOTS; number++) {
+      if (!this.#put(r, directory.node, DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+    }
+    // Until the reply is full or the directory ends: an empty reply would say that it ends
+    for (;;) {
+      const entries = await directory.entries(number - DOTS);
+      if (entries.length === 0) return r.entries.used;
+      const nodes = plus ? await this.#nodesOf(directory.node, entries.slice(0, PLUS_AT_ONCE)) : [];
+      const count = plus ? nodes.length : entries.length;
+      try {
+        for (let i = 0; i < count; i++, number++) {
+          const node = nodes[i] ?? null;
+          if (!r.entries.fits(entries[i].name.length)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+          if (node !== null) this.#putEntry(r, node);
+          this.#put(r, node ?? directory.node, entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
+        }
+      } finally {
+        // Those that had no room are not known to the guest
+        for (const node of nodes) if (node !== null) this.tree.nodes.release(node);
+      }
+    }
+  }
+
+  /** For the entry of a listing; 0 where only its metadata would tell. */
+  #type({ object }: Entry, node: ObjectNode | null): number {
+    if (object === null) return DT_DIR;
+    if (node !== null) return (node.facts.mode & S_IFMT) >>> 12;
+    return this.options.posix === 'off' ? DT_REG : 0;
+  }
+
+  #put(r: FileSystemRequest, node: ObjectNode, name: Uint8Array, type: number, next: number, known: boolean): boolean {
+    if (!r.entries.fits(name.length)) return false;
+    // An inode number of 0 would hide the entry
+    r.entries.put(known ? node.inoLow : next, known ? node.inoHigh : 0, next, 0, type, name, 0, name.length, known);
+    return true;
+  }
+
+  /** Nodes for entries of a listing, as far as their attributes are known or to be asked for; null for the others. */
+  #nodesOf(directory: ObjectNode, entries: readonly Entry[]): Promise<(ObjectNode | null)[]> {
+    return Promise.all(entries.map(async (entry) => {
+      if (entry.object === null) return this.tree.listedDirectory(`${directory.key}${entry.component}/`);
+      const staged = this.tree.nodes.find(false, entry.object.key);
+      if (staged?.staged?.dirty === true) return staged;
+      if (this.tree.knowsFromListing(entry.object)) return this.tree.putObject(entry.object);
+      if (this.options.posix !== 'full') return null;
+      const known = this.tree.nodes.find(false, entry.object.key);
+      if (known !== null && known.facts.version === entry.object.version && performance.now() < known.expires_ms) return known;
+      return this.store.head(entry.object.key).then((info) => this.tree.putObject(info), () => null);
+    }));
+  }
+
+  /** A bucket has no size: what df(1) shows is large, and nothing of it is used. struct statvfs, see fuse/reply.ts. */
+  #statfs(r: FileSystemRequest): number {
+    const words = r.reply.u32;
+    words.fill(0, 0, 32);
+    words[0] = words[2] = 4096;
+    const blocks = 2 ** 38; // 1 PiB of 4 KiB
+    for (const field of [2, 3, 4, 5, 6]) {
+      words[field * 2] = blocks >>> 0;
+      words[field * 2 + 1] = Math.floor(blocks / 2 ** 32);
+    }
+    words[20] = 255;
+    return 0;
+  }
+
+  /** Asked before many a write (security.capability), so at once where it can be. */
+  #getxattr(r: FileSystemRequest): number {
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    if (node === null) return -E.STALE;
+    const fresh = performance.now() < node.expires_ms || node.unlinked || node.staged?.dirty === true;
+    return fresh ? this.#xattr(r, node) : this.#later(r, async () => this.#xattr(r, await this.tree.refresh(node)));
+  }
+
+  #xattr(r: FileSystemRequest, node: ObjectNode): number {
+    const value = this.#factsOf(node).xattrs.get(Buffer.from(r.nameBytes()).toString());
+    if (value === undefined) return -E.NODATA;
+    if (r.size !== 0 && value.length > r.size) return -E.RANGE;
+    r.reply.u8.set(value);
+    return value.length;
+  }
+
+  async #listxattr(r: FileSystemRequest): Promise<number> {
+    const node = await this.tree.fresh(this.#node(r));
+    const names = Buffer.from([...this.#factsOf(node).xattrs.keys()].map((name) => `${name}\0`).join(''));
+    if (r.size !== 0 && names.length > r.size) return -E.RANGE;
+    r.reply.u8.set(names);
+    return names.length;
+  }
+
+  #reset(): void {
+    this.files.reset();
+    for (const { node } of this.#directories.values()) node.opens = 0;
+    this.#directories.clear();
+    this.tree.nodes.clear();
+  }
+}
+
+const DOT_NAMES = [Buffer.from('.'), Buffer.from('..')];
+
+const CAPABILITIES = (options: OperationOptions): Capabilities => ({
+  writeback: false, killprivV2: true, posixAcl: false, securityContext: false, submounts: false, posixLocks: false, flockLocks: false,
+  readdirplus: options.readdirplus, allowMmap: true, suppGroups: false, idmap: false,
+});

@@ -1,0 +1,50 @@
+/** What a file is, apart from its content: from facts to metadata and back. */
+import { S_IFLNK, S_IFMT } from '../../../ffi/constants.js';
+import { timeOf, type Facts } from '../facts.js';
+import { writePosix, type Time } from '../posix-metadata.js';
+import { COMMIT } from '../settle.js';
+import type { Metadata, ObjectStore } from '../store.js';
+import type { PosixMode } from '../tree.js';
+import type { Attributes, Base } from './records.js';
+
+/** HTTP headers carry printable ASCII; other text is sent in base64 with an envelope around (RFC 2047). */
+const PLAIN = /^(?! )[\x20-\x7e]*(?<! )$/;
+const ENVELOPE_BYTES = 12;
+/** A commit's id, which is a UUID, and its name. */
+const COMMIT_BYTES = COMMIT.length + 36;
+
+export function attributesOf(facts: Facts): Attributes {
+  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, contentType } = facts;
+  const xattrs = Object.fromEntries([...facts.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')]));
+  return { mode, uid, gid, rdev, mtime, atime, ctime, symlink, xattrs, kept: kept ?? {}, contentType };
+}
+
+/** `version`: null for an object that is not there yet. */
+export function factsOf(attributes: Attributes, size: number, base: Base | null): Facts {
+  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, contentType } = attributes;
+  const xattrs = new Map(Object.entries(attributes.xattrs).map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]));
+  return { mode, uid, gid, rdev, size, mtime, atime, ctime, version: base?.version ?? null, symlink, xattrs, kept, contentType };
+}
+
+/** The user metadata that the object gets. `posix` off: nothing of ours. */
+export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<ObjectStore, 'kind'>, posix: PosixMode): Metadata {
+  const { [COMMIT]: _commit, ...kept } = facts.kept ?? {};
+  if (posix === 'off') return kept;
+  const { mode, uid, gid, mtime, atime, ctime, symlink, xattrs } = facts;
+  const device = (mode & S_IFMT) === 0o020000 || (mode & S_IFMT) === 0o060000;
+  return writePosix(
+    { mode, uid, gid, rdev: device ? facts.rdev : null, mtime, atime, ctime, symlink: (mode & S_IFMT) === S_IFLNK ? symlink : null, xattrs },
+    store.kind === 'gcs' ? 'gcs' : 's3', kept,
+  );
+}
+
+/** Whether the provider takes so much, and the id of a commit beside it. */
+export function metadataFits(metadata: Metadata, store: Pick<ObjectStore, 'limits'>): boolean {
+  let bytes = COMMIT_BYTES;
+  for (const [name, value] of Object.entries(metadata)) {
+    bytes += name.length + (PLAIN.test(value) ? value.length : ENVELOPE_BYTES + 4 * Math.ceil(Buffer.byteLength(value) / 3));
+  }
+  return bytes <= store.limits.metadataBytes;
+}
+
+export const now = (): Time => timeOf(Date.now());

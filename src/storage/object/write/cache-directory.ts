@@ -1,0 +1,162 @@
+/**
+ * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal. One daemon has it at a
+ * time, and it belongs to one bucket and prefix for good.
+ */
+import { closeSync, constants, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { E } from '../../../base/errno.js';
+import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
+import * as c from '../../../ffi/libc.js';
+
+const FORMAT = 1;
+const PID_PATTERN = /^\d{1,10}/;
+
+/** Why a cache directory cannot be used; the message is for people. */
+export class CacheDirectoryError extends Error {
+  override readonly name = 'CacheDirectoryError';
+}
+
+/** Whose data is in it. `reopen` is whatever its owner wants to read there later. */
+export interface ShareIdentity {
+  /** "s3://bucket" */
+  readonly location: string;
+  readonly prefix: string;
+  readonly reopen?: unknown;
+}
+
+export class CacheDirectory {
+  readonly #lockFd: number;
+
+  private constructor(
+    readonly path: string,
+    lockFd: number,
+  ) {
+    this.#lockFd = lockFd;
+  }
+
+  /** Made if need be, readable by its owner only. @throws CacheDirectoryError */
+  static open(path: string, identity: ShareIdentity): CacheDirectory {
+    const directory = CacheDirectory.#locked(path, true);
+    try {
+      directory.#identify(identity);
+      mkdirSync(join(path, 'staging'), { recursive: true, mode: 0o700 });
+      return directory;
+    } catch (error) {
+      directory.close();
+      throw explained(path, error);
+    }
+  }
+
+  /** One that exists, whomever it belongs to. @throws CacheDirectoryError */
+  static reopen(path: string): { directory: CacheDirectory; identity: ShareIdentity } {
+    const directory = CacheDirectory.#locked(path, false);
+    try {
+      const identity = readIdentity(path);
+      if (identity === null) throw new CacheDirectoryError(`${path} is no cache directory of bucketfsd: it has no share.json`);
+      return { directory, identity };
+    } catch (error) {
+      directory.close();
+      throw explained(path, error);
+    }
+  }
+
+  static #locked(path: string, make: boolean): CacheDirectory {
+    let fd = -1;
+    try {
+      if (make) mkdirSync(path, { recursive: true, mode: 0o700 });
+      fd = openSync(join(path, 'lock'), constants.O_RDWR | (make ? constants.O_CREAT : 0), 0o600);
+    } catch (error) {
+      throw explained(path, error);
+    }
+    if (c.flock(fd, LOCK_EX | LOCK_NB) < 0) {
+      const errno = c.errno();
+      closeSync(fd);
+      if (errno !== E.AGAIN) throw new CacheDirectoryError(`cannot lock ${path}: it must be on a file system with flock(2)`);
+      throw new CacheDirectoryError(`the cache directory ${path} is in use by another bucketfsd${lockedBy(path)}: give each daemon a --cache-dir of its own`);
+    }
+    ftruncateSync(fd, 0);
+    writeSync(fd, `${process.pid}\n`, 0);
+    return new CacheDirectory(path, fd);
+  }
+
+  get journalPath(): string {
+    return join(this.path, 'journal');
+  }
+
+  stagingPath(id: number): string {
+    return join(this.path, 'staging', String(id));
+  }
+
+  /** Ids of the staging files that are there. */
+  stagingIds(): number[] {
+    return readdirSync(join(this.path, 'staging')).filter((name) => /^\d{1,15}$/.test(name)).map(Number);
+  }
+
+  openStaging(id: number, make: boolean): number {
+    return openSync(this.stagingPath(id), constants.O_RDWR | (make ? constants.O_CREAT | constants.O_EXCL : 0), 0o600);
+  }
+
+  removeStaging(id: number): void {
+    try {
+      unlinkSync(this.stagingPath(id));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+
+  /** Another daemon may have it. */
+  close(): void {
+    closeSync(this.#lockFd);
+  }
+
+  #identify(identity: ShareIdentity): void {
+    const known = readIdentity(this.path);
+    if (known !== null && (known.location !== identity.location || known.prefix !== identity.prefix)) {
+      throw new CacheDirectoryError(
+        `the cache directory ${this.path} belongs to ${known.location}/${known.prefix}, not to ${identity.location}/${identity.prefix}: give each share a --cache-dir of its own`,
+      );
+    }
+    const path = join(this.path, 'share.json');
+    writeFileSync(`${path}.new`, `${JSON.stringify({ format: FORMAT, ...identity })}\n`, { mode: 0o600, flush: true });
+    renameSync(`${path}.new`, path);
+  }
+}
+
+function readIdentity(path: string): ShareIdentity | null {
+  let text: string;
+  try {
+    text = readFileSync(join(path, 'share.json'), 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
+  const damaged = new CacheDirectoryError(`${join(path, 'share.json')} is damaged; nothing was changed: restore it, or remove it if you know whose the directory is`);
+  let parsed: Partial<ShareIdentity> & { format?: unknown };
+  try {
+    parsed = JSON.parse(text) as typeof parsed;
+  } catch {
+    throw damaged;
+  }
+  if (typeof parsed !== 'object' || parsed === null || typeof parsed.location !== 'string' || typeof parsed.prefix !== 'string') throw damaged;
+  if (parsed.format !== FORMAT) {
+    throw new CacheDirectoryError(`${path} has format ${String(parsed.format)}, this bucketfsd knows format ${FORMAT}: start the one that made it; nothing was changed`);
+  }
+  return { location: parsed.location, prefix: parsed.prefix, reopen: parsed.reopen };
+}
+
+function lockedBy(path: string): string {
+  try {
+    const pid = PID_PATTERN.exec(readFileSync(join(path, 'lock'), 'utf8'));
+    return pid === null ? '' : ` (pid ${pid[0]})`;
+  } catch {
+    return '';
+  }
+}
+
+function explained(path: string, error: unknown): Error {
+  if (error instanceof CacheDirectoryError) return error;
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === undefined) return error as Error;
+  return new CacheDirectoryError(`the cache directory ${path} cannot be used (${message}): it must be writable, it keeps what is not in the bucket yet`);
+}
+

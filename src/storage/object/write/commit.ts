@@ -1,0 +1,244 @@
+/**
+ * Making the object of a file that was changed: one put, or an upload in parts, on condition that the object still is what the
+ * file was opened from. Nothing here decides when; see committer.ts.
+ */
+import { randomUUID } from 'node:crypto';
+import { readSync } from 'node:fs';
+import { StorageError } from '../errors.js';
+import { COMMIT, settledComplete, settledPut } from '../settle.js';
+import type { Body, Condition, Metadata, ObjectInfo, Version } from '../store.js';
+import type { PosixMode } from '../tree.js';
+import { metadataOf } from './attributes.js';
+import { growingLayout, uniformLayout, type CommitSizes } from './layout.js';
+import type { Base } from './records.js';
+import type { StagedFile, Workshop } from './staged-file.js';
+import { PartedUpload } from './upload.js';
+
+/** So much is sent from a copy in memory: then it is one moment of the file, and costs no reading in the worker. */
+const SNAPSHOT_BYTES = 256 << 10;
+/** A commit that finds another one of ours is made anew on top of it; more than once only if replies go on being lost. */
+const ATTEMPTS = 4;
+
+export interface CommitOptions {
+  readonly posix: PosixMode;
+  readonly sizes: CommitSizes;
+  /** Whatever is there is replaced. */
+  readonly overwrite: boolean;
+}
+
+/** Somebody else has changed, made or removed the object; `there` is what there is now. */
+export class ConflictError extends Error {
+  constructor(
+    readonly key: string,
+    readonly base: Base | null,
+    readonly there: ObjectInfo | null,
+  ) {
+    super(`${key} was changed by somebody else`);
+  }
+}
+
+export class CommitMaker {
+  readonly #cleaning = new Set<Promise<void>>();
+
+  constructor(
+    readonly shop: Workshop,
+    readonly options: CommitOptions,
+  ) {}
+
+  /**
+   * Make the object. @returns what is there now, and up to which change.
+   * @throws ConflictError, StorageError, an error of the file system: then nothing is decided, and it may be tried again.
+   */
+  async commit(file: StagedFile): Promise<{ base: Base; changes: number }> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#attempt(file);
+      } catch (error) {
+        const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
+        if (!lost) throw error;
+        const there = await this.#headOrNull(file.key!);
+        const own = there?.metadata?.[COMMIT];
+        if (there !== null && own !== undefined && file.doubts.has(own)) {
+          // A commit of ours of which we did not hear
+          file.rebase({ key: there.key, version: there.version, size: there.size });
+        } else if (this.options.overwrite) {
+          await this.#ontoWhatIsThere(file, there);
+        } else if (there?.version === file.base?.version && attempt < ATTEMPTS) {
+          // Lost a race against something that has failed itself (409)
+        } else {
+          throw new ConflictError(file.key!, file.base, there);
+        }
+        if (attempt >= ATTEMPTS) throw error;
+      }
+    }
+  }
+
+  /** Begin to send a file that is written from its beginning, before its size is known. */
+  async stream(file: StagedFile): Promise<void> {
+    const { store, ledger } = this.shop;
+    const commit = randomUUID();
+    const metadata = { ...this.metadata(file), [COMMIT]: commit };
+    const upload = await PartedUpload.begin(store, ledger, file, file.key!, growingLayout(this.options.sizes, store.limits), this.options.sizes, metadata, commit);
+    file.listener = upload;
+    upload.follow();
+  }
+
+  /**
+   * Keep the file's data under another key, where nothing is. Ranges that only the lost object had are zeros, and
+   * @returned with the version.
+   */
+  async keep(file: StagedFile, key: string): Promise<{ version: Version; missing: readonly string[] }> {
+    await file.fill(0, file.size).catch((error: unknown) => {
+      if (!(error instanceof StorageError)) throw error;
+    });
+    const missing = file.extents.pieces().filter((piece) => piece.where === 'object').map((piece) => `${piece.from}-${piece.to}`);
+    const metadata = { ...this.metadata(file), ...(missing.length === 0 ? {} : { [MISSING]: cut(missing.join(','), MISSING_MAX_BYTES) }) };
+    for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(piece.from, piece.to, false);
+    const { version } = await this.#make(file, key, { absent: true }, metadata, randomUUID(), null);
+    return { version, missing };
+  }
+
+  /** An upload that was begun is not wanted any more. */
+  async giveUp(file: StagedFile): Promise<void> {
+    if (file.listener instanceof PartedUpload) await this.#dropStream(file, file.listener);
+  }
+
+  metadata(file: StagedFile): Metadata {
+    return metadataOf(file.facts(), this.shop.store, this.options.posix);
+  }
+
+  async #attempt(file: StagedFile): Promise<{ base: Base; changes: number }> {
+    const stream = file.listener instanceof PartedUpload ? file.listener : null;
+    const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity;
+    if (stream !== null && !usable) await this.#dropStream(file, stream);
+    const commit = usable ? stream.commit : randomUUID();
+    file.beginCommit(commit);
+    const made = await this.#make(file, file.key!, await this.#condition(file), this.metadata(file), commit, usable ? stream : null);
+    return { base: { key: file.key!, version: made.version, size: made.size }, changes: made.changes };
+  }
+
+  async #make(
+    file: StagedFile, key: string, condition: Condition | undefined, metadata: Metadata, commit: string, stream: PartedUpload | null,
+  ): Promise<{ version: Version; size: number; changes: number }> {
+    const { store } = this.shop;
+    if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
+      await file.fill(0, file.size);
+      const { changes, size } = file;
+      const contentType = file.attributes().contentType;
+      const options = { commit, metadata, ...(contentType === null ? {} : { contentType }), ...(condition === undefined ? {} : { condition }) };
+      return { version: await settledPut(store, key, bodyOf(file, size), options), size, changes };
+    }
+    const upload = stream ?? (await this.#beginParts(file, key, metadata, commit));
+    file.listener = upload;
+    try {
+      const { changes, size } = file;
+      const parts = await upload.parts();
+      const version = await settledComplete(store, upload.upload, parts, { commit, ...(condition === undefined ? {} : { condition }) });
+      await upload.settled();
+      this.#clean(upload);
+      if (file.listener === upload) file.listener = null;
+      return { version: await this.#describe(file, key, version, upload.metadata, commit), size, changes };
+    } catch (error) {
+      // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
+      const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large'].includes(error.code);
+      if (stream === null || conclusive) await this.#dropStream(file, upload);
+      throw error;
+    }
+  }
+
+  async #beginParts(file: StagedFile, key: string, metadata: Metadata, commit: string): Promise<PartedUpload> {
+    const { store, ledger } = this.shop;
+    const layout = uniformLayout(file.size, this.options.sizes, store.limits);
+    if (layout === null) throw new StorageError('too-large', `upload ${store.location}/${key}`);
+    return PartedUpload.begin(store, ledger, file, key, layout, this.options.sizes, { ...metadata, [COMMIT]: commit }, commit);
+  }
+
+  /** Attributes that were set after the upload was begun. */
+  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, commit: string): Promise<Version> {
+    const wanted = { ...this.metadata(file), [COMMIT]: commit };
+    const timed = file.timesAreSet;
+    const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
+    if (same) return version;
+    try {
+      return await this.shop.store.setMetadata(key, version, wanted);
+    } catch (error) {
+      const there = await this.#headOrNull(key);
+      if (there?.metadata?.[COMMIT] !== commit) throw error;
+      if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return there.version;
+      throw error;
+    }
+  }
+
+  /** What was sent before an upload was completed, where that leaves something behind. */
+  #clean({ upload }: PartedUpload): void {
+    const cleaning = this.shop.store.abortUpload(upload).then(
+      () => this.shop.ledger.uploadEnded(upload),
+      () => undefined, // the next start does it
+    );
+    this.#cleaning.add(cleaning);
+    void cleaning.then(() => this.#cleaning.delete(cleaning));
+  }
+
+  /** Nothing is left behind by what was completed. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#cleaning);
+  }
+
+  async #dropStream(file: StagedFile, upload: PartedUpload): Promise<void> {
+    if (file.listener === upload) file.listener = null;
+    await upload.abort().catch((error: unknown) => {
+      if (!(error instanceof StorageError)) throw error;
+    });
+  }
+
+  async #condition(file: StagedFile): Promise<Condition | undefined> {
+    const { capabilities } = this.shop.store;
+    const parted = file.size > this.options.sizes.putMaxBytes;
+    const { base } = file;
+    const honoured = base === null
+      ? parted ? capabilities.completeIfAbsent : capabilities.putIfAbsent
+      : parted ? capabilities.completeIfVersion : capabilities.putIfVersion;
+    if (honoured) return base === null ? { absent: true } : { version: base.version };
+    // The provider does not compare: we do, as near to the write as can be
+    const there = await this.#headOrNull(file.key!);
+    if ((there?.version ?? null) !== (base?.version ?? null)) throw new StorageError('changed', `commit ${this.shop.store.location}/${file.key!}`);
+    return undefined;
+  }
+
+  /** --on-conflict=overwrite: what was written goes on top of what is there. */
+  async #ontoWhatIsThere(file: StagedFile, there: ObjectInfo | null): Promise<void> {
+    const end = there?.size ?? 0;
+    for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(Math.max(end, piece.from), piece.to, false);
+    file.rebase(there === null ? null : { key: there.key, version: there.version, size: there.size });
+  }
+
+  async #headOrNull(key: string): Promise<ObjectInfo | null> {
+    try {
+      return await this.shop.store.head(key);
+    } catch (error) {
+      if (error instanceof StorageError && error.code === 'not-found') return null;
+      throw error;
+    }
+  }
+}
+
+/** Ranges of a conflict copy that are zeros since nobody has them any more. */
+const MISSING = 'bucketfsd-missing';
+const MISSING_MAX_BYTES = 400;
+/** Names that say when a file was changed: an upload has those of its beginning. */
+const TIMES: ReadonlySet<string> = new Set([
+  'mtime', 'ctime', 'atime', 'gcsfuse_mtime', 'goog-reserved-file-mtime', 'goog-reserved-file-atime',
+]);
+
+const cut = (text: string, bytes: number): string => (text.length <= bytes ? text : `${text.slice(0, bytes)}...`);
+
+function bodyOf(file: StagedFile, size: number): Body {
+  if (size > SNAPSHOT_BYTES) return { fd: file.fd, offset: 0, bytes: size };
+  const content = new Uint8Array(size);
+  for (let at = 0; at < size; ) {
+    const n = readSync(file.fd, content, at, size - at, at);
+    if (n === 0) break;
+    at += n;
+  }
+  return content;
+}

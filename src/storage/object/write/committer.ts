@@ -1,0 +1,230 @@
+/** When changed files become objects: at fsync and close, or a while after; again after a failure; and what if somebody else was faster. */
+import { createHash, randomUUID } from 'node:crypto';
+import { E } from '../../../base/errno.js';
+import type { ObjectInfo } from '../store.js';
+import { errnoOf, FileError, type TreeLog } from '../tree.js';
+import { ConflictError, type CommitMaker } from './commit.js';
+import type { Base } from './records.js';
+import type { StagedFile } from './staged-file.js';
+
+export type Durability = 'remote' | 'writeback';
+
+export interface CommitterOptions {
+  readonly durability: Durability;
+  readonly writebackDelay_ms: number;
+  readonly prefix: string;
+}
+
+/** Told of what has become of a file. */
+export interface CommitEvents {
+  /** All changes so far, or some of them, are in this object. */
+  committed(file: StagedFile, base: Base): void;
+  /** The file's data was put aside; the name belongs to somebody else's object, or to nothing. */
+  conflicted(file: StagedFile, there: ObjectInfo | null): void;
+}
+
+export const CONFLICTS = '.bucketfsd-conflicts/';
+
+/** Files that are committed in the background at the same time. */
+const BACKGROUND_MAX = 16;
+const RETRY_MIN_MS = 2_000;
+const RETRY_MAX_MS = 60_000;
+
+export class Committer {
+  readonly #running = new Map<StagedFile, Promise<void>>();
+  /** When a file is to be committed, by performance.now(). */
+  readonly #due = new Map<StagedFile, number>();
+  readonly #failures = new Map<StagedFile, number>();
+  /** Uploads that are being begun. */
+  readonly #beginnings = new Map<StagedFile, Promise<void>>();
+  readonly #background = new Set<Promise<void>>();
+  #timer: NodeJS.Timeout | null = null;
+  #closed = false;
+
+  constructor(
+    readonly maker: CommitMaker,
+    readonly options: CommitterOptions,
+    readonly events: CommitEvents,
+    readonly log: TreeLog,
+  ) {}
+
+  /** What fsync(2) and close(2) wait for. @throws FileError, StorageError, an error of the file system */
+  async durable(file: StagedFile): Promise<void> {
+    if (this.options.durability === 'remote') return this.committed(file);
+    if (!file.dirty) return;
+    await file.sync();
+    this.later(file);
+  }
+
+  /** Everything that was changed so far is in the object. */
+  async committed(file: StagedFile): Promise<void> {
+    for (const target = file.changes; !file.committedUpTo(target); ) await (this.#running.get(file) ?? this.#run(file));
+  }
+
+  /** In the background, and again until it succeeds. */
+  later(file: StagedFile): void {
+    if (!file.dirty || this.#due.has(file)) return;
+    this.#schedule(file, this.options.durability === 'remote' ? 0 : this.options.writebackDelay_ms);
+  }
+
+  /** Data was written: when there is enough of it from the beginning on, it is sent while more is written. */
+  wrote(file: StagedFile): void {
+    const { listener } = file;
+    if (listener !== null) {
+      (listener as { sendWritten?: () => void }).sendWritten?.();
+      return;
+    }
+    const [first] = file.extents.staged;
+    const enough = first !== undefined && first.from === 0 && first.to > this.maker.options.sizes.putMaxBytes;
+    if (!enough || this.#beginnings.has(file) || this.#running.has(file) || this.#failures.has(file) || file.key === null || this.#closed) return;
+    // If that fails the commit will say what is wrong
+    const begun = this.maker.stream(file).catch(() => void this.#failures.set(file, this.#failures.get(file) ?? 0));
+    this.#beginnings.set(file, begun);
+    void begun.then(() => this.#beginnings.delete(file));
+  }
+
+  /** No commit of the file is under way; whatever it would have failed with is for others to hear. */
+  async quiet(file: StagedFile): Promise<void> {
+    this.#due.delete(file);
+    await this.#beginnings.get(file);
+    await this.#running.get(file)?.catch(() => undefined);
+  }
+
+  /** The file is no longer to be committed, and nothing reads its staging file. */
+  async forget(file: StagedFile): Promise<void> {
+    await this.quiet(file);
+    this.#failures.delete(file);
+    await this.maker.giveUp(file);
+  }
+
+  /** Everything is committed, or has failed and waits for its next turn. */
+  async idle(): Promise<void> {
+    for (;;) {
+      const next = [...this.#due.keys()].filter((file) => !this.#failures.has(file));
+      for (const file of next) this.#begin(file);
+      const under = [...this.#background, ...this.#beginnings.values(), ...[...this.#running.values()].map((run) => run.catch(() => undefined))];
+      if (under.length === 0) break;
+      await Promise.all(under);
+    }
+    await this.maker.settled();
+  }
+
+  /** Commit what is left, each file once; then nothing more. */
+  async close(): Promise<void> {
+    await this.idle();
+    for (const file of [...this.#due.keys()]) this.#begin(file);
+    await Promise.all(this.#background);
+    this.abandon();
+    await this.maker.settled();
+  }
+
+  abandon(): void {
+    this.#closed = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#due.clear();
+  }
+
+  #run(file: StagedFile): Promise<void> {
+    const run = this.#commit(file).finally(() => this.#running.delete(file));
+    this.#running.set(file, run);
+    return run;
+  }
+
+  async #commit(file: StagedFile): Promise<void> {
+    this.#due.delete(file);
+    await this.#beginnings.get(file);
+    try {
+      const { base, changes } = await this.maker.commit(file);
+      file.commitDone(base, changes);
+      this.#failures.delete(file);
+      this.events.committed(file, base);
+    } catch (error) {
+      if (this.#closed) throw error;
+      try {
+        if (error instanceof ConflictError) await this.#keep(file, error);
+      } catch (second) {
+        this.#failed(file, second);
+        throw second;
+      }
+      if (error instanceof ConflictError) throw new FileError(E.STALE);
+      this.#failed(file, error);
+      throw error;
+    }
+  }
+
+  #failed(file: StagedFile, error: unknown): void {
+    const failures = (this.#failures.get(file) ?? 0) + 1;
+    this.#failures.set(file, failures);
+    const delay_ms = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+    const { store } = this.maker.shop;
+    this.log.guest('commit', { err: error, key: file.key, failures }, `${store.location}/${file.key} could not be written (${(error as Error).message}): its data is kept in the cache directory, and it is tried again`);
+    if (file.dirty) this.#schedule(file, delay_ms);
+  }
+
+  async #keep(file: StagedFile, conflict: ConflictError): Promise<void> {
+    const { shop } = this.maker;
+    const key = this.#conflictKey(conflict.key);
+    const { missing } = await this.maker.keep(file, key);
+    const { location } = shop.store;
+    this.log.error(
+      { key: conflict.key, kept: key, opened: conflict.base?.version ?? null, found: conflict.there?.version ?? null, missing },
+      `${location}/${conflict.key} was ${conflict.there === null ? 'removed' : conflict.base === null ? 'made' : 'changed'} by somebody else (opened as ${conflict.base?.version ?? 'new'}, found ${conflict.there?.version ?? 'nothing'}): what was written here is kept as ${location}/${key}`,
+    );
+    this.#failures.delete(file);
+    this.events.conflicted(file, conflict.there);
+  }
+
+  #conflictKey(key: string): string {
+    const { prefix } = this.options;
+    const suffix = `.${randomUUID().slice(0, 8)}`;
+    const whole = `${prefix}${CONFLICTS}${key.slice(prefix.length)}${suffix}`;
+    if (Buffer.byteLength(whole) <= this.maker.shop.store.limits.keyBytes) return whole;
+    return `${prefix}${CONFLICTS}${createHash('sha256').update(key).digest('hex')}${suffix}`;
+  }
+
+  #schedule(file: StagedFile, delay_ms: number): void {
+    if (this.#closed) return;
+    this.#due.set(file, performance.now() + delay_ms);
+    this.#wake();
+  }
+
+  #wake(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    if (this.#closed || this.#due.size === 0 || this.#background.size >= BACKGROUND_MAX) return;
+    const first = Math.min(...this.#due.values());
+    this.#timer = setTimeout(() => this.#tick(), Math.max(0, first - performance.now()));
+    this.#timer.unref();
+  }
+
+  #tick(): void {
+    const time = performance.now();
+    for (const [file, due] of this.#due) {
+      if (due > time || this.#background.size >= BACKGROUND_MAX) continue;
+      this.#begin(file);
+    }
+    this.#wake();
+  }
+
+  #begin(file: StagedFile): void {
+    this.#due.delete(file);
+    const done = this.#quietly(file).finally(() => {
+      this.#background.delete(done);
+      this.#wake();
+    });
+    this.#background.add(done);
+  }
+
+  /** What can go wrong was logged, and is tried again. */
+  async #quietly(file: StagedFile): Promise<void> {
+    try {
+      await this.committed(file);
+    } catch (error) {
+      try {
+        errnoOf(error);
+      } catch {
+        this.log.error({ err: error, key: file.key }, `a commit of ${file.key} failed inside the daemon: please report this`);
+      }
+    }
+  }
+}

@@ -1,0 +1,94 @@
+/** The journal of one share: written before anything is acknowledged, and made anew when most of what it says is over. */
+import { Journal } from '../journal.js';
+import type { JournalRecord, Operation } from './records.js';
+import { uploadId } from './records.js';
+import type { Upload } from '../store.js';
+
+/** A journal that is smaller is left alone. */
+const REWRITE_MIN_BYTES = 4 << 20;
+/** It is made anew when it is so many times as large as it was then. */
+const GROWTH = 4;
+
+export interface Described {
+  describe(): JournalRecord;
+}
+
+export class Ledger {
+  /** Files that the journal has to speak of. */
+  readonly files = new Map<number, Described>();
+  readonly operations = new Map<number, Operation>();
+  readonly uploads = new Map<string, Upload>();
+  readonly hidden = new Set<string>();
+  #lastId: number;
+  #bytes = 0;
+
+  constructor(
+    readonly journal: Journal<JournalRecord>,
+    lastId: number,
+  ) {
+    this.#lastId = lastId;
+    this.#bytes = journal.bytes;
+  }
+
+  nextId(): number {
+    return ++this.#lastId;
+  }
+
+  /** @throws an error of the file system: then the record is not there. */
+  append(record: JournalRecord): void {
+    // Before: whoever appends changes what is described only afterwards
+    if (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes) this.rewrite();
+    this.journal.append(record);
+  }
+
+  /** Only what still counts. */
+  rewrite(): void {
+    this.journal.rewrite([
+      ...[...this.files.values()].map((file) => file.describe()),
+      ...[...this.operations.values()].map((operation) => ({ t: 'operation', ...operation }) as const),
+      ...[...this.uploads.values()].map((upload) => ({ t: 'upload', upload }) as const),
+      ...[...this.hidden].map((key) => ({ t: 'hidden', key }) as const),
+    ]);
+    this.#bytes = Math.max(this.journal.bytes, REWRITE_MIN_BYTES / GROWTH);
+  }
+
+  /** What was appended outlives the machine. */
+  sync(): Promise<void> {
+    return this.journal.sync();
+  }
+
+  begin(operation: Operation): void {
+    this.append({ t: 'operation', ...operation });
+    this.operations.set(operation.op, operation);
+  }
+
+  finish(operation: Operation): void {
+    this.append({ t: 'finished', op: operation.op });
+    this.operations.delete(operation.op);
+  }
+
+  uploadBegun(upload: Upload): void {
+    this.append({ t: 'upload', upload });
+    this.uploads.set(uploadId(upload), upload);
+  }
+
+  /** Completed or aborted. */
+  uploadEnded(upload: Upload): void {
+    this.append({ t: 'uploaded', upload });
+    this.uploads.delete(uploadId(upload));
+  }
+
+  hide(key: string): void {
+    this.append({ t: 'hidden', key });
+    this.hidden.add(key);
+  }
+
+  removed(key: string): void {
+    this.append({ t: 'removed', key });
+    this.hidden.delete(key);
+  }
+
+  close(): void {
+    this.journal.close();
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * Objects and trees of objects get other keys: a copy on the server, then the old one is removed. The journal knows before the
+ * first call, so that a move that was interrupted is finished by the next start.
+ */
+import { randomUUID } from 'node:crypto';
+import { E } from '../../../base/errno.js';
+import { StorageError } from '../errors.js';
+import { COMMIT, settledCopy, settledRemove } from '../settle.js';
+import type { Metadata, ObjectInfo, ObjectStore, Version } from '../store.js';
+import { FileError, type TreeLog } from '../tree.js';
+import type { Ledger } from './ledger.js';
+import type { Operation } from './records.js';
+
+/** Objects of a tree that are moved at the same time. */
+const AT_ONCE = 16;
+
+export interface Moved {
+  readonly key: string;
+  readonly version: Version;
+  /** null: not known. */
+  readonly metadata: Metadata | null;
+  readonly contentType: string | null;
+}
+
+export class Mover {
+  constructor(
+    readonly store: ObjectStore,
+    readonly ledger: Ledger,
+    readonly log: TreeLog,
+  ) {}
+
+  /** @returns the version at the new key. @throws FileError EEXIST, StorageError */
+  async move(object: Moved, to: string, noReplace: boolean): Promise<Version> {
+    const operation: Operation = {
+      op: this.ledger.nextId(), kind: 'rename', from: object.key, to, tree: false, version: object.version, commit: randomUUID(),
+    };
+    this.ledger.begin(operation);
+    let version: Version;
+    try {
+      const known = object.metadata === null ? await this.store.head(object.key) : object;
+      version = await this.#copy(operation, object.version, known, noReplace);
+    } catch (error) {
+      // Perhaps it is there all the same: then the next start finishes what was begun
+      if (!(error instanceof StorageError && error.detail.ambiguous === true)) this.ledger.finish(operation);
+      throw error instanceof StorageError && error.code === 'changed' && noReplace ? await this.#whatChanged(object, error) : error;
+    }
+    await settledRemove(this.store, object.key, object.version);
+    this.ledger.finish(operation);
+    return version;
+  }
+
+  /** Every object below `from`, the marker too. `moved` is told of each, `finished` before the journal says so. */
+  async moveTree(from: string, to: string, moved: (from: string, to: string, version: Version) => void, finished: () => void): Promise<void> {
+    const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: '' };
+    this.ledger.begin(operation);
+    await this.#tree(operation, moved);
+    finished();
+    this.ledger.finish(operation);
+  }
+
+  /** Whether every key below has room for its new name. @throws FileError */
+  async checkLengths(from: string, to: string): Promise<void> {
+    const more = Buffer.byteLength(to) - Buffer.byteLength(from);
+    for await (const { key } of this.#below(from)) {
+      if (Buffer.byteLength(key) + more > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
+    }
+  }
+
+  /** Finish what a former daemon has begun. @returns what was done, for people */
+  async resume(operation: Operation): Promise<string> {
+    const { from, to } = operation;
+    const { location } = this.store;
+    if (operation.kind === 'remove') {
+      await this.#removeIfThere(from, operation.version);
+      this.ledger.finish(operation);
+      return `removed ${location}/${from}, which had been begun`;
+    }
+    if (operation.tree) {
+      let count = 0;
+      await this.#tree(operation, () => count++);
+      this.ledger.finish(operation);
+      return `moved what was left below ${location}/${from} to ${to}: ${count} objects`;
+    }
+    const report = await this.#resumeObject(operation);
+    this.ledger.finish(operation);
+    return report;
+  }
+
+  async #resumeObject({ from, to, version, commit }: Operation): Promise<string> {
+    const { location } = this.store;
+    const [there, old] = await Promise.all([this.#headOrNull(to), this.#headOrNull(from)]);
+    const copied = there?.metadata?.[COMMIT] === commit;
+    // Nobody was told that the name has changed: what was not copied stays
+    if (!copied) return `${location}/${from} was not moved to ${to}: that had only been begun`;
+    if (old === null) return `${location}/${from} had been moved to ${to}`;
+    if (old.version !== version) return `${location}/${from} was copied to ${to}, and then changed by somebody else: both stay`;
+    await this.#removeIfThere(from, version);
+    return `moved ${location}/${from} to ${to}: removed the old name`;
+  }
+
+  async #copy({ from, to, commit }: Operation, sourceVersion: Version, object: Pick<Moved, 'metadata' | 'contentType'>, noReplace: boolean): Promise<Version> {
+    const { capabilities } = this.store;
+    const condition = noReplace && capabilities.copyIfAbsent ? { condition: { absent: true } as const } : {};
+    if (noReplace && !capabilities.copyIfAbsent && (await this.#headOrNull(to)) !== null) throw new FileError(E.EXIST);
+    const contentType = object.contentType === null ? {} : { contentType: object.contentType };
+    return settledCopy(this.store, from, to, { commit, metadata: object.metadata ?? {}, sourceVersion, ...contentType, ...condition });
+  }
+
+  async #whatChanged(object: Moved, error: StorageError): Promise<Error> {
+    const source = await this.#headOrNull(object.key);
+    return source?.version === object.version ? new FileError(E.EXIST) : error;
+  }
+
+  async #tree({ from, to }: Operation, moved: (from: string, to: string, version: Version) => void): Promise<void> {
+    let failed: unknown = null;
+    const running = new Set<Promise<void>>();
+    for await (const object of this.#below(from)) {
+      if (failed !== null) break;
+      const key = to + object.key.slice(from.length);
+      const one = this.#moveOne(object, key).then((version) => moved(object.key, key, version)).catch((error: unknown) => void (failed ??= error)).finally(() => running.delete(one));
+      running.add(one);
+      if (running.size >= AT_ONCE) await Promise.race(running);
+    }
+    await Promise.all(running);
+    if (failed !== null) throw failed;
+  }
+
+  /** A copy that is made twice is the same one: no condition, no doubt. */
+  async #moveOne(object: ObjectInfo, to: string): Promise<Version> {
+    const version = await this.store.copy(object.key, to, { sourceVersion: object.version });
+    await settledRemove(this.store, object.key, object.version);
+    return version;
+  }
+
+  async *#below(prefix: string): AsyncGenerator<ObjectInfo> {
+    let token: string | undefined;
+    do {
+      const page = await this.store.list({ prefix, ...(token === undefined ? {} : { token }) });
+      yield* page.objects;
+      token = page.next ?? undefined;
+    } while (token !== undefined);
+  }
+
+  async #removeIfThere(key: string, version: Version | null): Promise<void> {
+    try {
+      if (version === null) await this.store.remove(key);
+      else await settledRemove(this.store, key, version);
+    } catch (error) {
+      // Somebody else's by now
+      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
+    }
+  }
+
+  async #headOrNull(key: string): Promise<ObjectInfo | null> {
+    try {
+      return await this.store.head(key);
+    } catch (error) {
+      if (error instanceof StorageError && error.code === 'not-found') return null;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,279 @@
+/** Writing to a bucket through the file system: what is acknowledged, what the bucket has when, and what a restart finds. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { E } from '../../src/base/errno.js';
+import type { ObjectStore } from '../../src/storage/object/store.js';
+import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { concat, u32, u64 } from '../support/frontend.js';
+import { name, OP } from '../support/guest.js';
+import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
+import { pattern } from './contract.js';
+
+const ROOT = 1n;
+const O_RDWR = 2;
+const O_TRUNC = 0o1000;
+const MIB = 1 << 20;
+/** So that a few hundred kilobytes are an upload in parts. */
+const SMALL = { putMaxBytes: 64 << 10, partBytes: 32 << 10, copyMaxBytes: 256 << 10, growAfterParts: 4, partsAtOnce: 3 };
+const PARTS = { partMinBytes: 16 << 10, partMaxBytes: 1 << 20, parts: 100 };
+
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
+const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
+
+class Guest {
+  constructor(readonly g: ObjectGuest) {}
+
+  async flush(node: bigint, fh: bigint): Promise<number> {
+    return (await this.g.call(OP.FLUSH, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error;
+  }
+
+  async release(node: bigint, fh: bigint): Promise<void> {
+    assert.equal((await this.g.call(OP.RELEASE, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error, 0);
+  }
+
+  async fsync(node: bigint, fh: bigint): Promise<number> {
+    return (await this.g.call(OP.FSYNC, node, concat(u64(fh), u32(0, 0)), 0)).error;
+  }
+
+  async write(node: bigint, fh: bigint, offset: number, content: Uint8Array): Promise<void> {
+    for (let at = 0; at < content.length; at += 65536) {
+      const piece = content.subarray(at, at + 65536);
+      const { error, data } = await this.g.write(node, fh, offset + at, piece);
+      assert.equal(error, 0);
+      assert.equal(data.getUint32(0, true), piece.length);
+    }
+  }
+
+  async close(node: bigint, fh: bigint): Promise<number> {
+    const error = await this.flush(node, fh);
+    await this.release(node, fh);
+    return error;
+  }
+
+  async put(file: string, content: Uint8Array, parent = ROOT): Promise<bigint> {
+    const { entry, fh } = await this.g.create(parent, file);
+    await this.write(entry.node, fh, 0, content);
+    assert.equal(await this.close(entry.node, fh), 0);
+    return entry.node;
+  }
+
+  async content(node: bigint): Promise<Buffer> {
+    const fh = await this.g.open(node, 0);
+    const content = await this.readAll(node, fh);
+    await this.release(node, fh);
+    return content;
+  }
+
+  async readAll(node: bigint, fh: bigint): Promise<Buffer> {
+    const out: Buffer[] = [];
+    for (let at = 0; ; ) {
+      const { data, error } = await this.g.read(node, fh, at, 65536);
+      assert.equal(error, 0);
+      if (data.byteLength === 0) return Buffer.concat(out);
+      out.push(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+      at += data.byteLength;
+    }
+  }
+
+  async truncate(node: bigint, size: number): Promise<number> {
+    const args = new DataView(new ArrayBuffer(88));
+    args.setUint32(0, 8, true);
+    args.setBigUint64(16, BigInt(size), true);
+    return (await this.g.call(OP.SETATTR, node, new Uint8Array(args.buffer), 104)).error;
+  }
+}
+
+async function withGuest(store: ObjectStore, body: (guest: Guest) => Promise<void>, options: GuestOptions = {}): Promise<void> {
+  const g = await ObjectGuest.start(store, options);
+  try {
+    await body(new Guest(g));
+  } finally {
+    await g.close();
+  }
+}
+
+async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
+  const { size } = await store.head(key);
+  const into = new Uint8Array(size);
+  assert.equal(await store.read(key, { offset: 0, into }), size);
+  return Buffer.from(into);
+}
+
+describe('files', () => {
+  test('what is closed is in the bucket, with the metadata that others read', async () => {
+    const store = new MemoryStore();
+    await withGuest(store, async (guest) => {
+      const { entry, fh } = await guest.g.create(ROOT, 'new');
+      assert.deepEqual([entry.mode, entry.size], [0o100644, 0]);
+      await guest.write(entry.node, fh, 0, bytes('hello'));
+      await assert.rejects(store.head('new'), { code: 'not-found' });
+      assert.deepEqual(await guest.g.list(ROOT), ['new'], 'its guest sees it before');
+      assert.equal((await guest.g.lookup(ROOT, 'new')).size, 5);
+      assert.equal(await guest.flush(entry.node, fh), 0);
+      assert.equal(text(await objectOf(store, 'new')), 'hello');
+      const { metadata } = await store.head('new');
+      assert.equal(metadata?.['mode'], String(0o100644));
+      await guest.write(entry.node, fh, 5, bytes(' world'));
+      assert.equal(text(await guest.readAll(entry.node, fh)), 'hello world');
+      assert.equal(await guest.close(entry.node, fh), 0);
+      assert.equal(text(await objectOf(store, 'new')), 'hello world');
+      assert.equal(text(await guest.content(entry.node)), 'hello world');
+      assert.deepEqual(readdirSync(join(guest.g.cacheDirectory!, 'staging')), [], 'nothing stays staged');
+    });
+  });
+
+  test('any pattern of writes and cuts, small and in parts, on new and on existing objects', async () => {
+    const store = new MemoryStore({ limits: PARTS });
+    await store.put('old', pattern(700_000));
+    await withGuest(store, async (guest) => {
+      const g = guest.g;
+      const { node } = await g.lookup(ROOT, 'old');
+      const model = Buffer.from(pattern(700_000));
+      const fh = await g.open(node, O_RDWR);
+      await guest.write(node, fh, 300_000, bytes('in the middle'));
+      model.write('in the middle', 300_000);
+      assert.ok((await guest.readAll(node, fh)).equals(model));
+      assert.equal(await guest.fsync(node, fh), 0);
+      assert.ok((await objectOf(store, 'old')).equals(model));
+      assert.equal(await guest.truncate(node, 650_000), 0);
+      assert.equal(await guest.truncate(node, 660_000), 0);
+      const cut = Buffer.concat([model.subarray(0, 650_000), Buffer.alloc(10_000)]);
+      assert.ok((await guest.readAll(node, fh)).equals(cut));
+      await guest.write(node, fh, 660_000, pattern(200_000));
+      const grown = Buffer.concat([cut, pattern(200_000)]);
+      assert.equal(await guest.close(node, fh), 0);
+      assert.ok((await objectOf(store, 'old')).equals(grown));
+      await guest.put('streamed', pattern(900_000));
+      assert.ok((await objectOf(store, 'streamed')).equals(pattern(900_000)));
+      assert.deepEqual((await store.listUploads({ prefix: '' })).uploads, []);
+    }, { write: { sizes: SMALL } });
+  });
+
+  test('truncated at open it is empty, and the object stays until it is closed', async () => {
+    const store = new MemoryStore();
+    await store.put('f', bytes('before'));
+    await withGuest(store, async (guest) => {
+      const { node } = await guest.g.lookup(ROOT, 'f');
+      const fh = await guest.g.open(node, O_RDWR | O_TRUNC);
+      assert.equal((await guest.g.lookup(ROOT, 'f')).size, 0);
+      assert.equal(text(await objectOf(store, 'f')), 'before');
+      assert.equal(await guest.close(node, fh), 0);
+      assert.equal((await objectOf(store, 'f')).length, 0);
+    });
+  });
+});
+
+describe('names', () => {
+  test('mkdir, rename, unlink, rmdir are in the bucket when they are answered', async () => {
+    const store = new MemoryStore();
+    await withGuest(store, async (guest) => {
+      const g = guest.g;
+      const mkdir = async (parent: bigint, one: string): Promise<bigint> => g.entry(await g.call(OP.MKDIR, parent, concat(u32(0o755, 0o22), name(one)), 128)).node;
+      const rename = async (from: bigint, a: string, to: bigint, b: string, flags = 0): Promise<number> =>
+        (await g.call(OP.RENAME2, from, concat(u64(to), u32(flags, 0), name(a), name(b)), 0)).error;
+      const d = await mkdir(ROOT, 'd');
+      assert.equal((await store.head('d/')).size, 0);
+      const f = await guest.put('f', bytes('content'), d);
+      await mkdir(d, 'sub');
+      assert.equal((await g.call(OP.RMDIR, ROOT, name('d'), 0)).error, -E.NOTEMPTY);
+      assert.equal(await rename(d, 'f', ROOT, 'g'), 0);
+      assert.equal((await g.lookup(ROOT, 'g')).node, f, 'a file keeps its node');
+      assert.equal(text(await objectOf(store, 'g')), 'content');
+      await assert.rejects(store.head('d/f'), { code: 'not-found' });
+      assert.equal(await rename(ROOT, 'g', d, 'h', 1), 0);
+      assert.equal(await rename(d, 'h', d, 'sub', 1), -E.EXIST);
+      assert.equal(await rename(ROOT, 'd', ROOT, 'e'), 0);
+      assert.deepEqual((await store.list({ prefix: '' })).objects.map((object) => object.key), ['e/', 'e/h', 'e/sub/']);
+      assert.equal(text(await guest.content((await g.lookup((await g.lookup(ROOT, 'e')).node, 'h')).node)), 'content');
+      const e = (await g.lookup(ROOT, 'e')).node;
+      assert.equal((await g.call(OP.RMDIR, e, name('sub'), 0)).error, 0);
+      assert.equal((await g.call(OP.UNLINK, e, name('h'), 0)).error, 0);
+      assert.equal((await g.call(OP.RMDIR, ROOT, name('e'), 0)).error, 0);
+      assert.deepEqual((await store.list({ prefix: '' })).objects, []);
+    });
+  });
+
+  test('what is open outlives its name', async () => {
+    const store = new MemoryStore();
+    await withGuest(store, async (guest) => {
+      for (const [file, content] of [['small', bytes('small')], ['large', pattern(9 * MIB)]] as const) {
+        await store.put(file, content);
+        const { node } = await guest.g.lookup(ROOT, file);
+        const fh = await guest.g.open(node, O_RDWR);
+        assert.equal((await guest.g.call(OP.UNLINK, ROOT, name(file), 0)).error, 0);
+        await assert.rejects(store.head(file), { code: 'not-found' });
+        assert.ok((await guest.readAll(node, fh)).equals(content));
+        await guest.write(node, fh, 0, bytes('S'));
+        assert.deepEqual(await guest.g.list(ROOT), []);
+        assert.equal(await guest.close(node, fh), 0);
+        await guest.g.opened.idle();
+        assert.deepEqual((await store.list({ prefix: '' })).objects, []);
+      }
+    });
+  });
+});
+
+describe('conflicts', () => {
+  test('who was slower hears ESTALE, and finds what was written beside', async () => {
+    const store = new MemoryStore();
+    await store.put('d/f', bytes('one'));
+    await withGuest(store, async (guest) => {
+      const d = await guest.g.lookup(ROOT, 'd');
+      const { node } = await guest.g.lookup(d.node, 'f');
+      const fh = await guest.g.open(node, O_RDWR);
+      await guest.write(node, fh, 0, bytes('mine'));
+      await store.put('d/f', bytes('theirs'));
+      assert.equal(await guest.flush(node, fh), -E.STALE);
+      await guest.release(node, fh);
+      assert.equal(text(await objectOf(store, 'd/f')), 'theirs');
+      const { objects } = await store.list({ prefix: '.bucketfsd-conflicts/d/f.' });
+      assert.equal(text(await objectOf(store, objects[0].key)), 'mine');
+      assert.ok(guest.g.log.some((line) => line.startsWith('error:') && line.includes(objects[0].key)));
+      assert.equal((await guest.g.lookup(d.node, 'f')).size, 6);
+    });
+  });
+});
+
+describe('restarts', () => {
+  for (const durability of ['remote', 'writeback'] as const) {
+    test(`acknowledged writes survive the daemon (${durability})`, async () => {
+      const store = new MemoryStore({ limits: PARTS });
+      await store.put('old', pattern(300_000));
+      const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+      const options = { write: { cacheDirectory, durability, writebackDelay_ms: 60_000, sizes: SMALL } };
+      const first = new Guest(await ObjectGuest.start(store, options));
+      const { entry, fh } = await first.g.create(ROOT, 'new');
+      await first.write(entry.node, fh, 0, pattern(200_000));
+      const { node } = await first.g.lookup(ROOT, 'old');
+      const old = await first.g.open(node, O_RDWR);
+      await first.write(node, old, 100_000, bytes('changed'));
+      await first.g.kill();
+      const second = new Guest(await ObjectGuest.start(store, options));
+      assert.equal(second.g.recovered.filter((line) => line.startsWith('goes on')).length, 2);
+      assert.ok((await second.content((await second.g.lookup(ROOT, 'new')).node)).equals(pattern(200_000)));
+      const model = Buffer.from(pattern(300_000));
+      model.write('changed', 100_000);
+      assert.ok((await second.content((await second.g.lookup(ROOT, 'old')).node)).equals(model));
+      await second.g.close();
+      assert.ok((await objectOf(store, 'new')).equals(pattern(200_000)));
+      assert.ok((await objectOf(store, 'old')).equals(model));
+      rmSync(cacheDirectory, { recursive: true });
+    });
+  }
+
+  test('a commit whose answer was lost is not taken for a conflict', async () => {
+    const store = new MemoryStore();
+    const faults = new FaultyStore(store);
+    await withGuest(faults.store, async (guest) => {
+      const { entry, fh } = await guest.g.create(ROOT, 'f');
+      await guest.write(entry.node, fh, 0, bytes('content'));
+      faults.inject({ operation: 'put', nth: 1, fault: { kind: 'lost-reply' } });
+      assert.equal(await guest.close(entry.node, fh), 0);
+      assert.equal(text(await objectOf(store, 'f')), 'content');
+    });
+  });
+});
