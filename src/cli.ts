@@ -1,5 +1,6 @@
 /** The command line: from arguments and environment to one frozen Options object, or to a text to print. */
 import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { CommanderError } from 'commander';
 import { collectLegacy } from './cli/legacy.js';
 import { buildCommand, helpText } from './cli/help.js';
@@ -23,7 +24,17 @@ export type CommandLine =
   | { readonly action: 'run'; readonly options: Options }
   /** `bucketfsd check`: try what a bucket's provider does, and say it. */
   | { readonly action: 'check'; readonly settings: BucketSettings }
+  /** `bucketfsd recover`: finish what a daemon has left in its cache directory, or show it. */
+  | { readonly action: 'recover'; readonly settings: RecoverSettings }
   | { readonly action: 'print'; readonly text: string };
+
+/** The source is remembered in the directory; what is said here besides takes the place of what is remembered. */
+export type RecoverSettings = Omit<Options, 'listen' | 'source' | 'cacheDir'> & {
+  readonly source: BucketSource | null;
+  readonly cacheDir: string;
+  /** Only what is on the command line. */
+  readonly said: Partial<BucketSettings>;
+};
 
 /** For QEMU's "backend program conventions": type and features as docs/interop/vhost-user.json of QEMU has them. */
 export const CAPABILITIES = { type: 'fs', features: ['separate-options'] } as const;
@@ -44,14 +55,16 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
     else if (text !== null || spec.type === 'refused') collect(collected, key, spec, name, text ?? '');
     else if (spec.type !== 'ignored') collected.set(key, !name.startsWith('--no-'));
   });
-  const checking = args[0] === 'check';
-  parseWith(() => command.parse(checking ? args.slice(1) : [...args], { from: 'user' }));
+  const verb = args[0] === 'check' || args[0] === 'recover' ? args[0] : null;
+  parseWith(() => command.parse(verb !== null ? args.slice(1) : [...args], { from: 'user' }));
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
   if (command.args.length > 0) {
     throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name what to share with --source`);
   }
-  if (checking) return { action: 'check', settings: settingsOfCheck(collected) };
+  if (verb === 'recover') return { action: 'recover', settings: settingsOfRecover(collected) };
+  if (collected.get('dryRun') === true) throw new UsageError('--dry-run is for bucketfsd recover');
+  if (verb === 'check') return { action: 'check', settings: settingsOfCheck(collected) };
   return { action: 'run', options: finish(collected, env, pid) };
 }
 
@@ -76,11 +89,20 @@ function settingsOfCheck(collected: Collected): BucketSettings {
   return Object.freeze({ ...options, source });
 }
 
+function settingsOfRecover(collected: Collected): RecoverSettings {
+  const { source: text, cacheDir } = withDefaults(collected);
+  if (cacheDir === null) throw new UsageError('--cache-dir is missing: name the directory that the daemon was given, or has told in its log');
+  const said = Object.fromEntries([...collected].filter(([key]) => key !== 'source'));
+  if (text === null) collected.set('source', 'memory:'); // a bucket whose options may be given; the directory knows which one
+  const { source, options } = checked(collected);
+  if (source.kind === 'local') throw new UsageError(`recover is for buckets, and ${source.path} is a directory`);
+  return Object.freeze({ ...options, source: text === null ? null : source, cacheDir: resolve(cacheDir), said });
+}
+
 function finish(collected: Collected, env: NodeJS.ProcessEnv, pid: number): Options {
   const { socketPath, socketGroup, fd } = withDefaults(collected);
   const listen = listenSpec(socketPath, socketGroup, fd, systemdSockets(env, pid));
   const { source, options } = checked(collected);
-  if (source.kind !== 'local' && !options.readonly) throw new UsageError('buckets can only be read so far: add --readonly');
   return Object.freeze({ ...options, source, listen });
 }
 
@@ -99,7 +121,10 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
     xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl || rest.securityLabel,
     // A guest that may cache nothing would ask again for every attribute that came along.
     readdirplus: rest.readdirplus && rest.cache !== 'never',
+    cacheDir: rest.cacheDir === null ? null : resolve(rest.cacheDir),
   };
+  if (rest.kmsKey !== null && source.kind === 's3' && rest.sse !== 'aws:kms') throw new UsageError('--kms-key needs --sse=aws:kms');
+  if (rest.sse !== null && source.kind === 'gcs') throw new UsageError('--sse is for S3: on Google Cloud Storage name a key with --kms-key');
   return { source, options };
 }
 

@@ -7,7 +7,7 @@
  *                                                                                    └─▶ SyscallPool
  */
 import { dirname } from 'node:path';
-import { parseCommandLine, type BucketSettings, type Options } from './cli.js';
+import { parseCommandLine, type BucketSettings, type Options, type RecoverSettings } from './cli.js';
 import type { BucketSource } from './cli/source.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
@@ -99,8 +99,21 @@ function handoverOf({ listener: { fd, pidFd, name, path }, notifier, syslog }: L
 
 /** bucketfsd check */
 async function check(settings: BucketSettings): Promise<void> {
-  const { checkBucket } = await import('./check.js');
+  const { checkBucket } = await import('./bucket/check.js');
   process.stdout.write(await checkBucket(settings));
+}
+
+/** bucketfsd recover */
+async function recover(settings: RecoverSettings): Promise<void> {
+  const { recoverDirectory } = await import('./bucket/recover.js');
+  const terminal = process.stdout.isTTY;
+  const clear = terminal ? '\r\x1b[K' : '';
+  const log = createLogger({ level: settings.logLevel });
+  const whole = await recoverDirectory(settings, log, {
+    line: (text) => void process.stdout.write(`${clear}${text}\n`),
+    progress: (text) => void (terminal && process.stdout.write(`${clear}${text}`)),
+  });
+  if (!whole && !settings.dryRun) process.exitCode = 1;
 }
 
 /** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
@@ -110,9 +123,10 @@ async function startBucket(options: Options, source: BucketSource): Promise<void
   const syslog = options.syslog ? SyslogDestination.connect() : null;
   const log = logTo(options, syslog);
   // A directory's daemon has no use for it
-  const { openBucket } = await import('./bucket.js');
+  const { openBucket } = await import('./bucket/open.js');
   const bucket = await openBucket({ ...options, source }, log);
   const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
+  for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
   serve(options, bucket.fs, log, lines, () => bucket.close());
   announce(source.path, log, lines);
 }
@@ -207,6 +221,7 @@ try {
   const command = parseCommandLine(process.argv.slice(2));
   if (command.action === 'print') process.stdout.write(command.text);
   else if (command.action === 'check') await check(command.settings);
+  else if (command.action === 'recover') await recover(command.settings);
   else await start(command.options);
 } catch (error) {
   const failure = failureOf(error);

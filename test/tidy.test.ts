@@ -22,7 +22,6 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   confine: ['lifecycle', 'ffi', 'base'],
   cli: ['lifecycle', 'ffi', 'base'],
   bucket: ['cli', 'pool', 'storage', 'lifecycle', 'base'],
-  check: ['bucket', 'cli', 'storage', 'lifecycle'],
 };
 
 /** Single files of other layers: requests of FUSE hold native blocks that system calls read and write (docs/adr/0001). */

@@ -59,7 +59,7 @@ function spellings(spec: OptionSpec): Option[] {
 /** The command with all options of the table; `onOption` hears each one in the order of the command line. */
 export function buildCommand(onOption: (spec: OptionSpec, index: number, name: string, text: string | null) => void): Command {
   const command = new Command('bucketfsd')
-    .usage('--socket-path PATH --source SOURCE [options]\n       bucketfsd check --source BUCKET [options of buckets]')
+    .usage('--socket-path PATH --source SOURCE [options]\n       bucketfsd check --source BUCKET [options of buckets]\n       bucketfsd recover --cache-dir DIR [--dry-run] [options of buckets]')
     .description(SUMMARY)
     .helpOption(false)
     .allowExcessArguments(true)

@@ -76,7 +76,7 @@ export const OPTIONS = {
   },
   source: {
     flag: 'source', alias: 'shared-dir', type: 'string', group: 'share', value: 'SOURCE', default: null,
-    help: 'what to share: a directory, as a path or as file:///path, or a bucket, as s3://BUCKET[/PREFIX] or gs://BUCKET[/PREFIX]; buckets need --readonly so far',
+    help: 'what to share: a directory, as a path or as file:///path, or a bucket, as s3://BUCKET[/PREFIX] or gs://BUCKET[/PREFIX], or memory: for an empty one that is gone when the daemon ends',
     legacy: 'source', virtiofsd: '--shared-dir',
   },
   tag: {
@@ -143,6 +143,46 @@ export const OPTIONS = {
   gcsProject: {
     flag: 'gcs-project', type: 'string', group: 'bucket', value: 'PROJECT', default: null, max: 128, only: 'bucket',
     help: 'project to be charged for requests to a Google Cloud Storage bucket where the requester pays',
+    virtiofsd: null,
+  },
+  storageClass: {
+    flag: 'storage-class', type: 'string', group: 'bucket', value: 'CLASS', default: null, max: 64, only: 'bucket',
+    help: "storage class of what is written, instead of the bucket's own",
+    virtiofsd: null,
+  },
+  sse: {
+    flag: 'sse', type: 'choice', group: 'bucket', value: 'HOW', choices: ['AES256', 'aws:kms'], default: null, only: 'bucket',
+    help: 'encryption by the provider of what is written to an S3 bucket, instead of the bucket\'s own',
+    virtiofsd: null,
+  },
+  kmsKey: {
+    flag: 'kms-key', type: 'string', group: 'bucket', value: 'KEY', default: null, max: 2048, only: 'bucket',
+    help: 'key of the provider\'s key service to encrypt with: for S3 its id or ARN, with --sse=aws:kms; for Google Cloud Storage its resource name',
+    virtiofsd: null,
+  },
+  durability: {
+    flag: 'durability', type: 'choice', group: 'bucket', value: 'LEVEL', choices: ['remote', 'writeback'], default: 'remote', only: 'bucket',
+    help: 'when fsync and close return: remote when the object is in the bucket, writeback when its data is on the disk of the host, in the cache directory; the bucket gets it a little later',
+    virtiofsd: null,
+  },
+  writebackDelay: {
+    flag: 'writeback-delay', type: 'int', group: 'bucket', value: 'SECONDS', default: 5, min: 0, max: 3600, only: 'bucket',
+    help: 'with --durability=writeback, how long changes are collected before they are uploaded',
+    virtiofsd: null,
+  },
+  onConflict: {
+    flag: 'on-conflict', type: 'choice', group: 'bucket', value: 'WHAT', choices: ['keep', 'overwrite'], default: 'keep', only: 'bucket',
+    help: 'when somebody else has changed an object meanwhile: keep it, and what was written here below .bucketfsd-conflicts/, with ESTALE for the writer; or overwrite it',
+    virtiofsd: null,
+  },
+  cacheDir: {
+    flag: 'cache-dir', type: 'string', group: 'bucket', value: 'DIR', default: null, only: 'bucket', defaultText: 'one for each source, below $STATE_DIRECTORY, /var/lib/bucketfsd or ~/.local/state/bucketfsd',
+    help: 'where what is not in the bucket yet is kept, for one daemon and one source; what is in it is data, not to be cleaned away',
+    virtiofsd: null,
+  },
+  dryRun: {
+    flag: 'dry-run', type: 'flag', group: 'bucket', default: false, only: 'bucket',
+    help: 'with bucketfsd recover: only show what it would do',
     virtiofsd: null,
   },
   metadataTtl: {

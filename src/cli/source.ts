@@ -13,7 +13,7 @@ export interface LocalSource {
 }
 
 export interface BucketSource {
-  readonly kind: 's3' | 'gcs';
+  readonly kind: 's3' | 'gcs' | 'memory';
   readonly bucket: string;
   /** What every key begins with: '' or something that ends with a slash. */
   readonly prefix: string;
@@ -26,6 +26,8 @@ export type Source = LocalSource | BucketSource;
 /** A path, or a URL with a scheme; a relative path starts at the working directory. */
 export function parseSource(text: string): Source {
   const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):\/\//.exec(text)?.[1]?.toLowerCase();
+  // Every other colon may be part of a path
+  if (text === 'memory:') return Object.freeze({ kind: 'memory', bucket: 'memory', prefix: '', path: text });
   switch (scheme) {
     case undefined:
       return Object.freeze({ kind: 'local', path: resolve(text) });
@@ -35,7 +37,7 @@ export function parseSource(text: string): Source {
     case 'gs':
       return bucketSource(scheme, text);
     default:
-      throw new UsageError(`--source takes a directory, a file:// URL, s3://BUCKET or gs://BUCKET, not one that starts with ${scheme}://`);
+      throw new UsageError(`--source takes a directory, a file:// URL, s3://BUCKET, gs://BUCKET or memory:, not one that starts with ${scheme}://`);
   }
 }
 

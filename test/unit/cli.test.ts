@@ -49,7 +49,8 @@ describe('defaults', () => {
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
-      gcsProject: null, metadataTtl: 1, posixMetadata: 'full', memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
+      gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, dryRun: false,
+      metadataTtl: 1, posixMetadata: 'full', memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
     });
   });
 
@@ -77,7 +78,7 @@ describe('values', () => {
 
   test('every flag turns its option on', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
-      if (spec.type !== 'flag' || spec.flag === '') continue;
+      if (spec.type !== 'flag' || spec.flag === '' || spec.flag === 'dry-run') continue;
       assert.equal((run([...baseOf(spec), `--${spec.flag}`]) as unknown as Record<string, unknown>)[key], true, spec.flag);
     }
   });
@@ -135,7 +136,19 @@ describe('buckets', () => {
     assert.deepEqual((sourceOf('s3://bucket//x/') as { prefix: string }).prefix, '/x/');
   });
 
-  test('they can only be read so far, and that has to be said', () => refused(['--fd=3', '--source=s3://bucket'], /add --readonly/));
+  test('--dry-run is for recover, which needs a directory', () => {
+    refused([...BASE, '--dry-run'], /for bucketfsd recover/);
+    refused(['recover'], /--cache-dir is missing/);
+    const command = parseCommandLine(['recover', '--cache-dir', '/state', '--dry-run', '--endpoint', 'http://127.0.0.1:1'], {}, 1);
+    assert.ok(command.action === 'recover');
+    assert.deepEqual([command.settings.cacheDir, command.settings.dryRun, command.settings.source], ['/state', true, null]);
+    assert.deepEqual(command.settings.said, { cacheDir: '/state', dryRun: true, endpoint: 'http://127.0.0.1:1' });
+  });
+
+  test('encryption that the provider does not have is refused', () => {
+    refused(['--fd=3', '--source=s3://bucket', '--kms-key=k'], /needs --sse=aws:kms/);
+    refused(['--fd=3', '--source=gs://bucket', '--sse=AES256'], /--kms-key/);
+  });
 
   test('what means nothing for a kind of source is refused with it', () => {
     refused([...BUCKET, '--xattr'], /--xattr is for a directory, and s3:\/\/bbb is a bucket/);
@@ -207,7 +220,7 @@ describe('source', () => {
       refused(['--fd=3', '--readonly', `--source=${source}`], /names no bucket: write (s3|gs):\/\/BUCKET/);
     }
     refused(['--fd=3', '--readonly', `--source=s3://bbb/${'p'.repeat(1000)}`], /prefix of more than 768 bytes/);
-    refused(['--fd=3', '--source=http://h/'], /takes a directory, a file:\/\/ URL, s3:\/\/BUCKET or gs:\/\/BUCKET/);
+    refused(['--fd=3', '--source=http://h/'], /takes a directory, a file:\/\/ URL, s3:\/\/BUCKET, gs:\/\/BUCKET or memory:/);
     refused(['--fd=3', '--source=file://host/a'], /not a file URL of this host/);
     refused(['--fd=3', '--source=file:///a#b'], /not a file URL of this host/);
   });

@@ -1,13 +1,13 @@
 /** `bucketfsd check`: what a bucket, its provider and these credentials are good for, found out by trying. */
-import { sentence, storeConfig } from './bucket.js';
-import type { BucketSettings } from './cli.js';
-import { StartError } from './lifecycle/errors.js';
-import { StorageError } from './storage/object/errors.js';
-import { withDeadline } from './storage/object/layers/deadline.js';
-import { withRetry } from './storage/object/layers/retry.js';
-import { openStore } from './storage/object/open-store.js';
-import type { Capabilities, ObjectStore } from './storage/object/store.js';
-import { probe } from './storage/object/probe.js';
+import { sentence, storeConfig } from './open.js';
+import type { BucketSettings } from '../cli.js';
+import { StartError } from '../lifecycle/errors.js';
+import { StorageError } from '../storage/object/errors.js';
+import { withDeadline } from '../storage/object/layers/deadline.js';
+import { withRetry } from '../storage/object/layers/retry.js';
+import { openStore } from '../storage/object/open-store.js';
+import type { Capabilities, ObjectStore } from '../storage/object/store.js';
+import { probe } from '../storage/object/probe.js';
 
 const ROUNDS = 10;
 /** Below the prefix of the source, for as long as the check takes. */

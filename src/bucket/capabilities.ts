@@ -1,0 +1,66 @@
+/**
+ * What a provider really does is tried once, when a share that may be written to is first started, and remembered in its cache directory.
+ * Amazon and Google are known; whoever else speaks S3's protocol is asked.
+ */
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { version, type BucketSettings } from '../cli.js';
+import { StartError } from '../lifecycle/errors.js';
+import { probe } from '../storage/object/probe.js';
+import type { Capabilities, ObjectStore } from '../storage/object/store.js';
+
+const FILE = 'capabilities.json';
+/** Services are updated: after a week they are asked again. */
+const BELIEVED_MS = 7 * 24 * 3600 * 1000;
+/** Below the prefix of the source, for as long as it takes. */
+const SCRATCH = '.bucketfsd-check/';
+const CONDITIONS = ['putIfAbsent', 'putIfVersion', 'completeIfAbsent', 'completeIfVersion'] as const;
+
+interface Known {
+  readonly bucketfsd: string;
+  readonly endpoint: string;
+  readonly location: string;
+  readonly probed_ms: number;
+  readonly capabilities: Capabilities;
+}
+
+export function withCapabilities(store: ObjectStore, capabilities: Capabilities): ObjectStore {
+  return { ...store, capabilities };
+}
+
+/** @throws StartError where writers could overwrite each other unknowingly, StorageError when the provider cannot be asked */
+export async function capabilitiesOf(store: ObjectStore, directory: string, settings: BucketSettings): Promise<Capabilities> {
+  const { source, endpoint } = settings;
+  if (source.kind !== 's3' || endpoint === null) return store.capabilities;
+  const capabilities = known(store, directory, endpoint) ?? (await ask(store, directory, source.prefix, endpoint));
+  const missing = CONDITIONS.filter((condition) => !capabilities[condition]);
+  if (missing.length > 0 && settings.onConflict !== 'overwrite') {
+    throw new StartError(
+      `cannot share ${source.path}: ${endpoint} does not honour conditions of writes (${missing.join(', ')}), so what others write meanwhile could be lost unnoticed: ` +
+        'say --on-conflict=overwrite to accept that, or --readonly',
+    );
+  }
+  return capabilities;
+}
+
+async function ask(store: ObjectStore, directory: string, prefix: string, endpoint: string): Promise<Capabilities> {
+  const capabilities = await probe(store, prefix + SCRATCH);
+  const found: Known = { bucketfsd: version(), endpoint, location: store.location, probed_ms: Date.now(), capabilities };
+  const path = join(directory, FILE);
+  writeFileSync(`${path}.new`, `${JSON.stringify(found)}\n`, { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+  return capabilities;
+}
+
+/** null: nothing that could be relied on, whatever the reason; then the provider is asked. */
+function known(store: ObjectStore, directory: string, endpoint: string): Capabilities | null {
+  try {
+    const found = JSON.parse(readFileSync(join(directory, FILE), 'utf8')) as Known;
+    const same = found.bucketfsd === version() && found.endpoint === endpoint && found.location === store.location;
+    const young = Math.abs(Date.now() - found.probed_ms) < BELIEVED_MS;
+    const whole = Object.keys(store.capabilities).every((name) => typeof found.capabilities[name as keyof Capabilities] === typeof store.capabilities[name as keyof Capabilities]);
+    return same && young && whole ? found.capabilities : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,181 @@
+/** A bucket as a source: from the options to a file system, and the sentence when the provider does not let us. */
+import { readFileSync } from 'node:fs';
+import type { Logger } from '../base/log.js';
+import type { BucketSettings } from '../cli.js';
+import { StartError } from '../lifecycle/errors.js';
+import { openStoreClient } from '../pool/store-client.js';
+import type { FileSystem } from '../storage/filesystem.js';
+import { StorageError } from '../storage/object/errors.js';
+import { capabilitiesOf, withCapabilities } from './capabilities.js';
+import { cacheDirectoryOf, type StateDirectory } from './state-directory.js';
+import { openObjectFileSystem, type OpenedObjects } from '../storage/object/filesystem.js';
+import { JournalError } from '../storage/object/journal.js';
+import { withDeadline } from '../storage/object/layers/deadline.js';
+import { AdaptiveLimit, withLimit } from '../storage/object/layers/limit.js';
+import { withRetry } from '../storage/object/layers/retry.js';
+import { MemoryBudget } from '../storage/object/memory-budget.js';
+import { openStore, type StoreConfig } from '../storage/object/open-store.js';
+import type { ObjectStore } from '../storage/object/store.js';
+import { CacheDirectoryError } from '../storage/object/write/cache-directory.js';
+
+const MIB = 1 << 20;
+/** Each takes some 25 MB for its SDK, and serves hundreds of calls at the same time. */
+const THREADS_MAX = 2;
+/** When the daemon is told to end, so long what is left is committed; service managers wait 90 s. */
+const CLOSE_TIMEOUT_MS = 60_000;
+
+export interface Bucket {
+  readonly fs: FileSystem;
+  /** What was done, or is to be done, about what a former daemon has left. */
+  readonly recovered: readonly string[];
+  /** Commit what is left, as far as the provider lets us. */
+  close(): Promise<void>;
+}
+
+/** @throws StartError when bucket, credentials or cache directory are not good: one cheap call is made to find out. */
+export async function openBucket(options: BucketSettings, log: Logger): Promise<Bucket> {
+  const { source } = options;
+  let client: ObjectStore | null = null;
+  try {
+    client = await openClient(options);
+    const plain = layered(client, log);
+    await withRetry(withDeadline(client), { attempts: 3 }).check();
+    const directory = options.readonly ? null : await cacheDirectoryOf(options);
+    const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(plain, directory.path, options));
+    const opened = await openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {
+      prefix: source.prefix,
+      metadataTtl_ms: options.metadataTtl * 1000,
+      posix: options.posixMetadata,
+      uid: options.uid,
+      gid: options.gid,
+      fileMode: options.fileMode,
+      directoryMode: options.dirMode,
+      readdirplus: options.readdirplus,
+      write: directory === null ? null : {
+        cacheDirectory: directory.path,
+        durability: options.durability,
+        onConflict: options.onConflict,
+        writebackDelay_ms: options.writebackDelay * 1000,
+        reopen: remembered(options),
+      },
+    }, log);
+    if (directory !== null) log.info({ cacheDirectory: directory.path }, `what is not in the bucket yet is kept in ${directory.path}`);
+    const { fs, recovered } = opened;
+    return { fs, recovered, close: () => close(opened, store, directory, log) };
+  } catch (error) {
+    await client?.close();
+    if (error instanceof StorageError) throw new StartError(sentence(error, options));
+    if (error instanceof CacheDirectoryError || error instanceof JournalError) throw new StartError(`cannot share ${source.path}: ${error.message}`);
+    throw error;
+  }
+}
+
+async function close(opened: OpenedObjects, store: ObjectStore, directory: StateDirectory | null, log: Logger): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => (timer = setTimeout(() => resolve(null), CLOSE_TIMEOUT_MS)));
+  const left = await Promise.race([opened.close(), late]);
+  clearTimeout(timer);
+  if (left === null) opened.abandon();
+  if (left !== 0) {
+    const files = left === null ? 'files' : left === 1 ? 'one file' : `${left} files`;
+    log.warn({ left, cacheDirectory: directory?.path }, `${files} could not be written to the bucket in time: the data is in ${directory?.path}, and the next start, or bucketfsd recover, goes on with it`);
+  }
+  await store.close();
+  directory?.discard();
+}
+
+/** A store in threads of its own; one in memory is here, since every thread would have another. */
+export function openClient(options: BucketSettings): Promise<ObjectStore> {
+  const config = storeConfig(options);
+  if (config.kind === 'memory') return openStore(config);
+  return openStoreClient({ config, threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize >> 1)) });
+}
+
+/** A deadline for each attempt, the limit around what is really under way, retries around both. */
+export function layered(client: ObjectStore, log: Logger): ObjectStore {
+  return withRetry(withLimit(withDeadline(client), new AdaptiveLimit()), {
+    onRetry: (call, error, attempt, delay_ms) =>
+      log.guest(`retry ${error.code}`, { operation: call.operation, attempt, delay_ms, err: error }, `${error.message}: trying again in ${delay_ms} ms`),
+  });
+}
+
+export function storeConfig(options: BucketSettings): StoreConfig {
+  const { source } = options;
+  const ca = options.caBundle === null ? {} : { ca: certificates(options.caBundle) };
+  const endpoint = options.endpoint === null ? {} : { endpoint: options.endpoint };
+  const storageClass = options.storageClass === null ? {} : { storageClass: options.storageClass };
+  if (source.kind === 'memory') return { kind: 'memory' };
+  if (source.kind === 'gcs') {
+    return {
+      kind: 'gcs',
+      options: {
+        bucket: source.bucket, ...endpoint, ...ca, ...storageClass, ...(options.kmsKey === null ? {} : { kmsKeyName: options.kmsKey }),
+        ...(options.gcsProject === null ? {} : { userProject: options.gcsProject }),
+        ...(options.unsigned ? { credentials: 'anonymous' as const } : {}),
+      },
+    };
+  }
+  return {
+    kind: 's3',
+    options: {
+      bucket: source.bucket, ...endpoint, ...ca, ...storageClass, pathStyle: options.pathStyle, unsigned: options.unsigned, requesterPays: options.requesterPays,
+      ...(options.region === null ? {} : { region: options.region }),
+      ...(options.profile === null ? {} : { profile: options.profile }),
+      ...(options.sse === null ? {} : { serverSideEncryption: options.sse }),
+      ...(options.kmsKey === null ? {} : { kmsKeyId: options.kmsKey }),
+      ...(options.expectedBucketOwner === null ? {} : { expectedBucketOwner: options.expectedBucketOwner }),
+    },
+  };
+}
+
+function certificates(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new StartError(`cannot read the certificates of --ca-bundle: ${(error as Error).message}`);
+  }
+}
+
+/** Settings without which the bucket cannot be found again; nothing secret. See recover.ts. */
+const REOPEN = [
+  'endpoint', 'region', 'profile', 'pathStyle', 'unsigned', 'requesterPays', 'expectedBucketOwner', 'caBundle', 'gcsProject', 'storageClass', 'sse', 'kmsKey', 'onConflict',
+  'posixMetadata',
+] as const satisfies readonly (keyof BucketSettings)[];
+
+export interface Remembered {
+  readonly source: string;
+  readonly options: Partial<BucketSettings>;
+}
+
+function remembered(settings: BucketSettings): Remembered {
+  return { source: settings.source.path, options: Object.fromEntries(REOPEN.map((key) => [key, settings[key]])) };
+}
+
+/** What is wrong, and what to do about it. */
+export function sentence(error: StorageError, options: BucketSettings): string {
+  const { source } = options;
+  const what = `cannot share ${source.path}: `;
+  const s3 = source.kind === 's3';
+  const provider = error.detail.providerMessage ?? error.code;
+  switch (error.code) {
+    case 'no-bucket':
+    case 'not-found':
+      return `${what}there is no bucket ${source.bucket}${options.endpoint === null ? '' : ` at ${options.endpoint}`}`;
+    case 'bad-credentials':
+      return `${what}the credentials are missing or wrong (${provider}): ${s3 ? 'check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile' : 'check GOOGLE_APPLICATION_CREDENTIALS'}; for a public bucket use --unsigned`;
+    case 'expired':
+      return `${what}the credentials have expired: get new ones, or let the environment renew them`;
+    case 'denied':
+      return `${what}these credentials may not list it (${provider}): they need ${s3 ? 's3:ListBucket and s3:GetObject' : 'storage.objects.list and storage.objects.get'}${options.unsigned ? '; --unsigned uses none' : ''}`;
+    case 'wrong-region':
+      return `${what}the bucket is in another region${error.detail.region === undefined ? '' : `: use --region ${error.detail.region}`} (${provider})`;
+    case 'clock-skew':
+      return `${what}the clock of this host is too far off: set it (${provider})`;
+    case 'unreachable':
+    case 'timeout':
+    case 'interrupted':
+      return `${what}${options.endpoint ?? "the provider's endpoint"} cannot be reached (${provider})${options.endpoint === null ? '' : ': check --endpoint'}`;
+    default:
+      return `${what}${error.message}`;
+  }
+}

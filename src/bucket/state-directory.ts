@@ -1,0 +1,47 @@
+/** Where a share keeps what is not in its bucket yet, when --cache-dir does not say. */
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import type { BucketSettings } from '../cli.js';
+import { StartError } from '../lifecycle/errors.js';
+
+export interface StateDirectory {
+  readonly path: string;
+  /** Of a bucket that is gone with the daemon: the directory goes too. */
+  discard(): void;
+}
+
+const DIGITS = 8;
+const NAME_MAX = 80;
+
+/** Made if need be. @throws StartError */
+export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.ProcessEnv = process.env): Promise<StateDirectory> {
+  if (settings.source.kind === 'memory' && settings.cacheDir === null) {
+    const path = mkdtempSync(join(tmpdir(), 'bucketfsd-memory-'));
+    return { path, discard: () => rmSync(path, { recursive: true, force: true }) };
+  }
+  const path = settings.cacheDir ?? defaultDirectory(settings, env);
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new StartError(`cannot share ${settings.source.path}: its cache directory cannot be made (${(error as Error).message}): name another one with --cache-dir`);
+  }
+  return { path, discard: () => undefined };
+}
+
+/** State, not cache, in the words of file-hierarchy(7): it has data that is nowhere else, and nobody may clean it away. */
+export function defaultDirectory({ source, endpoint }: BucketSettings, env: NodeJS.ProcessEnv, root = process.geteuid!() === 0): string {
+  const name = `${source.kind}-${source.bucket}`.slice(0, NAME_MAX);
+  const hash = createHash('sha256').update(JSON.stringify([source.kind, source.bucket, source.prefix, endpoint])).digest('hex').slice(0, DIGITS);
+  return join(stateHome(env, root), `${name}-${hash}`);
+}
+
+function stateHome(env: NodeJS.ProcessEnv, root: boolean): string {
+  // systemd's StateDirectory= (systemd.exec(5)); the first, if there are several
+  const given = env['STATE_DIRECTORY']?.split(':')[0];
+  if (given !== undefined && isAbsolute(given)) return given;
+  if (root) return '/var/lib/bucketfsd';
+  const user = env['XDG_STATE_HOME'];
+  return join(user !== undefined && isAbsolute(user) ? user : join(homedir(), '.local/state'), 'bucketfsd');
+}
