@@ -298,7 +298,7 @@ export class FuseRequest implements FileSystemRequest {
 
   time(index: number): { seconds: number; nanoseconds: number } {
     const at = TIMES_AT + index * 16;
-    return { seconds: Number(this.args.getBigInt64(at, true)), nanoseconds: this.args.getUint32(at + 8, true) };
+    return { seconds: Number(this.block.dv.getBigInt64(at, true)), nanoseconds: this.block.dv.getUint32(at + 8, true) };
   }
 
   name2Bytes(): Uint8Array {

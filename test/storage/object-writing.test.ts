@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { E } from '../../src/base/errno.js';
+import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
@@ -194,6 +195,43 @@ describe('names', () => {
       assert.equal((await g.call(OP.UNLINK, e, name('h'), 0)).error, 0);
       assert.equal((await g.call(OP.RMDIR, ROOT, name('e'), 0)).error, 0);
       assert.deepEqual((await store.list({ prefix: '' })).objects, []);
+    });
+  });
+
+  test('mode, owner, times and attributes are in the metadata, follow a rename, and stay when the content changes', async () => {
+    const store = new MemoryStore();
+    await store.put('others', bytes('x'), { metadata: { project: 'apollo', mode: '33188' } });
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const setattr = async (node: bigint, valid: number, put: (view: DataView) => void): Promise<number> => {
+        const args = new DataView(new ArrayBuffer(88));
+        args.setUint32(0, valid, true);
+        put(args);
+        return (await g.call(OP.SETATTR, node, new Uint8Array(args.buffer), 104)).error;
+      };
+      const created = await guest.put('new', bytes('content'));
+      const { node } = await g.lookup(ROOT, 'others');
+      for (const one of [created, node]) {
+        assert.equal(await setattr(one, 1 | 2 | 32, (view) => {
+          view.setBigUint64(40, 1_294_250_607n, true);
+          view.setUint32(60, 5, true);
+          view.setUint32(68, 0o640, true);
+          view.setUint32(76, 1000, true);
+        }), 0);
+        assert.equal((await g.call(OP.SETXATTR, one, concat(u32(5, 0, 0, 0), name('user.colour'), bytes('green')), 0)).error, 0);
+      }
+      assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('new'), name('moved')), 0)).error, 0);
+      const fh = await g.open(node, O_RDWR);
+      await guest.write(node, fh, 1, bytes('y'));
+      assert.equal(await guest.close(node, fh), 0);
+      for (const key of ['moved', 'others']) {
+        const { posix } = readPosix((await store.head(key)).metadata!);
+        assert.deepEqual([posix.mode, posix.uid, text(posix.xattrs!.get('user.colour')!)], [0o100640, 1000, 'green'], key);
+      }
+      assert.deepEqual(readPosix((await store.head('moved')).metadata!).posix.mtime, { seconds: 1_294_250_607, nanoseconds: 5 });
+      assert.equal((await store.head('others')).metadata!['project'], 'apollo');
+      assert.equal((await g.call(OP.SETXATTR, node, concat(u32(4000, 0, 0, 0), name('user.big'), new Uint8Array(4000)), 0)).error, -E.NOSPC);
+      assert.equal((await g.call(OP.SETXATTR, node, concat(u32(1, 0, 0, 0), name('security.x'), bytes('1')), 0)).error, -E.OPNOTSUPP);
     });
   });
 

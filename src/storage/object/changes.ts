@@ -190,16 +190,17 @@ export class Changes {
 
   /** A small object at once. */
   async #make(parent: ObjectNode, key: string, facts: Facts, body: Uint8Array): Promise<ObjectNode> {
-    const version = await this.#putNew(key, body, facts);
+    const made = await this.#putNew(key, body, facts);
     this.tree.changed(key);
-    return this.#newNode(parent, key, { ...facts, version });
+    return this.#newNode(parent, key, { ...facts, ...made });
   }
 
-  async #putNew(key: string, body: Uint8Array, facts: Facts): Promise<Version> {
+  async #putNew(key: string, body: Uint8Array, facts: Facts): Promise<Pick<Facts, 'version' | 'kept'>> {
     const metadata = this.#metadata(facts, key.endsWith('/') ? E.NOSPC : E.NAMETOOLONG);
     const condition = this.store.capabilities.putIfAbsent ? { condition: { absent: true } as const } : {};
     try {
-      return await settledPut(this.store, key, body, { commit: randomUUID(), metadata, ...condition });
+      const commit = randomUUID();
+      return { version: await settledPut(this.store, key, body, { commit, metadata, ...condition }), kept: { ...metadata, [COMMIT]: commit } };
     } catch (error) {
       if (error instanceof StorageError && error.code === 'changed') throw new FileError(E.EXIST);
       throw error;
@@ -207,9 +208,9 @@ export class Changes {
   }
 
   async #putMarker(prefix: string, facts: Facts): Promise<ObjectNode> {
-    const version = await this.#putNew(prefix, new Uint8Array(0), facts);
+    const made = await this.#putNew(prefix, new Uint8Array(0), facts);
     this.tree.changed(prefix);
-    return this.tree.nodes.put(true, prefix, { ...facts, version }, performance.now() + this.tree.options.metadataTtl_ms);
+    return this.tree.nodes.put(true, prefix, { ...facts, ...made }, performance.now() + this.tree.options.metadataTtl_ms);
   }
 
   #metadata(facts: Facts, tooLarge: number): Metadata {

@@ -10,7 +10,7 @@ import { HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { Reader } from './reader.js';
-import type { ObjectStore } from './store.js';
+import type { Metadata, ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import { factsOf } from './write/attributes.js';
 import type { Committer } from './write/committer.js';
@@ -231,7 +231,7 @@ export class OpenFiles {
   }
 
   /** A commit made an object of the file. */
-  committed(file: StagedFile, base: Base): void {
+  committed(file: StagedFile, base: Base, metadata: Metadata): void {
     const use = this.#uses.get(file);
     if (use === undefined) return;
     const { node } = use;
@@ -240,7 +240,7 @@ export class OpenFiles {
       const knows = node.told === before;
       const has = node.cached === before;
       this.tree.changed(node.key);
-      node.facts = factsOf(file.attributes(), base.size, base);
+      node.facts = { ...factsOf(file.attributes(), base.size, base), kept: metadata };
       node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
       // What the guest has written it knows
       if (knows) node.told = base.version;

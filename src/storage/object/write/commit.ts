@@ -26,6 +26,20 @@ export interface CommitOptions {
   readonly overwrite: boolean;
 }
 
+export interface Committed {
+  readonly base: Base;
+  readonly metadata: Metadata;
+  /** How many of the file's changes are in it. */
+  readonly changes: number;
+}
+
+interface Made {
+  readonly version: Version;
+  readonly metadata: Metadata;
+  readonly size: number;
+  readonly changes: number;
+}
+
 /** Somebody else has changed, made or removed the object; `there` is what there is now. */
 export class ConflictError extends Error {
   constructor(
@@ -46,10 +60,10 @@ export class CommitMaker {
   ) {}
 
   /**
-   * Make the object. @returns what is there now, and up to which change.
+   * Make the object.
    * @throws ConflictError, StorageError, an error of the file system: then nothing is decided, and it may be tried again.
    */
-  async commit(file: StagedFile): Promise<{ base: Base; changes: number }> {
+  async commit(file: StagedFile): Promise<Committed> {
     for (let attempt = 1; ; attempt++) {
       try {
         return await this.#attempt(file);
@@ -107,26 +121,27 @@ export class CommitMaker {
     return metadataOf(file.facts(), this.shop.store, this.options.posix);
   }
 
-  async #attempt(file: StagedFile): Promise<{ base: Base; changes: number }> {
+  async #attempt(file: StagedFile): Promise<Committed> {
     const stream = file.listener instanceof PartedUpload ? file.listener : null;
     const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity;
     if (stream !== null && !usable) await this.#dropStream(file, stream);
     const commit = usable ? stream.commit : randomUUID();
     file.beginCommit(commit);
     const made = await this.#make(file, file.key!, await this.#condition(file), this.metadata(file), commit, usable ? stream : null);
-    return { base: { key: file.key!, version: made.version, size: made.size }, changes: made.changes };
+    const { version, size, metadata, changes } = made;
+    return { base: { key: file.key!, version, size }, metadata, changes };
   }
 
   async #make(
     file: StagedFile, key: string, condition: Condition | undefined, metadata: Metadata, commit: string, stream: PartedUpload | null,
-  ): Promise<{ version: Version; size: number; changes: number }> {
+  ): Promise<Made> {
     const { store } = this.shop;
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
       await file.fill(0, file.size);
       const { changes, size } = file;
       const contentType = file.attributes().contentType;
       const options = { commit, metadata, ...(contentType === null ? {} : { contentType }), ...(condition === undefined ? {} : { condition }) };
-      return { version: await settledPut(store, key, bodyOf(file, size), options), size, changes };
+      return { version: await settledPut(store, key, bodyOf(file, size), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
     const upload = stream ?? (await this.#beginParts(file, key, metadata, commit));
     file.listener = upload;
@@ -137,7 +152,7 @@ export class CommitMaker {
       await upload.settled();
       this.#clean(upload);
       if (file.listener === upload) file.listener = null;
-      return { version: await this.#describe(file, key, version, upload.metadata, commit), size, changes };
+      return { ...(await this.#describe(file, key, version, upload.metadata, commit)), size, changes };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
       const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large'].includes(error.code);
@@ -154,17 +169,17 @@ export class CommitMaker {
   }
 
   /** Attributes that were set after the upload was begun. */
-  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, commit: string): Promise<Version> {
+  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, commit: string): Promise<Pick<Made, 'version' | 'metadata'>> {
     const wanted = { ...this.metadata(file), [COMMIT]: commit };
     const timed = file.timesAreSet;
     const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
-    if (same) return version;
+    if (same) return { version, metadata: begun };
     try {
-      return await this.shop.store.setMetadata(key, version, wanted);
+      return { version: await this.shop.store.setMetadata(key, version, wanted), metadata: wanted };
     } catch (error) {
       const there = await this.#headOrNull(key);
       if (there?.metadata?.[COMMIT] !== commit) throw error;
-      if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return there.version;
+      if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return { version: there.version, metadata: wanted };
       throw error;
     }
   }

@@ -1,7 +1,7 @@
 /** When changed files become objects: at fsync and close, or a while after; again after a failure; and what if somebody else was faster. */
 import { createHash, randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
-import type { ObjectInfo } from '../store.js';
+import type { Metadata, ObjectInfo } from '../store.js';
 import { errnoOf, FileError, type TreeLog } from '../tree.js';
 import { ConflictError, type CommitMaker } from './commit.js';
 import type { Base } from './records.js';
@@ -18,7 +18,7 @@ export interface CommitterOptions {
 /** Told of what has become of a file. */
 export interface CommitEvents {
   /** All changes so far, or some of them, are in this object. */
-  committed(file: StagedFile, base: Base): void;
+  committed(file: StagedFile, base: Base, metadata: Metadata): void;
   /** The file's data was put aside; the name belongs to somebody else's object, or to nothing. */
   conflicted(file: StagedFile, there: ObjectInfo | null): void;
 }
@@ -134,10 +134,10 @@ export class Committer {
     this.#due.delete(file);
     await this.#beginnings.get(file);
     try {
-      const { base, changes } = await this.maker.commit(file);
+      const { base, metadata, changes } = await this.maker.commit(file);
       file.commitDone(base, changes);
       this.#failures.delete(file);
-      this.events.committed(file, base);
+      this.events.committed(file, base, metadata);
     } catch (error) {
       if (this.#closed) throw error;
       try {
