@@ -13,7 +13,7 @@ export interface StateDirectory {
 }
 
 const DIGITS = 8;
-const NAME_MAX = 80;
+const LEGIBLE_LENGTH = 80;
 
 /** Made if need be. @throws StartError */
 export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.ProcessEnv = process.env): Promise<StateDirectory> {
@@ -32,7 +32,7 @@ export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.Pro
 
 /** State, not cache, in the words of file-hierarchy(7): it has data that is nowhere else, and nobody may clean it away. */
 export function defaultDirectory({ source, endpoint }: BucketSettings, env: NodeJS.ProcessEnv, root = process.geteuid!() === 0): string {
-  const name = `${source.kind}-${source.bucket}`.slice(0, NAME_MAX);
+  const name = `${source.kind}-${source.bucket}`.slice(0, LEGIBLE_LENGTH);
   const hash = createHash('sha256').update(JSON.stringify([source.kind, source.bucket, source.prefix, endpoint])).digest('hex').slice(0, DIGITS);
   return join(stateHome(env, root), `${name}-${hash}`);
 }
