@@ -25,6 +25,7 @@ const MEANINGS: readonly (readonly [keyof Capabilities, string])[] = [
   ['copyPartIfVersion', '... only of this version'],
   ['rename', 'rename as one step'],
   ['listingHasMetadata', 'listings with metadata'],
+  ['metadataInPlace', 'metadata changed without a copy'],
 ];
 
 /** A report for people. @throws StartError when the bucket cannot even be listed */

@@ -12,6 +12,7 @@ import type { ObjectStore } from '../storage/object/store.js';
 import { CacheDirectory, CacheDirectoryError } from '../storage/object/write/cache-directory.js';
 import { CommitMaker } from '../storage/object/write/commit.js';
 import { Committer } from '../storage/object/write/committer.js';
+import { Gate } from '../storage/object/write/gate.js';
 import { COMMIT_SIZES } from '../storage/object/write/layout.js';
 import { describeLeft, inspect, recover } from '../storage/object/write/recovery.js';
 import type { StagedFile } from '../storage/object/write/staged-file.js';
@@ -76,7 +77,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     const committer = new Committer(maker, { durability: 'remote', writebackDelay_ms: 0, prefix: identity.prefix }, {
       committed: (file) => (settled(file), queueMicrotask(() => file.dispose())),
       conflicted: (file) => (settled(file), queueMicrotask(() => file.dispose())),
-    }, log);
+    }, new Gate(), log);
     for (const file of files) committer.later(file);
     await committer.close();
     for (const file of left) output.line(`not written: ${identity.location}/${file.key}; its data stays in ${directory.path}`);

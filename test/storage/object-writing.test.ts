@@ -4,7 +4,9 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
+import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
@@ -196,6 +198,45 @@ describe('names', () => {
       assert.equal((await g.call(OP.RMDIR, ROOT, name('e'), 0)).error, 0);
       assert.deepEqual((await store.list({ prefix: '' })).objects, []);
     });
+  });
+
+  test('what is done below a directory that is being renamed is done when that is over', async () => {
+    const memory = new MemoryStore();
+    const gate = { copies: 0, open: (): void => undefined };
+    const opened = new Promise<void>((resolve) => (gate.open = resolve));
+    const store = intercept(memory, async (call, attempt) => {
+      if (call.operation === 'copy' && ++gate.copies > 0) await opened;
+      return attempt(call.signal);
+    });
+    await withGuest(store, async (guest) => {
+      const g = guest.g;
+      const d = g.entry(await g.call(OP.MKDIR, ROOT, concat(u32(0o755, 0o22), name('d')), 128)).node;
+      const a = await guest.put('a', bytes('before'), d);
+      await guest.put('b', bytes('b'), d);
+      const fh = await g.open(a, O_RDWR);
+      const answers: { head: number; at: number }[] = [];
+      const ask = (opcode: number, node: bigint, args: Uint8Array): void => {
+        const { head, writable } = g.queue.chain([g.request(opcode, node, args).bytes], [400], true);
+        answers.push({ head, at: writable[0] });
+        g.queue.kick();
+      };
+      ask(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e')));
+      while (gate.copies === 0) await turn();
+      const sent = bytes('behind');
+      ask(OP.WRITE, a, concat(u64(fh, 0), u32(sent.length, 0), u64(0), u32(0, 0), sent));
+      ask(OP.FLUSH, a, concat(u64(fh), u32(0, 0), u64(0)));
+      ask(OP.CREATE, d, concat(u32(2 | 0o100, 0o100644, 0o22, 0), name('c')));
+      ask(OP.SETATTR, a, concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)));
+      ask(OP.LOOKUP, d, name('b'));
+      gate.open();
+      await g.queue.wait(answers.length);
+      for (const { at } of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+      await guest.release(a, fh);
+    });
+    const keys = (await memory.list({ prefix: '' })).objects.map((object) => object.key);
+    assert.deepEqual(keys, ['e/', 'e/a', 'e/b', 'e/c']);
+    assert.equal(text(await objectOf(memory, 'e/a')), 'behind');
+    assert.equal(readPosix((await memory.head('e/a')).metadata!).posix.mode! & 0o777, 0o600);
   });
 
   test('mode, owner, times and attributes are in the metadata, follow a rename, and stay when the content changes', async () => {

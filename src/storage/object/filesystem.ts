@@ -58,7 +58,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
     const events = { committed: (...of: Parameters<OpenFiles['committed']>) => fs.files.committed(...of), conflicted: (file: StagedFile) => fs.files.conflicted(file) };
-    const committer = new Committer(maker, { durability: write.durability, writebackDelay_ms: write.writebackDelay_ms, prefix: options.prefix }, events, log);
+    const committer = new Committer(maker, { durability: write.durability, writebackDelay_ms: write.writebackDelay_ms, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer });
     for (const file of files) fs.goOn(file);
     const idle = async (): Promise<void> => {

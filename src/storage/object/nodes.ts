@@ -153,3 +153,10 @@ export class ObjectNodes {
 }
 
 const identity = (directory: boolean, key: string): string => (directory ? 'd' : 'o') + key;
+
+/** What is done to one node comes one after the other. */
+export async function inTurn<T>(node: ObjectNode, body: () => Promise<T>): Promise<T> {
+  const turn = node.turn.then(body);
+  node.turn = turn.catch(() => undefined);
+  return turn;
+}

@@ -6,13 +6,13 @@ import { E } from '../../base/errno.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
+import { describeObject } from './facts.js';
 import { HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { Reader } from './reader.js';
 import type { Metadata, ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
-import { factsOf } from './write/attributes.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
 import { errnoOfSystem, StagedFile, type Workshop } from './write/staged-file.js';
@@ -81,6 +81,7 @@ export class OpenFiles {
     if ((writable || truncate) && this.write === null) return -E.ROFS;
     let node = given;
     if (node.directory) return -E.ISDIR;
+    if (this.tree.gate.waiting(node.key) !== null) await this.tree.gate.pass(() => given.key);
     // Close-to-open: what others have closed by now is what is read
     const lookedUp = performance.now() - node.lookedUp_ms <= LOOKUP_SERVES_OPEN_MS;
     node.lookedUp_ms = -Infinity;
@@ -240,7 +241,11 @@ export class OpenFiles {
       const knows = node.told === before;
       const has = node.cached === before;
       this.tree.changed(node.key);
-      node.facts = { ...factsOf(file.attributes(), base.size, base), kept: metadata };
+      // As the object says, since that is what it will say from now on
+      const { options } = this.tree;
+      const { contentType } = file.attributes();
+      const info = { key: node.key, size: base.size, version: base.version, modified_ms: Date.now(), metadata, contentType };
+      node.facts = describeObject(info, options, options.posix !== 'off').facts;
       node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
       // What the guest has written it knows
       if (knows) node.told = base.version;

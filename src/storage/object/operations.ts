@@ -3,6 +3,7 @@ import { E } from '../../base/errno.js';
 import { O_EXCL, S_IFMT } from '../../ffi/constants.js';
 import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
 import { FATTR } from '../fuse-flags.js';
+import { AttributeChanges } from './attribute-changes.js';
 import { Changes } from './changes.js';
 import { DirectoryHandle, DOTS } from './directory-handles.js';
 import { putStatx, type Facts } from './facts.js';
@@ -29,6 +30,7 @@ const PLUS_AT_ONCE = 128;
 export class ObjectFileSystem {
   readonly files: OpenFiles;
   readonly #changes: Changes | null;
+  readonly #attributes: AttributeChanges;
   readonly #directories = new Map<number, DirectoryHandle>();
   #handles = 0;
 
@@ -42,6 +44,7 @@ export class ObjectFileSystem {
   ) {
     this.files = new OpenFiles(store, budget, tree, write, () => this.#handle());
     this.#changes = write === null ? null : new Changes(store, tree, this.files, write);
+    this.#attributes = new AttributeChanges(store, tree, this.files);
   }
 
   /** A file that a former daemon has not committed. */
@@ -69,7 +72,7 @@ export class ObjectFileSystem {
       lookup: (r) => this.#later(r, () => this.#lookup(r)),
       forget: (low, high, count) => this.#forget(low, high, count),
       getattr: (r) => this.#getattr(r),
-      setattr: (r) => this.#change(r, (changes) => this.#setattr(r, changes)),
+      setattr: (r) => this.#change(r, () => this.#setattr(r)),
       readlink: (r) => this.#later(r, () => this.#readlink(r)),
       symlink: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.symlink(r, this.#node(r)))),
       mknod: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.mknod(r, this.#node(r)))),
@@ -95,10 +98,10 @@ export class ObjectFileSystem {
       releasedir: (r) => this.#releasedir(r),
       statfs: (r) => this.#statfs(r),
       access: (r) => (this.write === null && (r.flags & 2) !== 0 ? -E.ROFS : 0),
-      setxattr: (r) => this.#change(r, (changes) => changes.setxattr(r, this.#node(r))),
+      setxattr: (r) => this.#change(r, () => this.#attributes.setxattr(r, this.#node(r))),
       getxattr: (r) => this.#getxattr(r),
       listxattr: (r) => this.#later(r, () => this.#listxattr(r)),
-      removexattr: (r) => this.#change(r, (changes) => changes.removexattr(r, this.#node(r))),
+      removexattr: (r) => this.#change(r, () => this.#attributes.removexattr(r, this.#node(r))),
       fallocate: (r) => this.#inline(r, () => files.fallocate(r)),
       lseek: (r) => this.#inline(r, () => files.lseek(r)),
       // The guest copies by itself then
@@ -176,6 +179,7 @@ export class ObjectFileSystem {
 
   async #lookup(r: FileSystemRequest): Promise<number> {
     const parent = this.#node(r);
+    await this.tree.gate.pass(() => parent.key);
     const node = await this.tree.lookup(parent, r.nameBytes());
     node.lookedUp_ms = performance.now();
     this.#putEntry(r, node);
@@ -196,6 +200,7 @@ export class ObjectFileSystem {
     }
     return this.#later(r, async () => {
       try {
+        await this.tree.gate.pass(() => node.key);
         await this.tree.refresh(node);
       } catch (error) {
         // A file that is open and was removed by somebody is still what it was
@@ -222,13 +227,13 @@ export class ObjectFileSystem {
     return nul >= 0 ? nul : bytes;
   }
 
-  async #setattr(r: FileSystemRequest, changes: Changes): Promise<number> {
+  async #setattr(r: FileSystemRequest): Promise<number> {
     const node = this.#node(r);
     if ((r.valid & FATTR.SIZE) !== 0) {
       const result = await this.files.truncate(r, node);
       if (result < 0) return result;
     }
-    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await changes.setattr(r, node);
+    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await this.#attributes.setattr(r, node);
     this.#putAttr(r, node);
     return 0;
   }
@@ -285,6 +290,7 @@ export class ObjectFileSystem {
     if (directory === undefined) return -E.BADF;
     if (r.node2High !== 0) return -E.INVAL;
     let number = r.node2Low;
+    await this.tree.gate.pass(() => directory.node.key);
     if (number === 0) directory.rewind();
     for (; number < DOTS; number++) {
       if (!this.#put(r, directory.node, DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;

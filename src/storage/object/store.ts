@@ -135,6 +135,8 @@ export interface Capabilities {
   /** Objects are renamed as one step. */
   readonly rename: boolean;
   readonly listingHasMetadata: boolean;
+  /** setMetadata() costs no copy of the content. */
+  readonly metadataInPlace: boolean;
 }
 
 export interface ObjectStore {

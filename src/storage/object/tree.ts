@@ -5,6 +5,7 @@ import { StorageError, toErrno } from './errors.js';
 import { isLong, parseName, type Named } from './names.js';
 import { ObjectNodes, type ObjectNode } from './nodes.js';
 import type { ObjectInfo, ObjectStore } from './store.js';
+import { Gate } from './write/gate.js';
 
 /** Metadata of objects: ignored, read where one object is asked for, or read also for each entry of a listing. */
 export type PosixMode = 'off' | 'lazy' | 'full';
@@ -35,6 +36,7 @@ const CHANGED_MAX = 10_000;
 
 export class Tree {
   readonly nodes = new ObjectNodes();
+  readonly gate = new Gate();
   /** Those of files that were changed, or are about to be. */
   readonly staged = new Set<ObjectNode>();
   readonly #started = timeOf(Date.now());

@@ -32,7 +32,7 @@ export const GCS_LIMITS: Limits = {
 
 const CAPABILITIES: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'whole', copyPartIfVersion: true, rename: false, listingHasMetadata: true,
+  copyPart: 'whole', copyPartIfVersion: true, rename: false, listingHasMetadata: true, metadataInPlace: true,
 };
 
 export interface GcsOptions extends GcsConnection {

@@ -33,7 +33,7 @@ export const MEMORY_LIMITS: Limits = {
 
 const EVERYTHING: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: true,
+  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: true, metadataInPlace: true,
 };
 
 export class MemoryStore implements ObjectStore {

@@ -31,7 +31,7 @@ export const S3_LIMITS: Limits = {
 /** AWS itself; others are asked (probe.ts). */
 const AWS: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false,
+  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false,
 };
 
 const SOCKETS = 256;

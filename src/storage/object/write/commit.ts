@@ -108,7 +108,7 @@ export class CommitMaker {
     const missing = file.extents.pieces().filter((piece) => piece.where === 'object').map((piece) => `${piece.from}-${piece.to}`);
     const metadata = { ...this.metadata(file), ...(missing.length === 0 ? {} : { [MISSING]: cut(missing.join(','), MISSING_MAX_BYTES) }) };
     for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(piece.from, piece.to, false);
-    const { version } = await this.#make(file, key, { absent: true }, metadata, randomUUID(), null);
+    const { version } = await this.#make(file, key, { absent: true }, () => metadata, randomUUID(), null);
     return { version, missing };
   }
 
@@ -127,23 +127,25 @@ export class CommitMaker {
     if (stream !== null && !usable) await this.#dropStream(file, stream);
     const commit = usable ? stream.commit : randomUUID();
     file.beginCommit(commit);
-    const made = await this.#make(file, file.key!, await this.#condition(file), this.metadata(file), commit, usable ? stream : null);
+    const made = await this.#make(file, file.key!, await this.#condition(file), () => this.metadata(file), commit, usable ? stream : null);
     const { version, size, metadata, changes } = made;
     return { base: { key: file.key!, version, size }, metadata, changes };
   }
 
   async #make(
-    file: StagedFile, key: string, condition: Condition | undefined, metadata: Metadata, commit: string, stream: PartedUpload | null,
+    file: StagedFile, key: string, condition: Condition | undefined, metadataNow: () => Metadata, commit: string, stream: PartedUpload | null,
   ): Promise<Made> {
     const { store } = this.shop;
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
       await file.fill(0, file.size);
+      // One moment of the file: what is changed from here on is for the next commit
       const { changes, size } = file;
+      const metadata = metadataNow();
       const contentType = file.attributes().contentType;
       const options = { commit, metadata, ...(contentType === null ? {} : { contentType }), ...(condition === undefined ? {} : { condition }) };
       return { version: await settledPut(store, key, bodyOf(file, size), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
-    const upload = stream ?? (await this.#beginParts(file, key, metadata, commit));
+    const upload = stream ?? (await this.#beginParts(file, key, metadataNow(), commit));
     file.listener = upload;
     try {
       const { changes, size } = file;
@@ -171,7 +173,7 @@ export class CommitMaker {
   /** Attributes that were set after the upload was begun. */
   async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, commit: string): Promise<Pick<Made, 'version' | 'metadata'>> {
     const wanted = { ...this.metadata(file), [COMMIT]: commit };
-    const timed = file.timesAreSet;
+    const timed = file.timesAreSet || this.shop.store.capabilities.metadataInPlace;
     const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
     if (same) return { version, metadata: begun };
     try {

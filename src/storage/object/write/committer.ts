@@ -5,6 +5,7 @@ import type { Metadata, ObjectInfo } from '../store.js';
 import { errnoOf, FileError, type TreeLog } from '../tree.js';
 import { ConflictError, type CommitMaker } from './commit.js';
 import type { Base } from './records.js';
+import type { Gate } from './gate.js';
 import type { StagedFile } from './staged-file.js';
 
 export type Durability = 'remote' | 'writeback';
@@ -45,6 +46,7 @@ export class Committer {
     readonly maker: CommitMaker,
     readonly options: CommitterOptions,
     readonly events: CommitEvents,
+    readonly gate: Gate,
     readonly log: TreeLog,
   ) {}
 
@@ -58,7 +60,10 @@ export class Committer {
 
   /** Everything that was changed so far is in the object. */
   async committed(file: StagedFile): Promise<void> {
-    for (const target = file.changes; !file.committedUpTo(target); ) await (this.#running.get(file) ?? this.#run(file));
+    for (const target = file.changes; !file.committedUpTo(target); ) {
+      const wait = this.#running.get(file) ?? this.gate.waiting(file.key ?? '');
+      await (wait ?? this.#run(file));
+    }
   }
 
   /** In the background, and again until it succeeds. */
@@ -125,7 +130,7 @@ export class Committer {
   }
 
   #run(file: StagedFile): Promise<void> {
-    const run = this.#commit(file).finally(() => this.#running.delete(file));
+    const run = this.gate.enter(file.key!, () => this.#commit(file)).finally(() => this.#running.delete(file));
     this.#running.set(file, run);
     return run;
   }

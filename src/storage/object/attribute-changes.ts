@@ -1,0 +1,140 @@
+/** Changes of attributes: in the metadata of the object, or with the next commit of a file that is being changed. */
+import { E } from '../../base/errno.js';
+import { S_IFMT } from '../../ffi/constants.js';
+import type { FileSystemRequest } from '../filesystem.js';
+import { FATTR } from '../fuse-flags.js';
+import { StorageError } from './errors.js';
+import type { Facts } from './facts.js';
+import { inTurn, type ObjectNode } from './nodes.js';
+import type { OpenFiles } from './open-files.js';
+import type { Time } from './posix-metadata.js';
+import { COMMIT } from './settle.js';
+import { requirePosix, SmallObjects } from './small-objects.js';
+import type { Metadata, ObjectStore } from './store.js';
+import { FileError, type Tree } from './tree.js';
+import { now } from './write/attributes.js';
+
+const XATTR_CREATE = 1;
+const XATTR_REPLACE = 2;
+const XATTR_VALUE_MAX = 65_536;
+const USER_XATTR = 'user.';
+/** Special values of tv_nsec (utimensat(2)). */
+const UTIME_NOW = 0x3fffffff;
+const UTIME_OMIT = 0x3ffffffe;
+/** The years 1 to 9999, which all conventions can write. */
+const SECONDS_MIN = -62_135_596_800;
+const SECONDS_MAX = 253_402_300_799;
+const ATTEMPTS = 3;
+const PERMISSIONS = 0o7777;
+
+export class AttributeChanges {
+  readonly #small: SmallObjects;
+
+  constructor(
+    readonly store: ObjectStore,
+    readonly tree: Tree,
+    readonly files: OpenFiles,
+  ) {
+    this.#small = new SmallObjects(store, tree);
+  }
+
+  /** Mode, owner, times. */
+  async setattr(r: FileSystemRequest, given: ObjectNode): Promise<void> {
+    // touch(1) of what was just made: the object will have the time of its making
+    if (this.tree.options.posix === 'off' && given.staged?.dirty === true && (r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID)) === 0 && isNow(r)) return;
+    await this.#describe(given, (facts) => {
+      const mode = (r.valid & FATTR.MODE) === 0 ? facts.mode : (facts.mode & S_IFMT) | (r.mode & PERMISSIONS);
+      const uid = (r.valid & FATTR.UID) === 0 ? facts.uid : r.setUid;
+      const gid = (r.valid & FATTR.GID) === 0 ? facts.gid : r.setGid;
+      const [atime, mtime] = timesOf(r, facts);
+      return { ...facts, mode, uid, gid, atime, mtime, ctime: now() };
+    });
+  }
+
+  async setxattr(r: FileSystemRequest, node: ObjectNode): Promise<void> {
+    const name = xattrName(r);
+    const value = r.payloadBytes();
+    if (value.length > XATTR_VALUE_MAX) throw new FileError(E.BIG);
+    const { flags } = r;
+    await this.#describe(node, (facts) => {
+      const there = facts.xattrs.has(name);
+      if (there && (flags & XATTR_CREATE) !== 0) throw new FileError(E.EXIST);
+      if (!there && (flags & XATTR_REPLACE) !== 0) throw new FileError(E.NODATA);
+      return { ...facts, xattrs: new Map([...facts.xattrs, [name, value]]), ctime: now() };
+    });
+  }
+
+  async removexattr(r: FileSystemRequest, node: ObjectNode): Promise<void> {
+    const name = xattrName(r);
+    await this.#describe(node, (facts) => {
+      if (!facts.xattrs.has(name)) throw new FileError(E.NODATA);
+      const xattrs = new Map(facts.xattrs);
+      xattrs.delete(name);
+      return { ...facts, xattrs, ctime: now() };
+    });
+  }
+
+  /** Attributes of a node: with the next commit of a file that is changed, else in the metadata of its object. */
+  async #describe(given: ObjectNode, change: (facts: Facts) => Facts): Promise<void> {
+    requirePosix(this.tree);
+    await this.tree.gate.through(() => given.key, () => inTurn(given, async () => {
+      for (let attempt = 1; ; attempt++) {
+        const file = given.staged;
+        if (file !== null && (file.dirty || given.unlinked)) {
+          const facts = change(file.facts());
+          this.#small.metadata(facts, E.NOSPC);
+          file.setAttributes(facts);
+          return;
+        }
+        if (given.unlinked) throw new FileError(E.NOENT);
+        const node = attempt === 1 && given.facts.kept !== null ? await this.tree.fresh(given) : await this.tree.refresh(given);
+        const facts = change(node.facts);
+        const metadata = this.#small.metadata(facts, E.NOSPC);
+        try {
+          await this.#setMetadata(node, facts, metadata);
+          return;
+        } catch (error) {
+          if (!(error instanceof StorageError) || error.code !== 'changed' || attempt === ATTEMPTS) throw error;
+        }
+      }
+    }));
+  }
+
+  async #setMetadata(node: ObjectNode, facts: Facts, metadata: Metadata): Promise<void> {
+    const { version } = node.facts;
+    if (version === null) {
+      // A directory without a marker; the bucket itself has no place for attributes
+      if (!node.directory || node.key === '') throw new FileError(E.PERM);
+      await this.#small.putMarker(node.key, facts);
+      return;
+    }
+    const commit = node.facts.kept?.[COMMIT];
+    const kept = { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }) };
+    const now = await this.store.setMetadata(node.key, version, kept);
+    this.tree.changed(node.key);
+    if (!node.directory) this.files.moved(node, node.key, now);
+    node.facts = { ...facts, version: now, kept };
+    node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
+    if (node.staged?.base != null && !node.staged.dirty) node.staged.adopt(node.facts, { ...node.staged.base, version: now });
+  }
+}
+
+function xattrName(r: FileSystemRequest): string {
+  const name = Buffer.from(r.nameBytes()).toString();
+  // The others mean something to a kernel; here nobody would keep their promises
+  if (!name.startsWith(USER_XATTR)) throw new FileError(E.OPNOTSUPP);
+  return name;
+}
+
+const isNow = (r: FileSystemRequest): boolean => [0, 1].every((index) => r.time(index).nanoseconds === UTIME_NOW);
+
+function timesOf(r: FileSystemRequest, { atime, mtime }: Facts): [atime: Time, mtime: Time] {
+  return [(r.valid & FATTR.ATIME) === 0 ? atime : timeAt(r, 0, atime), (r.valid & FATTR.MTIME) === 0 ? mtime : timeAt(r, 1, mtime)];
+}
+
+function timeAt(r: FileSystemRequest, index: number, before: Time): Time {
+  const { seconds, nanoseconds } = r.time(index);
+  if (nanoseconds === UTIME_OMIT) return before;
+  if (nanoseconds === UTIME_NOW) return now();
+  return { seconds: Math.max(SECONDS_MIN, Math.min(SECONDS_MAX, seconds)), nanoseconds };
+}

@@ -1,0 +1,48 @@
+/** Objects that are made at once: markers of directories, symlinks, special files. */
+import { randomUUID } from 'node:crypto';
+import { E } from '../../base/errno.js';
+import { StorageError } from './errors.js';
+import type { Facts } from './facts.js';
+import type { ObjectNode } from './nodes.js';
+import { COMMIT, settledPut } from './settle.js';
+import type { Metadata, ObjectStore } from './store.js';
+import { FileError, type Tree } from './tree.js';
+import { metadataFits, metadataOf } from './write/attributes.js';
+
+export class SmallObjects {
+  constructor(
+    readonly store: ObjectStore,
+    readonly tree: Tree,
+  ) {}
+
+  /** @throws FileError EEXIST, or that the metadata is too large */
+  async put(key: string, body: Uint8Array, facts: Facts): Promise<Pick<Facts, 'version' | 'kept'>> {
+    const metadata = this.metadata(facts, key.endsWith('/') ? E.NOSPC : E.NAMETOOLONG);
+    const condition = this.store.capabilities.putIfAbsent ? { condition: { absent: true } as const } : {};
+    try {
+      const commit = randomUUID();
+      return { version: await settledPut(this.store, key, body, { commit, metadata, ...condition }), kept: { ...metadata, [COMMIT]: commit } };
+    } catch (error) {
+      if (error instanceof StorageError && error.code === 'changed') throw new FileError(E.EXIST);
+      throw error;
+    }
+  }
+
+  /** A directory's own object. */
+  async putMarker(prefix: string, facts: Facts): Promise<ObjectNode> {
+    const made = await this.put(prefix, new Uint8Array(0), facts);
+    this.tree.changed(prefix);
+    return this.tree.nodes.put(true, prefix, { ...facts, ...made }, performance.now() + this.tree.options.metadataTtl_ms);
+  }
+
+  metadata(facts: Facts, tooLarge: number): Metadata {
+    const metadata = metadataOf(facts, this.store, this.tree.options.posix);
+    if (!metadataFits(metadata, this.store)) throw new FileError(tooLarge);
+    return metadata;
+  }
+}
+
+/** @throws FileError where metadata of objects is not used */
+export function requirePosix(tree: Tree): void {
+  if (tree.options.posix === 'off') throw new FileError(E.PERM);
+}
