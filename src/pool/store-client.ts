@@ -117,6 +117,7 @@ function storeOf(description: StoreDescription, forward: Forward, close: () => P
     put: (key, body, options) => call('put', [key, body], options),
     remove: (key, options) => call('remove', [key], options),
     copy: (from, to, options) => call('copy', [from, to], options),
+    rename: (from, to, options) => call('rename', [from, to], options),
     setMetadata: (key, version, metadata, options) => call('setMetadata', [key, version, metadata], options),
     list: (options) => call('list', [], options),
     beginUpload: (key, options) => call('beginUpload', [key], options),

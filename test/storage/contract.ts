@@ -249,6 +249,20 @@ export function contract(name: string, subject: ContractSubject): void {
         assert.deepEqual([{ ...replaced.metadata }, replaced.contentType], [{ two: '2' }, 'text/x-b']);
       });
 
+      test('a rename is one step with all that the object has, of this version only, over what is there unless told not to', async () => {
+        const key = fresh();
+        const version = await store.put(`${key}a`, bytes('abc'), { metadata: { one: '1' }, contentType: 'text/x-a' });
+        if (!store.capabilities.rename) return fails('unsupported', store.rename(`${key}a`, `${key}b`, { version }));
+        await store.put(`${key}b`, bytes('other'));
+        await fails('changed', store.rename(`${key}a`, `${key}b`, { version, condition: { absent: true } }));
+        await fails('changed', store.rename(`${key}b`, `${key}c`, { version }));
+        const moved = await store.rename(`${key}a`, `${key}b`, { version });
+        const there = await store.head(`${key}b`);
+        assert.deepEqual([there.version, { ...there.metadata }, there.contentType, there.size], [moved, { one: '1' }, 'text/x-a', 3]);
+        await fails('not-found', store.head(`${key}a`));
+        await fails(['not-found', 'changed'], store.rename(`${key}a`, `${key}c`, { version }));
+      });
+
       test('a copy of a version that is gone is `changed`', async () => {
         const key = fresh();
         const old = await store.put(`${key}a`, bytes('old'));

@@ -170,9 +170,9 @@ describe('files', () => {
   });
 });
 
-describe('names', () => {
+for (const rename of [true, false]) describe(`names, where the store ${rename ? 'renames' : 'copies'}`, () => {
   test('mkdir, rename, unlink, rmdir are in the bucket when they are answered', async () => {
-    const store = new MemoryStore();
+    const store = new MemoryStore({ capabilities: { rename } });
     await withGuest(store, async (guest) => {
       const g = guest.g;
       const mkdir = async (parent: bigint, one: string): Promise<bigint> => g.entry(await g.call(OP.MKDIR, parent, concat(u32(0o755, 0o22), name(one)), 128)).node;
@@ -201,11 +201,11 @@ describe('names', () => {
   });
 
   test('what is done below a directory that is being renamed is done when that is over', async () => {
-    const memory = new MemoryStore();
+    const memory = new MemoryStore({ capabilities: { rename } });
     const gate = { copies: 0, open: (): void => undefined };
     const opened = new Promise<void>((resolve) => (gate.open = resolve));
     const store = intercept(memory, async (call, attempt) => {
-      if (call.operation === 'copy' && ++gate.copies > 0) await opened;
+      if ((call.operation === 'copy' || call.operation === 'rename') && ++gate.copies > 0) await opened;
       return attempt(call.signal);
     });
     await withGuest(store, async (guest) => {
@@ -240,7 +240,7 @@ describe('names', () => {
   });
 
   test('mode, owner, times and attributes are in the metadata, follow a rename, and stay when the content changes', async () => {
-    const store = new MemoryStore();
+    const store = new MemoryStore({ capabilities: { rename } });
     await store.put('others', bytes('x'), { metadata: { project: 'apollo', mode: '33188' } });
     await withGuest(store, async (guest) => {
       const { g } = guest;
@@ -277,7 +277,7 @@ describe('names', () => {
   });
 
   test('what is open outlives its name', async () => {
-    const store = new MemoryStore();
+    const store = new MemoryStore({ capabilities: { rename } });
     await withGuest(store, async (guest) => {
       for (const [file, content] of [['small', bytes('small')], ['large', pattern(9 * MIB)]] as const) {
         await store.put(file, content);

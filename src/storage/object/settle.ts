@@ -8,7 +8,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { StorageError, isTransient } from './errors.js';
-import type { Body, CallOptions, Condition, CopyOptions, ObjectStore, Part, PutOptions, Upload, Version } from './store.js';
+import type { Body, CallOptions, Condition, CopyOptions, ObjectInfo, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
 
 /** Name in the metadata of the id of the write that made the object. */
 export const COMMIT = 'bucketfsd-commit';
@@ -44,6 +44,27 @@ export function settledCopy(
   const { commit, ...rest } = options;
   const metadata = { ...rest.metadata, [COMMIT]: commit };
   return settled(store, to, commit, rest, settle, () => store.copy(from, to, { ...rest, metadata }));
+}
+
+/** From this version to a free key, or over what is there. Nobody else has written the object that is where it went to. */
+export async function settledRename(
+  store: ObjectStore, from: string, to: string, options: RenameOptions & { readonly commit: string | undefined }, settle = SETTLE,
+): Promise<Version> {
+  const { commit, ...rest } = options;
+  for (let attempt = 1, doubt = false; ; attempt++) {
+    try {
+      return await store.rename(from, to, rest);
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      const lost = doubt && (error.code === 'changed' || error.code === 'not-found');
+      if (error.detail.ambiguous !== true && !lost) throw error;
+      doubt = true;
+      const [old, there] = await Promise.all([headOrNull(store, from, rest), headOrNull(store, to, rest)]);
+      if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
+      if (!mayTryAgain(error, attempt, settle)) throw error;
+      await sleep(settle.pause_ms, undefined, rest.signal === undefined ? {} : { signal: rest.signal });
+    }
+  }
 }
 
 /** Remove exactly this version. That it is gone after a doubtful attempt is success. */
@@ -86,9 +107,13 @@ const mayTryAgain = (error: StorageError, attempt: number, settle: SettleOptions
 
 /** The version of the object if it is the one that this commit made. */
 async function versionOf(store: ObjectStore, key: string, commit: string, options: CallOptions): Promise<Version | null> {
+  const info = await headOrNull(store, key, options);
+  return info?.metadata?.[COMMIT] === commit ? info.version : null;
+}
+
+async function headOrNull(store: ObjectStore, key: string, { signal }: CallOptions): Promise<ObjectInfo | null> {
   try {
-    const info = await store.head(key, options.signal === undefined ? {} : { signal: options.signal });
-    return info.metadata?.[COMMIT] === commit ? info.version : null;
+    return await store.head(key, signal === undefined ? {} : { signal });
   } catch (error) {
     if (error instanceof StorageError && error.code === 'not-found') return null;
     throw error;

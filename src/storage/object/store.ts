@@ -61,6 +61,13 @@ export interface CopyOptions extends PutOptions {
   // metadata and contentType replace those of the source; without metadata both are kept
 }
 
+export interface RenameOptions extends CallOptions {
+  /** Of the source: `changed` when it is another one. */
+  readonly version: Version;
+  /** Of what is there under the new name. */
+  readonly condition?: Condition;
+}
+
 export interface ListOptions extends CallOptions {
   readonly prefix: string;
   /** '/' to collapse what has one behind the prefix into `prefixes`; absent: everything below. */
@@ -157,6 +164,8 @@ export interface ObjectStore {
   /** Removing what is not there is no error, unless a version was named: then `changed` (or `not-found`). */
   remove(key: string, options?: CallOptions & { readonly version?: Version }): Promise<void>;
   copy(from: string, to: string, options?: CopyOptions): Promise<Version>;
+  /** The object with its metadata has another key, all at once; `unsupported` unless capabilities.rename. @returns the version it has there */
+  rename(from: string, to: string, options: RenameOptions): Promise<Version>;
   /** Replace the metadata of exactly this version. @returns the version it has then, a new one or not. */
   setMetadata(key: string, version: Version, metadata: Metadata, options?: CallOptions): Promise<Version>;
   list(options: ListOptions): Promise<ListPage>;

@@ -5,7 +5,7 @@ import { ApiError } from './errors.js';
 /** What a request asks for, in the reference's words; `upload.*` are the steps of a resumable upload. */
 export type Operation =
   | 'buckets.get' | 'objects.list' | 'objects.get' | 'objects.media' | 'objects.insert' | 'objects.patch' | 'objects.delete' | 'objects.compose'
-  | 'objects.rewrite' | 'objects.copy' | 'upload.start' | 'upload.put' | 'upload.status' | 'upload.cancel' | 'token';
+  | 'objects.rewrite' | 'objects.move' | 'objects.copy' | 'upload.start' | 'upload.put' | 'upload.status' | 'upload.cancel' | 'token';
 
 export type Harm =
   /** Answer so, and do nothing. */

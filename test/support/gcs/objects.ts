@@ -220,6 +220,17 @@ export class Bucket {
     this.#isCurrent = false;
   }
 
+  /** https://cloud.google.com/storage/docs/json_api/v1/objects/move */
+  move(name: string, target: string, query: Query): Stored {
+    const source = this.source(name, query);
+    if (name === target) throw invalid('The source and destination objects must have different names.');
+    const { content, fields, componentCount } = source;
+    const made = this.insert(target, { content, fields, ...(componentCount === null ? {} : { componentCount }) }, query);
+    this.objects.delete(name);
+    this.#isCurrent = false;
+    return made;
+  }
+
   /** https://cloud.google.com/storage/docs/json_api/v1/objects/compose */
   compose(name: string, request: Resource, query: Query): Stored {
     const sources = request.sourceObjects;

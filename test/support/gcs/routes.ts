@@ -18,7 +18,7 @@ export interface Route {
   readonly query: Query;
 }
 
-/** Method and path to operation; groups are bucket, object, target bucket, target object. */
+/** Method and path to operation; groups are bucket, object, target bucket (empty: the same), target object. */
 const ROUTES: readonly (readonly [string, RegExp, Operation])[] = [
   ['GET', /^\/storage\/v1\/b\/([^/]+)$/, 'buckets.get'],
   ['GET', /^\/storage\/v1\/b\/([^/]+)\/o$/, 'objects.list'],
@@ -28,6 +28,7 @@ const ROUTES: readonly (readonly [string, RegExp, Operation])[] = [
   ['POST', /^\/storage\/v1\/b\/([^/]+)\/o\/([^/]+)\/compose$/, 'objects.compose'],
   ['POST', /^\/storage\/v1\/b\/([^/]+)\/o\/([^/]+)\/rewriteTo\/b\/([^/]+)\/o\/([^/]+)$/, 'objects.rewrite'],
   ['POST', /^\/storage\/v1\/b\/([^/]+)\/o\/([^/]+)\/copyTo\/b\/([^/]+)\/o\/([^/]+)$/, 'objects.copy'],
+  ['POST', /^\/storage\/v1\/b\/([^/]+)\/o\/([^/]+)\/moveTo()\/o\/([^/]+)$/, 'objects.move'],
   ['POST', /^\/upload\/storage\/v1\/b\/([^/]+)\/o$/, 'objects.insert'],
   ['PUT', /^\/upload\/storage\/v1\/b\/([^/]+)\/o$/, 'upload.put'],
   ['DELETE', /^\/upload\/storage\/v1\/b\/([^/]+)\/o$/, 'upload.cancel'],
@@ -43,7 +44,7 @@ export function routeOf(method: string, url: string, headers: IncomingHttpHeader
     const match = verb === method ? pattern.exec(path) : null;
     if (match === null) continue;
     const [bucket = null, object = null, targetBucket, targetObject] = match.slice(1).map((part) => (part === undefined ? undefined : decode(part)));
-    const target = targetBucket === undefined || targetObject === undefined ? null : { bucket: targetBucket, object: targetObject };
+    const target = targetBucket === undefined || targetObject === undefined ? null : { bucket: targetBucket === '' ? bucket! : targetBucket, object: targetObject };
     const name = object ?? query.get('name') ?? null;
     return { operation: refine(operation, query, headers, path), bucket, object: name, target, query };
   }
@@ -92,6 +93,8 @@ export function handle(server: GcsServer, route: Route, received: Received, head
       return resource(bucket.compose(name, json(received.content), query));
     case 'objects.copy':
       return answer(resourceOf(route.target!.bucket, copyWhole(server, bucket, route, received)), query);
+    case 'objects.move':
+      return resource(bucket.move(name, route.target!.object, query));
     case 'objects.rewrite':
       return rewrite(server, bucket, route, received);
     case 'upload.start': {

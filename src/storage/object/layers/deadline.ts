@@ -14,7 +14,7 @@ export interface Deadlines {
 
 export const DEADLINES: Deadlines = { call_ms: 15_000, work_ms: 300_000, perMiB_ms: 4_000 };
 
-const LONG_WORK: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['copy', 'copyPart', 'setMetadata', 'completeUpload']);
+const LONG_WORK: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['copy', 'rename', 'copyPart', 'setMetadata', 'completeUpload']);
 
 /** What may have happened when such a call is given up: only these change nothing. */
 const HARMLESS: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['check', 'head', 'read', 'list', 'listUploads']);

@@ -6,7 +6,7 @@ import type { CallOptions, ObjectStore, PutOptions } from '../store.js';
 export interface Call {
   readonly operation: keyof Pick<
     ObjectStore,
-    'check' | 'head' | 'read' | 'put' | 'remove' | 'copy' | 'setMetadata' | 'list' | 'beginUpload' | 'putPart' | 'copyPart' | 'completeUpload' | 'abortUpload' | 'listUploads'
+    'check' | 'head' | 'read' | 'put' | 'remove' | 'copy' | 'rename' | 'setMetadata' | 'list' | 'beginUpload' | 'putPart' | 'copyPart' | 'completeUpload' | 'abortUpload' | 'listUploads'
   >;
   /** "put s3://bucket/key", for messages. */
   readonly subject: string;
@@ -40,6 +40,7 @@ export function intercept(store: ObjectStore, around: Around): ObjectStore {
     put: (key, body, options) => through('put', key, bodyBytes(body), options, (o: PutOptions) => store.put(key, body, o), options?.condition !== undefined),
     remove: (key, options) => through('remove', key, 0, options, (o) => store.remove(key, o), options?.version !== undefined),
     copy: (from, to, options) => through('copy', `${from} to ${to}`, 0, options, (o) => store.copy(from, to, o), options?.condition !== undefined),
+    rename: (from, to, options) => through('rename', `${from} to ${to}`, 0, options, (o) => store.rename(from, to, o), true),
     setMetadata: (key, version, metadata, options) => through('setMetadata', key, 0, options, (o) => store.setMetadata(key, version, metadata, o), true),
     list: (options) => through('list', options.prefix, 0, options, (o) => store.list(o)),
     beginUpload: (key, options) => through('beginUpload', key, 0, options, (o) => store.beginUpload(key, o)),

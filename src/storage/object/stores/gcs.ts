@@ -9,7 +9,7 @@ import { targetBytes, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import type {
   Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
-  ReadOptions, Upload, UploadInfo, Version,
+  ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 import { checkCrc32c } from './gcs-crc32c.js';
 import { GcsHttp, type GcsConnection } from './gcs-http.js';
@@ -32,7 +32,7 @@ export const GCS_LIMITS: Limits = {
 
 const CAPABILITIES: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'whole', copyPartIfVersion: true, rename: false, listingHasMetadata: true, metadataInPlace: true,
+  copyPart: 'whole', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true,
 };
 
 export interface GcsOptions extends GcsConnection {
@@ -144,6 +144,20 @@ export class GcsStore implements ObjectStore {
       if (state.rewriteToken === undefined) throw new StorageError('unexpected', operation, { providerMessage: 'a rewrite that neither ends nor goes on' });
       rewriteToken = state.rewriteToken;
     }
+  }
+
+  /** https://cloud.google.com/storage/docs/json_api/v1/objects/move */
+  async rename(from: string, to: string, { version, condition, signal }: RenameOptions): Promise<Version> {
+    const operation = `rename ${this.location}/${from} to ${to}`;
+    this.#checkTarget(operation, to, undefined);
+    const source = parseVersion(version, operation);
+    const object = await this.#http.json<GcsObject>({
+      operation, method: 'POST', path: `${objectPath(this.#bucket, from, operation)}/moveTo/o/${encodeURIComponent(to)}`, signal, mutates: true,
+      query: {
+        ...preconditions(condition, operation), ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration, fields: FIELDS,
+      },
+    });
+    return versionOf(object);
   }
 
   /** What the copy shall be: a resource in the request replaces all of the source's, so it says the rest as well. */

@@ -8,7 +8,7 @@ import { StorageError } from '../errors.js';
 import { compareUtf8 } from '../listing.js';
 import type {
   Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
-  ReadOptions, Upload, UploadInfo, Version,
+  ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 
 interface Stored {
@@ -33,7 +33,7 @@ export const MEMORY_LIMITS: Limits = {
 
 const EVERYTHING: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: true, metadataInPlace: true,
+  copyPart: 'range', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true,
 };
 
 export class MemoryStore implements ObjectStore {
@@ -89,6 +89,20 @@ export class MemoryStore implements ObjectStore {
     const metadata = options.metadata ?? source.info.metadata ?? {};
     const contentType = options.contentType ?? (options.metadata === undefined ? source.info.contentType : null);
     return this.#store(operation, to, source.content, { ...options, metadata, ...(contentType === null ? {} : { contentType }) });
+  }
+
+  async rename(from: string, to: string, options: RenameOptions): Promise<Version> {
+    const operation = this.#begin('rename', `${from} to ${to}`, options);
+    if (!this.capabilities.rename) throw new StorageError('unsupported', operation);
+    if (from === to) throw new StorageError('invalid', operation);
+    const { content, info } = this.#existing(operation, from);
+    if (info.version !== options.version) throw new StorageError('changed', operation);
+    const { condition } = options;
+    const version = this.#store(operation, to, content, {
+      metadata: info.metadata ?? {}, ...(info.contentType === null ? {} : { contentType: info.contentType }), ...(condition === undefined ? {} : { condition }),
+    });
+    this.#objects.delete(from);
+    return version;
   }
 
   async setMetadata(key: string, version: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {

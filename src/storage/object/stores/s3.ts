@@ -175,6 +175,11 @@ export class S3Store implements ObjectStore {
     }
   }
 
+  /** RenameObject is there for directory buckets only, which have no versions to compare. */
+  async rename(from: string, to: string): Promise<Version> {
+    throw new StorageError('unsupported', `rename ${this.location}/${from} to ${to}`);
+  }
+
   async setMetadata(key: string, of: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
     const { contentType } = await this.head(key, options);
     return this.copy(key, key, {

@@ -1,11 +1,11 @@
 /**
- * Objects and trees of objects get other keys: a copy on the server, then the old one is removed. The journal knows before the
- * first call, so that a move that was interrupted is finished by the next start.
+ * Objects and trees of objects get other keys: as one step each where the store has that; elsewhere a copy on the server, then the
+ * old one is removed. What takes several steps is in the journal before the first, so that the next start finishes it.
  */
 import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
 import { StorageError } from '../errors.js';
-import { COMMIT, settledCopy, settledRemove } from '../settle.js';
+import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Metadata, ObjectInfo, ObjectStore, Version } from '../store.js';
 import { FileError, type TreeLog } from '../tree.js';
 import type { Ledger } from './ledger.js';
@@ -23,14 +23,43 @@ export interface Moved {
 }
 
 export class Mover {
+  /** Something that speaks the provider's protocol may not know that request: then it is not asked again. */
+  #renames: boolean;
+
   constructor(
     readonly store: ObjectStore,
     readonly ledger: Ledger,
     readonly log: TreeLog,
-  ) {}
+  ) {
+    this.#renames = store.capabilities.rename;
+  }
 
   /** @returns the version at the new key. @throws FileError EEXIST, StorageError */
   async move(object: Moved, to: string, noReplace: boolean): Promise<Version> {
+    try {
+      const renamed = await this.#rename(object, to, noReplace);
+      return renamed ?? (await this.#copyAndRemove(object, to, noReplace));
+    } catch (error) {
+      throw error instanceof StorageError && error.code === 'changed' && noReplace ? await this.#whatChanged(object, error) : error;
+    }
+  }
+
+  /** As one step. @returns null where there is no such request */
+  async #rename(object: Pick<Moved, 'key' | 'version' | 'metadata'>, to: string, noReplace: boolean): Promise<Version | null> {
+    if (!this.#renames) return null;
+    const condition = noReplace ? { condition: { absent: true } as const } : {};
+    try {
+      return await settledRename(this.store, object.key, to, { version: object.version, commit: object.metadata?.[COMMIT], ...condition });
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      const unknown = error.code === 'unsupported' || (error.code === 'not-found' && (await this.#headOrNull(object.key))?.version === object.version);
+      if (!unknown) throw error;
+      this.#renames = false;
+      return null;
+    }
+  }
+
+  async #copyAndRemove(object: Moved, to: string, noReplace: boolean): Promise<Version> {
     const operation: Operation = {
       op: this.ledger.nextId(), kind: 'rename', from: object.key, to, tree: false, version: object.version, commit: randomUUID(),
     };
@@ -42,7 +71,7 @@ export class Mover {
     } catch (error) {
       // Perhaps it is there all the same: then the next start finishes what was begun
       if (!(error instanceof StorageError && error.detail.ambiguous === true)) this.ledger.finish(operation);
-      throw error instanceof StorageError && error.code === 'changed' && noReplace ? await this.#whatChanged(object, error) : error;
+      throw error;
     }
     await settledRemove(this.store, object.key, object.version);
     this.ledger.finish(operation);
@@ -127,6 +156,8 @@ export class Mover {
 
   /** A copy that is made twice is the same one: no condition, no doubt. */
   async #moveOne(object: ObjectInfo, to: string): Promise<Version> {
+    const renamed = await this.#rename(object, to, false);
+    if (renamed !== null) return renamed;
     const version = await this.store.copy(object.key, to, { sourceVersion: object.version });
     await settledRemove(this.store, object.key, object.version);
     return version;
