@@ -3,6 +3,7 @@
 # make test-unit  what needs no guest
 # make demo       a real guest mounts a share (SOURCE=s3 or SOURCE=gcs: a bucket)
 # make bench      comparison with virtiofsd (BENCH_ARGS="--rounds 5")
+# make bench-bucket  a bucket: comparison with s3fs and rclone (BENCH_ARGS=--quick)
 # make fuzz       malformed rings, messages and requests (FUZZ_ARGS="--seconds 60")
 # make docs       write the generated parts of docs/
 # make install    DESTDIR= PREFIX=/usr/local: a daemon that starts without npm; make uninstall removes it
@@ -28,7 +29,7 @@ compiled = $(patsubst %.ts,build/%.js,$(sort $(shell find $(1) -name '*.test.ts'
 UNIT_TESTS = $(filter-out build/test/e2e/%,$(call compiled,test))
 E2E_TESTS = $(filter build/test/e2e/%,$(call compiled,test))
 
-.PHONY: build test test-unit demo bench fuzz docs deps install uninstall clean
+.PHONY: build test test-unit demo bench bench-bucket fuzz docs deps install uninstall clean
 
 build: node_modules/.package-lock.json
 	npx --no-install tsc -p tsconfig.json
@@ -62,6 +63,9 @@ demo: deps build
 
 bench: build
 	@$(NODE) build/bench/bench.js $(BENCH_ARGS)
+
+bench-bucket: build
+	@$(NODE) build/bench/bucket/bench.js $(BENCH_ARGS)
 
 fuzz: build
 	@$(NODE) build/test/fuzz/fuzz.js $(FUZZ_ARGS)

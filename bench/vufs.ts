@@ -10,7 +10,7 @@ import type { Daemon } from './daemons.js';
 export const projectRoot = fileURLToPath(new URL('../..', import.meta.url));
 
 const outputDir = join(projectRoot, '.cache/vufs');
-const binary = join(outputDir, 'vufs');
+export const vufsBinary = join(outputDir, 'vufs');
 
 /** Makes `.cache/vufs/vufs` if it is absent or older than its sources. Throws with the compiler's output. */
 export function buildVufs(): void {
@@ -62,7 +62,7 @@ export async function runVufs(
 ): Promise<VufsResult> {
   const line = daemon.command.replaceAll('{DIR}', place.shared);
   const argv = [command, place.socket, ...args, '--restart', line, '--log', place.log];
-  const child = spawn(binary, argv, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(vufsBinary, argv, { stdio: ['ignore', 'pipe', 'pipe'] });
   const stop = (): void => void child.kill('SIGTERM');
   signal.addEventListener('abort', stop, { once: true });
   let stdout = '';

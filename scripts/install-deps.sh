@@ -1,12 +1,12 @@
 #!/bin/sh
 # Installs the Debian packages that the tests and the demo need. Does nothing, quickly, when all are there.
-# Usage: scripts/install-deps.sh            exit 0: everything is there; 1: it is not, and stderr says why
+# Usage: scripts/install-deps.sh [PACKAGE...]   these too; exit 0: everything is there; 1: it is not, and stderr says why
 set -eu
 
 # qemu-system-common also brings the C virtiofsd that the benchmark compares with; systemd checks the units; kmod resolves the order of
 # the guest's modules; gcc and libc6-dev build the static programs that run in the guest; mmdebstrap makes
 # the root in which the S3 server of the tests runs.
-PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod systemd mmdebstrap"
+PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod systemd mmdebstrap $*"
 
 missing=""
 for package in $PACKAGES; do

@@ -36,6 +36,10 @@ static const struct option_def { const char *name; enum type type; size_t at; co
 	D("passes", UINT, passes, "forget: how often all is looked up and forgotten (2)"),
 	D("dir", STR, dir, "forget: the shared directory on the host, where the files are made"),
 	D("settle", DBL, settle, "startup, cycle, forget: seconds a daemon gets to come to rest (3)"),
+	D("path", STR, path, "guest: the file or directory at the top of the share"),
+	D("count", UINT, count, "guest random-read: how many (200)"),
+	D("limit", DBL, limit, "guest: seconds after which a pass begins nothing more (120)"),
+	D("delay", DBL, delay, "delay: milliseconds in each direction (0)"),
 };
 
 static size_t size_of(const char *v)
@@ -52,7 +56,7 @@ static size_t size_of(const char *v)
 
 static void usage(void)
 {
-	puts("vufs bench SOCKET WORKLOAD | startup SOCKET | cycle SOCKET | forget SOCKET  [options]\nworkloads:");
+	puts("vufs bench SOCKET WORKLOAD | startup SOCKET | cycle SOCKET | forget SOCKET | guest SOCKET JOB | delay PORT TARGET  [options]\nworkloads:");
 	for (unsigned i = 0; i < nworks; i++)
 		printf("  %s\n", works[i].name);
 	for (size_t i = 0; i < sizeof defs / sizeof *defs; i++)
@@ -64,7 +68,7 @@ int main(int argc, char **argv)
 {
 	struct opts o = { .connect_timeout = 10, .req_timeout = 10, .time = 3, .warmup = 0.5, .queues = 1, .regions = 1,
 		.sg = "pages", .size = 64 << 20, .fsize = PAGE, .files = 1000, .qd = 1, .seed = 1, .cycles = 1000,
-		.passes = 2, .settle = 3, .uid = getuid(), .gid = getgid() };
+		.passes = 2, .settle = 3, .count = 200, .limit = 120, .uid = getuid(), .gid = getgid() };
 	const char *pos[3] = { 0 };
 	int n = 0;
 	signal(SIGPIPE, SIG_IGN);
@@ -114,5 +118,9 @@ int main(int argc, char **argv)
 		return cmd_cycle(&o);
 	if (!strcmp(pos[0], "forget"))
 		return cmd_forget(&o);
+	if (!strcmp(pos[0], "guest") && pos[2])
+		return cmd_guest(&o, pos[2]);
+	if (!strcmp(pos[0], "delay") && pos[2])
+		return cmd_delay(&o, pos[2]);
 	usage();
 }

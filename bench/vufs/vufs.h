@@ -43,15 +43,15 @@ struct vu_config { uint32_t offset, size, flags; uint8_t data[256]; };
 
 /* ---- options (filled by main.c, copied into each session) ---- */
 struct opts {
-	const char *sock, *restart, *log, *name, *sg, *cpu, *daemon_cpu, *dir;
-	double connect_timeout, req_timeout, time, warmup, settle;
+	const char *sock, *restart, *log, *name, *sg, *cpu, *daemon_cpu, *dir, *path;
+	double connect_timeout, req_timeout, time, warmup, settle, limit, delay;
 	/* virtio / vhost-user */
 	bool spin, verbose;
 	unsigned queues, ring, regions;
 	unsigned uid, gid;
 	/* workloads */
 	size_t bs, size, fsize;
-	unsigned qd, files, seed, miss, pid, cycles, passes;
+	unsigned qd, files, seed, miss, pid, cycles, passes, count;
 	uint64_t ops;
 	bool verify, cleanup;
 	/* set by each command: what a session has to hold */
@@ -255,4 +255,7 @@ int cmd_bench(struct opts *o, const char *workload);
 int cmd_startup(struct opts *o);
 int cmd_cycle(struct opts *o);
 int cmd_forget(struct opts *o);
+/* guest.c, delay.c */
+int cmd_guest(struct opts *o, const char *job);
+int cmd_delay(struct opts *o, const char *target);
 #endif
