@@ -42,7 +42,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
     await withRetry(withDeadline(client), { attempts: 3 }).check();
     const directory = options.readonly ? null : await cacheDirectoryOf(options);
     const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(plain, directory.path, options));
-    const opened = await openObjectFileSystem(store, new MemoryBudget(options.memoryBudget * MIB), {
+    const opened = await openObjectFileSystem(store, MemoryBudget.within(options.memoryBudget * MIB), {
       prefix: source.prefix,
       metadataTtl_ms: options.metadataTtl * 1000,
       posix: options.posixMetadata,

@@ -65,7 +65,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     const plain = layered(client, log);
     await plain.check();
     const store = withCapabilities(plain, await capabilitiesOf(plain, directory.path, bucket));
-    const budget = new MemoryBudget(bucket.memoryBudget * MIB);
+    const budget = MemoryBudget.within(bucket.memoryBudget * MIB);
     const { shop, files, report } = await recover(directory, store, budget, log);
     for (const line of report) output.line(line);
     const maker = new CommitMaker(shop, { posix: bucket.posixMetadata, sizes: COMMIT_SIZES, overwrite: bucket.onConflict === 'overwrite' });

@@ -16,6 +16,8 @@ const KEEP_MIN_BYTES = 1 << 20;
 const KEEP_MS = 5_000;
 /** So much of it may be used to fetch ahead. */
 const AHEAD_SHARE = 3 / 4;
+/** What connections, and garbage not yet collected, take while data comes as fast as it can. */
+const NETWORK_BYTES = 72 << 20;
 
 export class MemoryBudget {
   #used = 0;
@@ -26,6 +28,11 @@ export class MemoryBudget {
   readonly #waiting: Waiter[] = [];
   /** Who can do without some of what they hold; they are asked when somebody has to wait. */
   readonly holders = new Set<{ reclaim(): void }>();
+
+  /** For a process that is to have no more than so many bytes for reading, all in all. */
+  static within(bytes: number): MemoryBudget {
+    return new MemoryBudget(Math.max(bytes / 4, bytes - NETWORK_BYTES));
+  }
 
   /** `bytes` is at least as much as the largest single read. */
   constructor(readonly bytes: number) {}
