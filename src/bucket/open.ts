@@ -12,6 +12,7 @@ import { openObjectFileSystem, type OpenedObjects } from '../storage/object/file
 import { JournalError } from '../storage/object/journal.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
 import { AdaptiveLimit, withLimit } from '../storage/object/layers/limit.js';
+import { withRestart } from '../storage/object/layers/restart.js';
 import { withRetry } from '../storage/object/layers/retry.js';
 import { MemoryBudget } from '../storage/object/memory-budget.js';
 import { openStore, type StoreConfig } from '../storage/object/open-store.js';
@@ -91,9 +92,12 @@ export function openClient(options: BucketSettings): Promise<ObjectStore> {
   return openStoreClient({ config, threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize >> 1)) });
 }
 
-/** A deadline for each attempt, the limit around what is really under way, retries around both. */
+/** A deadline for each attempt, slow reads made again, the limit around what is really under way, retries around all. */
 export function layered(client: ObjectStore, log: Logger): ObjectStore {
-  return withRetry(withLimit(withDeadline(client), new AdaptiveLimit()), {
+  const prompt = withRestart(withDeadline(client), {
+    onRestart: (call, waited_ms) => log.guest('slow read', { operation: call.operation, waited_ms }, `${call.subject}: slower than usual, asked again`, 'info'),
+  });
+  return withRetry(withLimit(prompt, new AdaptiveLimit()), {
     onRetry: (call, error, attempt, delay_ms) =>
       log.guest(`retry ${error.code}`, { operation: call.operation, attempt, delay_ms, err: error }, `${error.message}: trying again in ${delay_ms} ms`),
   });
