@@ -182,7 +182,7 @@ export class Reader {
     }
   }
 
-  /** What was not found because it was moved meanwhile is read where it is now. */
+  /** What was not found because it was moved meanwhile is read where it is now. An object that somebody has removed is not the one that was opened. */
   async #readStore(offset: number, into: { address: number; bytes: number }, signal?: AbortSignal): Promise<number> {
     for (;;) {
       const moves = this.#moves;
@@ -190,7 +190,8 @@ export class Reader {
         return await this.store.read(this.#key, { version: this.#version, offset, into, ...(signal === undefined ? {} : { signal }) });
       } catch (error) {
         const missing = error instanceof StorageError && (error.code === 'not-found' || error.code === 'changed');
-        if (!missing || moves === this.#moves) throw error;
+        if (missing && moves !== this.#moves) continue;
+        throw missing && error.code === 'not-found' ? new StorageError('changed', error.operation, error.detail) : error;
       }
     }
   }
