@@ -295,8 +295,18 @@ export class ObjectFileSystem {
     for (; number < DOTS; number++) {
       if (!this.#put(r, directory.node, DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
     }
-    // Until the reply is full or the directory ends: an empty reply would say that it ends
-    for (;;) {
+    try {
+      return await this.#fill(r, directory, number, plus);
+    } catch (error) {
+      // The guest gets the nodes that are in the reply, and asks again for the rest
+      if (r.entries.used > 0) return r.entries.used;
+      throw error;
+    }
+  }
+
+  /** Until the reply is full or the directory ends: an empty reply would say that it ends. */
+  async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean): Promise<number> {
+    for (let number = from; ; ) {
       const entries = await directory.entries(number - DOTS);
       if (entries.length === 0) return r.entries.used;
       const nodes = plus ? await this.#nodesOf(directory.node, entries.slice(0, PLUS_AT_ONCE)) : [];
