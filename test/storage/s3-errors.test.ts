@@ -51,6 +51,7 @@ describe('codes', () => {
     [{ code: 'ERR_TLS_CERT_ALTNAME_INVALID' }, 'unreachable'],
     [{ code: 'DEPTH_ZERO_SELF_SIGNED_CERT' }, 'unreachable'],
     [{ code: 'ECONNRESET' }, 'interrupted'],
+    [{ name: 'TimeoutError', code: 'ECONNRESET' }, 'interrupted'],
     // Answers without a body, as HEAD has them, and codes that nobody has heard of
     [{ name: 'Unknown', status: 403 }, 'denied'],
     [{ name: 'Unknown', status: 404 }, 'not-found'],

@@ -61,7 +61,8 @@ export function toStorageError(error: unknown, operation: string, changes: boole
   if (error instanceof StorageError) return error;
   const known = (error instanceof Error ? error : new Error(String(error))) as SdkError;
   const status = known.$metadata?.httpStatusCode ?? known.$response?.statusCode;
-  const name = [known.Code, known.name, known.code].find((one) => one !== undefined && one in BY_CODE);
+  // The SDK calls a connection that was closed a TimeoutError as well: the code of Node.js says which it is
+  const name = [known.Code, known.code, known.name].find((one) => one !== undefined && one in BY_CODE);
   const fallback = known.code !== undefined && isTls(known.code) ? 'unreachable' : /^(Unknown|UnknownError)$/.test(known.name) || name === undefined ? byStatus(status) : 'unexpected';
   const code = name === undefined ? fallback : BY_CODE[name];
   // Without an answer nobody knows; a 5xx may come from something in between

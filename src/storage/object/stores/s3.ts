@@ -323,9 +323,14 @@ function content(body: Body, operation: string): Uint8Array | Readable {
   return body instanceof Uint8Array ? body : body.bytes === 0 ? new Uint8Array(0) : bodyStream(body, operation);
 }
 
-/** Keys in listings with EncodingType=url: as in forms, or with %20 for a space. */
+/** Keys in listings with EncodingType=url: as in forms, or with %20 for a space. Bytes that are no UTF-8, which S3 itself has not, are U+FFFD. */
 function decodeKey(encoded: string): string {
-  return decodeURIComponent(encoded.replaceAll('+', ' '));
+  const plain = encoded.replaceAll('+', ' ');
+  try {
+    return decodeURIComponent(plain);
+  } catch {
+    return Buffer.concat(plain.split(/(%[0-9A-Fa-f]{2})/).map((part, i) => Buffer.from(i % 2 === 1 ? part.slice(1) : part, i % 2 === 1 ? 'hex' : 'utf8'))).toString();
+  }
 }
 
 /** Bytes that follow, by Content-Range: "bytes 5-9/100". */
