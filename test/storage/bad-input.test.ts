@@ -51,6 +51,12 @@ async function restart(options: GuestOptions = {}, more: Partial<S3Options> = {}
 }
 
 let running = false;
+/** As by SIGKILL; the cache directory stays. */
+async function crash(): Promise<void> {
+  running = false;
+  await guest.kill();
+}
+
 async function stop(): Promise<void> {
   if (!running) return;
   running = false;
@@ -371,10 +377,15 @@ describe('the cache directory', () => {
         }
         assert.equal(error, -E.NOSPC, `${written} bytes were written`);
       }
+      // Where there is data already only the journal grows, until that is full too
+      for (error = 0; error === 0; ) error = await files.write(big, 7, content.subarray(7, 8));
+      assert.equal(error, -E.NOSPC);
       same(await files.read(big), content.subarray(0, written));
       const refused = await guest.call(OP.CREATE, ROOT, concat(u32(2 | 0o100, 0o100644, 0o22, 0), name('another')), 144);
       assert.ok(refused.error === 0 || refused.error === -E.NOSPC, String(refused.error));
-      assert.equal(await files.close(big), 0);
+      await crash();
+      await restart({ write: { cacheDirectory: point, durability: 'writeback', writebackDelay_ms: 60_000 } });
+      same(await files.content('big'), content.subarray(0, written));
       await guest.opened.idle();
       same(await stored('big'), content.subarray(0, written));
       const after = await files.create('after');
@@ -387,5 +398,25 @@ describe('the cache directory', () => {
       execFileSync('umount', ['-l', point]);
       rmSync(point, { recursive: true });
     }
+  });
+
+  test('that has a file in thousands of pieces: all of them are there after restarts', async () => {
+    const expected = Buffer.alloc(2500 * 100, 0);
+    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-pieces-'));
+    const options: GuestOptions = { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000 } };
+    await restart(options);
+    const file = await files.create('f');
+    for (let i = 0; i < 2500; i++) {
+      expected[i * 100 + 99] = 1 + (i % 255);
+      assert.equal(await files.write(file, i * 100 + 99, expected.subarray(i * 100 + 99, i * 100 + 100)), 0);
+    }
+    for (let i = 0; i < 2; i++) {
+      await crash();
+      await restart(options);
+    }
+    same(await files.content('f'), expected);
+    await stop();
+    same(await stored('f'), expected);
+    rmSync(cacheDirectory, { recursive: true });
   });
 });

@@ -156,3 +156,28 @@ test('a full disk fails the append with ENOSPC; what was acknowledged is there, 
     spawnSync('umount', [disk]);
   }
 });
+
+test('on a full disk there is room for as much as was to be spared, and a rewrite that has none leaves everything', { skip: process.geteuid!() !== 0 && 'needs root' }, () => {
+  const disk = join(directory, 'spare');
+  mkdirSync(disk);
+  assert.equal(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1M', 'spare', disk]).status, 0);
+  const full = (error: NodeJS.ErrnoException): boolean => error.code === 'ENOSPC';
+  try {
+    const path = join(disk, 'j');
+    const { journal } = Journal.open<Record>(path);
+    journal.append(record(0), 100_000);
+    assert.equal(journal.bytes, readFileSync(path).length, 'it is no longer than what it says');
+    assert.throws(() => writeFileSync(join(disk, 'other'), Buffer.alloc(2 << 20)), full);
+    let acknowledged = 1;
+    assert.throws(() => {
+      for (; ; acknowledged++) journal.append({ n: acknowledged, text: 'x'.repeat(5000) }, 100_000);
+    }, full);
+    assert.throws(() => journal.rewrite([record(1)], 100_000), full);
+    assert.equal(existsSync(`${path}.new`), false);
+    for (let i = 0; i < 19; i++) journal.append({ n: acknowledged++, text: 'x'.repeat(5000) });
+    journal.close();
+    assert.deepEqual(reopened(path).records.map(({ n }) => n), Array.from({ length: acknowledged }, (_, i) => i));
+  } finally {
+    spawnSync('umount', [disk]);
+  }
+});

@@ -10,10 +10,12 @@
  * What is broken at the end was being written when the machine went down, and was never acknowledged as synced: it is cut
  * off, and kept aside. What is broken in the middle was damaged afterwards: then nothing is touched, and open() refuses.
  */
-import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, readSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, readSync, renameSync, unlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
+import { E } from '../../base/errno.js';
+import * as c from '../../ffi/libc.js';
 
 const fdatasyncAsync = promisify(fdatasync);
 
@@ -23,6 +25,9 @@ const MARK = Buffer.from('BFJ1');
 const FRAME_BYTES = 12;
 /** A record says what to do with one object: its key, some metadata, a list of parts. */
 const RECORD_MAX_BYTES = 4 << 20;
+/** So much of the disk is asked for at once. */
+const RESERVE_STEP_BYTES = 256 << 10;
+const FALLOC_FL_KEEP_SIZE = 1;
 
 export class JournalError extends Error {
   override readonly name = 'JournalError';
@@ -44,6 +49,8 @@ export interface OpenedJournal<R> {
 export class Journal<R> {
   #fd: number;
   #bytes: number;
+  /** Up to here the file has its blocks of the disk, as far as we have asked for them. */
+  #reserved: number;
   #dirty = false;
   #failed: Error | null = null;
 
@@ -54,6 +61,7 @@ export class Journal<R> {
   ) {
     this.#fd = fd;
     this.#bytes = bytes;
+    this.#reserved = bytes;
   }
 
   /** @throws JournalError, or an error of the file system. */
@@ -97,17 +105,19 @@ export class Journal<R> {
 
   /**
    * Add a record. @throws an error of the file system (full, read-only): then the record is not there, nor is any part of
-   * it, or no further record will be accepted.
+   * it, or no further record will be accepted. Records of at least `spare` bytes will fit behind it, however full the disk gets.
    */
-  append(record: R): void {
+  append(record: R, spare = 0): void {
     if (this.#failed !== null) throw this.#failed;
     const bytes = frame(record);
+    if (spare > 0) this.#reserved = reserve(this.#fd, this.#reserved, this.#bytes + bytes.length + spare);
     let written = 0;
     try {
       while (written < bytes.length) written += writeSync(this.#fd, bytes, written, bytes.length - written, this.#bytes + written);
     } catch (error) {
       try {
         if (written > 0) ftruncateSync(this.#fd, this.#bytes);
+        this.#reserved = Math.min(this.#reserved, this.#bytes);
       } catch {
         this.#failed = error as Error;
       }
@@ -130,23 +140,27 @@ export class Journal<R> {
     }
   }
 
-  /** Replace all records by these, as one step. */
-  rewrite(records: readonly R[]): void {
+  /** Replace all records by these, as one step. @throws an error of the file system: then it is as it was. `spare` as in append() */
+  rewrite(records: readonly R[], spare = 0): void {
     if (this.#failed !== null) throw this.#failed;
     const next = `${this.path}.new`;
     const content = Buffer.concat([Buffer.from(HEADER), ...records.map(frame)]);
     const fd = openSync(next, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    let reserved = 0;
     try {
       for (let at = 0; at < content.length; ) at += writeSync(fd, content, at, content.length - at, at);
+      if (spare > 0) reserved = reserve(fd, content.length, content.length + spare);
       fsyncSync(fd);
       renameSync(next, this.path);
     } catch (error) {
       closeSync(fd);
+      unlinkSync(next);
       throw error;
     }
     closeSync(this.#fd);
     this.#fd = fd;
     this.#bytes = content.length;
+    this.#reserved = Math.max(reserved, content.length);
     this.#dirty = false;
     syncDirectory(this.path);
   }
@@ -154,6 +168,18 @@ export class Journal<R> {
   close(): void {
     closeSync(this.#fd);
   }
+}
+
+/** Blocks of the disk for everything up to `end`; the file gets no longer. @returns up to where they are there. @throws when there are none */
+function reserve(fd: number, reserved: number, end: number): number {
+  if (end <= reserved) return reserved;
+  for (const until of [end + RESERVE_STEP_BYTES, end]) {
+    if (c.fallocate(fd, FALLOC_FL_KEEP_SIZE, reserved, until - reserved) === 0) return until;
+    const errno = c.errno();
+    // A file system that cannot: then nothing is promised
+    if (errno !== E.NOSPC && errno !== E.DQUOT) return Infinity;
+  }
+  throw Object.assign(new Error('ENOSPC: no space left on device, fallocate'), { errno: -E.NOSPC, code: 'ENOSPC', syscall: 'fallocate' });
 }
 
 /** Bytes of the first line; 0 for a journal that was never finished being begun. @throws JournalError */

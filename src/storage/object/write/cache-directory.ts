@@ -74,8 +74,12 @@ export class CacheDirectory {
       if (errno !== E.AGAIN) throw new CacheDirectoryError(`cannot lock ${path}: it must be on a file system with flock(2)`);
       throw new CacheDirectoryError(`the cache directory ${path} is in use by another bucketfsd${lockedBy(path)}: give each daemon a --cache-dir of its own`);
     }
-    ftruncateSync(fd, 0);
-    writeSync(fd, `${process.pid}\n`, 0);
+    try {
+      ftruncateSync(fd, 0);
+      writeSync(fd, `${process.pid}\n`, 0);
+    } catch {
+      // It is for a message to others only, and the disk may be full of what is to be recovered
+    }
     return new CacheDirectory(path, fd);
   }
 
@@ -117,7 +121,10 @@ export class CacheDirectory {
       );
     }
     const path = join(this.path, 'share.json');
-    writeFileSync(`${path}.new`, `${JSON.stringify({ format: FORMAT, ...identity })}\n`, { mode: 0o600, flush: true });
+    const text = `${JSON.stringify({ format: FORMAT, ...identity })}\n`;
+    // A disk may be full of what is to be recovered
+    if (known !== null && readFileSync(path, 'utf8') === text) return;
+    writeFileSync(`${path}.new`, text, { mode: 0o600, flush: true });
     renameSync(`${path}.new`, path);
   }
 }

@@ -8,9 +8,13 @@ import type { Upload } from '../store.js';
 const REWRITE_MIN_BYTES = 4 << 20;
 /** It is made anew when it is so many times as large as it was then. */
 const GROWTH = 4;
+/** What guests change leaves so much for the commits that follow: a disk that is full of staged data becomes free by those only. */
+const SPARE_BYTES = 256 << 10;
+const CHANGES: ReadonlySet<JournalRecord['t']> = new Set<JournalRecord['t']>(['file', 'wrote', 'cut', 'attributes']);
 
 export interface Described {
-  describe(): JournalRecord;
+  /** In order. */
+  describe(): readonly JournalRecord[];
 }
 
 export class Ledger {
@@ -38,17 +42,27 @@ export class Ledger {
   append(record: JournalRecord): void {
     // Before: whoever appends changes what is described only afterwards
     if (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes) this.rewrite();
-    this.journal.append(record);
+    const changes = CHANGES.has(record.t) && !('fetched' in record);
+    this.journal.append(record, changes ? SPARE_BYTES : 0);
   }
 
-  /** Only what still counts. */
+  /** Only what still counts; where there is no room for that, all stays as it is for a while. */
   rewrite(): void {
+    try {
+      this.#rewrite();
+    } catch (error) {
+      if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      this.#bytes = this.journal.bytes / 2;
+    }
+  }
+
+  #rewrite(): void {
     this.journal.rewrite([
-      ...[...this.files.values()].map((file) => file.describe()),
+      ...[...this.files.values()].flatMap((file) => file.describe()),
       ...[...this.operations.values()].map((operation) => ({ t: 'operation', ...operation }) as const),
       ...[...this.uploads.values()].map((upload) => ({ t: 'upload', upload }) as const),
       ...[...this.hidden].map((key) => ({ t: 'hidden', key }) as const),
-    ]);
+    ], SPARE_BYTES);
     this.#bytes = Math.max(this.journal.bytes, REWRITE_MIN_BYTES / GROWTH);
   }
 

@@ -29,6 +29,7 @@ const FALLOC_FL_ZERO_RANGE = 16;
 const S_IXGRP = 0o010;
 /** So much of the object is fetched at once into the staging file. */
 const FILL_BYTES = 8 << 20;
+const DESCRIBED_PIECES = 1000;
 
 export interface Workshop {
   readonly store: ObjectStore;
@@ -164,11 +165,17 @@ export class StagedFile {
     return { ...this.#attributes, mtime: time, ctime: time };
   }
 
-  describe(): JournalRecord {
+  /** A record has a bound, and a file may be staged in very many pieces: most of them have records of their own then. */
+  describe(): JournalRecord[] {
     const { size, objectBytes, staged } = this.extents;
-    return {
-      t: 'file', id: this.id, key: this.#key, base: this.#base, size, objectBytes, staged: [...staged], attributes: this.attributes(), doubts: [...this.doubts],
-    };
+    const { id } = this;
+    return [
+      {
+        t: 'file', id, key: this.#key, base: this.#base, size, objectBytes, staged: staged.slice(0, DESCRIBED_PIECES), attributes: this.attributes(),
+        doubts: [...this.doubts],
+      },
+      ...staged.slice(DESCRIBED_PIECES).map(({ from, to }) => ({ t: 'wrote', id, from, to, fetched: true }) as const),
+    ];
   }
 
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
@@ -352,7 +359,7 @@ export class StagedFile {
   #open(): void {
     const { ledger } = this.shop;
     if (ledger.files.has(this.id)) return;
-    ledger.append(this.describe());
+    for (const record of this.describe()) ledger.append(record);
     ledger.files.set(this.id, this);
   }
 
