@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { E } from '../../src/base/errno.js';
 import { AdaptiveLimit, withLimit } from '../../src/storage/object/layers/limit.js';
@@ -260,6 +261,33 @@ describe('objects', () => {
     server.judge = () => null;
     assert.equal(await files.close(file), 0);
     assert.equal((await stored('f')).toString(), 'content and more');
+  });
+
+  test('whose bytes were damaged on their way here are asked for again, where the provider says what they are', async () => {
+    await server.store.put('f', BIG);
+    const sum = Buffer.alloc(4);
+    sum.writeUInt32BE(crc32(BIG));
+    // The SDK looks at checksums of Amazon's own answers only
+    process.env['AWS_ENDPOINT_URL_S3'] = server.endpoint;
+    const { endpoint: _endpoint, ...amazon } = optionsOf();
+    const store = layered(new S3Store(amazon));
+    try {
+      const read = async (): Promise<Buffer> => {
+        const into = Buffer.alloc(BIG.length);
+        return into.subarray(0, await store.read('f', { offset: 0, into }));
+      };
+      const told = (headers: Record<string, string>): Record<string, string> =>
+        ({ ...headers, 'x-amz-checksum-crc32': sum.toString('base64'), 'x-amz-checksum-type': 'FULL_OBJECT' });
+      let damaged = 1;
+      server.judge = ({ operation }) => (operation !== 'get' ? null : damaged-- > 0 ? { flip: true, headers: told } : { headers: told });
+      same(await read(), BIG);
+      assert.equal(server.count('get'), 2);
+      damaged = Infinity;
+      await assert.rejects(read(), { code: 'checksum' });
+    } finally {
+      delete process.env['AWS_ENDPOINT_URL_S3'];
+      await store.close();
+    }
   });
 
   test('whose metadata lies are files all the same', async () => {

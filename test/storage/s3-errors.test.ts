@@ -65,6 +65,11 @@ describe('codes', () => {
     test(`${JSON.stringify(shape)} is ${code}`, () => assert.equal(toStorageError(sdkError(shape), 'op', false).code, code));
   }
 
+  test('a body that is not what its header says is checksum, though the SDK has no name for it', () => {
+    const error = new Error('Checksum mismatch: expected "AAAAAA==" but received "DUoRhQ==" in response header "x-amz-checksum-crc32".');
+    assert.equal(toStorageError(error, 'op', false).code, 'checksum');
+  });
+
   test('ours stays as it is, and what is no error becomes one', () => {
     const ours = new StorageError('short-body', 'op');
     assert.equal(toStorageError(ours, 'other', true), ours);

@@ -36,12 +36,14 @@ export type Harm =
   | { readonly short: number }
   /** So many bytes more than the range that was asked for. */
   | { readonly longer: number }
-  /** A byte of the body is another than it was. */
-  | 'flip'
+  /** A byte of the body is another than it was, and the headers say what it should be. */
+  | { readonly flip: true; readonly headers: HeaderChange }
   /** Another body. */
   | { readonly edit: (body: string) => string }
   /** The answer's headers, as somebody in between would change them. */
-  | { readonly headers: (headers: Record<string, string>) => Record<string, string> };
+  | { readonly headers: HeaderChange };
+
+type HeaderChange = (headers: Record<string, string>) => Record<string, string>;
 
 export interface S3ServerOptions {
   readonly port?: number;
@@ -167,7 +169,7 @@ function send(incoming: IncomingMessage, response: ServerResponse, answer: Answe
   if (harmed !== null && 'short' in harmed) body = body.subarray(0, (announced = harmed.short));
   if (harmed !== null && 'longer' in harmed) announced = (body = Buffer.concat([body, Buffer.alloc(harmed.longer, 0x78)])).length;
   if (harmed !== null && 'edit' in harmed) announced = (body = Buffer.from(harmed.edit(body.toString()))).length;
-  if (harm === 'flip') {
+  if (harmed !== null && 'flip' in harmed) {
     body = Buffer.from(body);
     body[length >> 1] ^= 1;
   }

@@ -56,6 +56,9 @@ function byStatus(status: number | undefined): StorageErrorCode {
 /** Certificates: Node's codes of TLS errors. */
 const isTls = (code: string): boolean => code.startsWith('ERR_TLS') || code.startsWith('CERT_') || /CERT|SELF_SIGNED|UNABLE_TO_/.test(code);
 
+/** What the SDK says of a body that does not match its header; the error has no name of its own (@aws-sdk/middleware-flexible-checksums). */
+const CHECKSUM = /^Checksum mismatch: expected /;
+
 /** `changes`: whether the call may have changed something if its answer is lost. */
 export function toStorageError(error: unknown, operation: string, changes: boolean): StorageError {
   if (error instanceof StorageError) return error;
@@ -64,7 +67,7 @@ export function toStorageError(error: unknown, operation: string, changes: boole
   // The SDK calls a connection that was closed a TimeoutError as well: the code of Node.js says which it is
   const name = [known.Code, known.code, known.name].find((one) => one !== undefined && one in BY_CODE);
   const fallback = known.code !== undefined && isTls(known.code) ? 'unreachable' : /^(Unknown|UnknownError)$/.test(known.name) || name === undefined ? byStatus(status) : 'unexpected';
-  const code = name === undefined ? fallback : BY_CODE[name];
+  const code = name !== undefined ? BY_CODE[name] : CHECKSUM.test(known.message) ? 'checksum' : fallback;
   // Without an answer nobody knows; a 5xx may come from something in between
   const ambiguous = changes && (status === undefined ? !['unreachable', 'bad-credentials', 'invalid', 'short-body'].includes(code) : status >= 500);
   return new StorageError(code, operation, {
