@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
-import { intercept } from '../../src/storage/object/layers/intercept.js';
+import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
@@ -297,6 +297,59 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
 });
 
 describe('conflicts', () => {
+  /** The server has done it, and the answer waits until `open` is called. */
+  function answersHeld(memory: MemoryStore, operations: readonly Call['operation'][]): { store: ObjectStore; done: () => number; open: () => void } {
+    let done = 0;
+    let open = (): void => undefined;
+    const opened = new Promise<void>((resolve) => (open = resolve));
+    const store = intercept(memory, async (call, attempt) => {
+      const result = await attempt(call.signal);
+      if (operations.includes(call.operation)) {
+        done++;
+        await opened;
+      }
+      return result;
+    });
+    return { store, done: () => done, open: () => open() };
+  }
+
+  const overtakers: Readonly<Record<string, { held: Call['operation']; ask: (g: ObjectGuest, node: bigint, fh: bigint) => { opcode: number; node: bigint; args: Uint8Array } }>> = {
+    'a commit': { held: 'completeUpload', ask: (_g, node, fh) => ({ opcode: OP.FSYNC, node, args: concat(u64(fh), u32(0, 0)) }) },
+    'a change of the metadata': {
+      held: 'setMetadata', ask: (_g, node) => ({ opcode: OP.SETATTR, node, args: concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)) }),
+    },
+    'a rename': { held: 'remove', ask: () => ({ opcode: OP.RENAME2, node: ROOT, args: concat(u64(ROOT), u32(0, 0), name('f'), name('g')) }) },
+  };
+  for (const [what, { held, ask }] of Object.entries(overtakers)) {
+    test(`a read that ${what} of ours overtakes is no ESTALE: it reads what is there then`, async () => {
+      const memory = new MemoryStore({ limits: PARTS, capabilities: { rename: false, metadataInPlace: false } });
+      const content = pattern(300_000);
+      await memory.put('f', content);
+      const { store, done, open } = answersHeld(memory, [held]);
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const { node } = await g.lookup(ROOT, 'f');
+        const fh = await g.open(node);
+        if (held === 'completeUpload') await guest.write(node, fh, 0, bytes('here'));
+        const { opcode, node: at, args } = ask(g, node, fh);
+        const pending = [g.request(opcode, at, args).bytes, g.request(OP.READ, node, concat(u64(fh, 200_000), u32(1000, 0), u64(0), u32(0, 0))).bytes];
+        const answers: number[] = [];
+        for (const request of pending) {
+          answers.push(g.queue.chain([request], [2000], true).writable[0]);
+          g.queue.kick();
+          while (done() === 0) await turn();
+        }
+        // The read has been refused by now
+        for (let i = 0; i < 20; i++) await turn();
+        open();
+        await g.queue.wait(2);
+        for (const answer of answers) assert.equal(g.memory.dv.getInt32(answer + 4, true), 0);
+        assert.deepEqual(Buffer.from(g.memory.u8.slice(answers[1] + 16, answers[1] + 1016)), Buffer.from(content.subarray(200_000, 201_000)));
+        assert.equal(await guest.close(node, fh), 0);
+      }, { write: { sizes: SMALL } });
+    });
+  }
+
   test('who was slower hears ESTALE, and finds what was written beside', async () => {
     const store = new MemoryStore();
     await store.put('d/f', bytes('one'));

@@ -10,6 +10,7 @@ import { describeObject } from './facts.js';
 import { HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
+import { readAgain, sourceOf } from './overtaken.js';
 import { Reader } from './reader.js';
 import type { Metadata, ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
@@ -137,12 +138,18 @@ export class OpenFiles {
   }
 
   release(r: FileSystemRequest): void {
-    const file = this.get(r);
-    this.#drop(r.fhLow, file);
+    this.#drop(r.fhLow, this.get(r));
   }
 
   read(r: FileSystemRequest): number | Promise<number> {
     const file = this.get(r);
+    const from = sourceOf(file);
+    const result = this.#read(r, file);
+    if (typeof result === 'number' || this.write === null) return result;
+    return result.catch((error: unknown) => readAgain(file, from, error, this.tree.gate, this.write!.committer, () => this.#read(r, file)));
+  }
+
+  #read(r: FileSystemRequest, file: FileHandle): number | Promise<number> {
     if (file.stale) return -E.STALE;
     if (file.staged !== null) {
       if (r.offset >= file.staged.size) return 0;

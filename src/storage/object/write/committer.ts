@@ -88,11 +88,16 @@ export class Committer {
     void begun.then(() => this.#beginnings.delete(file));
   }
 
+  /** The commit that is under way has succeeded or failed. */
+  async over(file: StagedFile): Promise<void> {
+    await this.#running.get(file)?.catch(() => undefined);
+  }
+
   /** No commit of the file is under way; whatever it would have failed with is for others to hear. */
   async quiet(file: StagedFile): Promise<void> {
     this.#due.delete(file);
     await this.#beginnings.get(file);
-    await this.#running.get(file)?.catch(() => undefined);
+    await this.over(file);
   }
 
   /** The file is no longer to be committed, and nothing reads its staging file. */
