@@ -28,6 +28,13 @@ export class EntrySink implements DirectorySink {
     return this.used + this.#bytes(nameLength) <= this.#room;
   }
 
+  /** How many of these entries fit, in their order. */
+  fitting(names: readonly { readonly name: Uint8Array }[]): number {
+    let bytes = this.used;
+    const over = names.findIndex(({ name }) => (bytes += this.#bytes(name.length)) > this.#room);
+    return over < 0 ? names.length : over;
+  }
+
   #bytes(nameLength: number): number {
     return ((this.#plus ? ENTRY_OUT_BYTES : 0) + Dirent.bytes + nameLength + 7) & ~7;
   }

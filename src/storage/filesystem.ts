@@ -116,8 +116,10 @@ export interface FileSystemRequest {
 
 /** Where READDIR and READDIRPLUS put entries. */
 export interface DirectorySink {
-  /** Bytes that an entry with a name of `nameLength` takes. */
+  /** Whether an entry with a name of so many bytes has room. */
   fits(nameLength: number): boolean;
+  /** How many of these entries fit, in their order. */
+  fitting(names: readonly { readonly name: Uint8Array }[]): number;
   /** Put an entry; for READDIRPLUS with attributes from the request's attr and entry fields, or none. */
   put(inoLow: number, inoHigh: number, offLow: number, offHigh: number, type: number, source: Uint8Array, nameAt: number, nameLength: number, plus: boolean): void;
   readonly used: number;

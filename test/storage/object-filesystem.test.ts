@@ -193,6 +193,50 @@ describe('listings', () => {
     }
   });
 
+  test('a listing with attributes asks for each object once, and lookups that follow are answered by it', async () => {
+    const memory = new MemoryStore({ capabilities: { listingHasMetadata: false } });
+    const count = 700;
+    for (let i = 0; i < count; i++) await memory.put(`d/n${String(i).padStart(4, '0')}`, bytes('x'), { metadata: { mode: '33024' } });
+    await memory.put('d/sub/x', bytes(''));
+    const { store, calls } = new FaultyStore(memory);
+    await withGuest(store, async (g) => {
+      const { node } = await g.lookup(ROOT, 'd');
+      calls.length = 0;
+      const listed = await list(g, node, true);
+      assert.equal(listed.length, 2 + count + 1);
+      assert.ok(listed.every((entry) => entry.name.startsWith('.') || entry.name === 'sub' || entry.mode === 0o100400));
+      assert.deepEqual([calls.filter((call) => call === 'head').length, calls.filter((call) => call === 'list').length], [count + 1, 1]);
+      calls.length = 0;
+      for (const one of ['n0000', 'n0500', 'sub']) assert.equal((await g.lookup(node, one)).node, listed.find((entry) => entry.name === one)!.node);
+      for (const one of ['n', 'n0000x', 'zzz']) assert.equal((await g.call(OP.LOOKUP, node, name(one), 128)).error, -E.NOENT);
+      assert.ok(!calls.includes('list'));
+    }, { metadataTtl_ms: 60_000 });
+  });
+
+  test('names that are looked up one after the other are answered by a listing, as long as nothing has changed', async () => {
+    const memory = new MemoryStore({ capabilities: { listingHasMetadata: false } });
+    for (let i = 0; i < 2500; i++) await memory.put(`d/n${String(i).padStart(4, '0')}`, bytes('x'));
+    const { store, calls } = new FaultyStore(memory);
+    await withGuest(store, async (g) => {
+      const { node } = await g.lookup(ROOT, 'd');
+      calls.length = 0;
+      for (let i = 0; i < 2500; i++) await g.lookup(node, `n${String(i).padStart(4, '0')}`);
+      assert.equal(calls.filter((call) => call === 'head').length, 2500);
+      assert.ok(calls.filter((call) => call === 'list').length <= 16);
+      // What is done here is known at once
+      assert.equal((await g.call(OP.UNLINK, node, name('n0007'), 0)).error, 0);
+      assert.equal((await g.call(OP.LOOKUP, node, name('n0007'), 128)).error, -E.NOENT);
+      assert.equal((await g.call(OP.LOOKUP, node, name('n0007a'), 128)).error, -E.NOENT);
+      assert.equal((await g.call(OP.MKDIR, node, concat(u32(0o755, 0), name('n0007a')), 128)).error, 0);
+      const made = await g.lookup(node, 'n0007a');
+      calls.length = 0;
+      for (const one of ['a', 'b', 'c']) assert.equal((await g.call(OP.LOOKUP, made.node, name(one), 128)).error, -E.NOENT);
+      assert.deepEqual(calls, [], 'a new directory is empty');
+      await g.create(made.node, 'b');
+      await g.lookup(made.node, 'b');
+    }, { metadataTtl_ms: 60_000, write: {} });
+  });
+
   test('telldir and seekdir: any offset that was given goes on where it was, also long after', async () => {
     const store = new MemoryStore();
     for (let i = 0; i < 2500; i++) await store.put(`n${String(i).padStart(4, '0')}`, bytes(''));

@@ -78,7 +78,9 @@ export class Changes {
       const prefix = `${this.tree.keyOf(parent, r.nameBytes())}/`;
       const inherited = parent.facts.mode & S_ISGID;
       const facts = this.#newFacts(r, parent, S_IFDIR);
-      return this.#small.putMarker(prefix, { ...facts, mode: facts.mode | inherited });
+      const node = await this.#small.putMarker(prefix, { ...facts, mode: facts.mode | inherited });
+      this.tree.listed.addEmpty(prefix);
+      return node;
     });
   }
 

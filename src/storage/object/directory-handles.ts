@@ -4,8 +4,9 @@
  *
  * An entry's offset is its number, counted from 1 with "." and ".."; the guest gets the number of the one to go on with.
  */
+import { HeadsAhead } from './heads-ahead.js';
 import type { Tree } from './tree.js';
-import { entriesOf, LISTING_START, type Entry, type ListingState } from './listing.js';
+import { entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
 import { nameOf } from './names.js';
 import type { ObjectNode } from './nodes.js';
 
@@ -14,10 +15,15 @@ export const DOTS = 2;
 
 interface Page {
   readonly token: string | undefined;
+  /** Key behind which it begins. */
+  readonly last: string;
   readonly state: ListingState;
   /** Number of its first entry, 0 for the first behind the dots. */
   readonly first: number;
 }
+
+/** A listing describes its entries at least for so long: the guest takes some time to go through it. */
+const LISTING_GOOD_MS = 1_000;
 
 /** Objects that only open files need are nobody's entries. */
 export const HIDDEN = '.bucketfsd-unlinked';
@@ -25,10 +31,14 @@ export const HIDDEN = '.bucketfsd-unlinked';
 interface Loaded extends Page {
   readonly entries: readonly Entry[];
   readonly next: string | null;
+  /** How many changes of ours there were before it was asked for, and when that was. */
+  readonly stamp: number;
+  readonly asked_ms: number;
 }
 
 export class DirectoryHandle {
-  readonly #pages: Page[] = [{ token: undefined, state: LISTING_START, first: 0 }];
+  readonly #pages: Page[] = [{ token: undefined, last: '', state: LISTING_START, first: 0 }];
+  readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
   /** Components of files that are in no listing yet; those that came up in one are taken out. */
@@ -37,7 +47,9 @@ export class DirectoryHandle {
   constructor(
     readonly node: ObjectNode,
     readonly tree: Tree,
-  ) {}
+  ) {
+    this.heads = new HeadsAhead(tree);
+  }
 
   /** Begin anew: what the guest sees after rewinddir(3) is the directory as it is then. */
   rewind(): void {
@@ -68,6 +80,13 @@ export class DirectoryHandle {
     }
   }
 
+  /** Whether what the listing says of a key may still be told. */
+  isCurrent(key: string): boolean {
+    const loaded = this.#loaded;
+    if (loaded === null || this.tree.isChangedSince(key, loaded.stamp)) return false;
+    return performance.now() - loaded.asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
+  }
+
   #stagedEntry(key: string, component: string): Entry {
     const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, contentType: null };
     return { name: nameOf(component), component, object, clash: false };
@@ -76,14 +95,17 @@ export class DirectoryHandle {
   async #load(page: Page, index: number): Promise<Loaded> {
     const { store } = this.tree;
     const prefix = this.node.key;
+    const stamp = this.tree.changes;
+    const asked_ms = performance.now();
     const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
+    this.tree.listed.add(prefix, page.last, listed, stamp);
     const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
     this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length)).filter((component) => !component.includes('/')));
     for (const entry of entries) if (entry.object !== null) this.#staged.delete(entry.component);
     if (listed.next === null) entries.push(...[...this.#staged].map((component) => this.#stagedEntry(prefix + component, component)));
-    this.#loaded = { ...page, entries, next: listed.next };
-    if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, state, first: page.first + entries.length });
+    this.#loaded = { ...page, entries, next: listed.next, stamp, asked_ms };
+    if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, last: lastKey(listed) ?? page.last, state, first: page.first + entries.length });
     return this.#loaded;
   }
 }

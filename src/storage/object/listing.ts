@@ -65,6 +65,13 @@ export function entriesOf(prefix: string, page: Pick<ListPage, 'objects' | 'pref
   return { entries, state: { held, lastPrefix } };
 }
 
+/** The last key, or prefix of keys, that a page shows; null: it has no entries. */
+export function lastKey({ objects, prefixes }: Pick<ListPage, 'objects' | 'prefixes'>): string | null {
+  const object = objects.at(-1)?.key ?? null;
+  const prefix = prefixes.at(-1) ?? null;
+  return object === null || (prefix !== null && compareUtf8(object, prefix) < 0) ? prefix : object;
+}
+
 /** Objects and prefixes of a page in the order of their names' UTF-8 bytes, as the provider has gone through them. */
 function* merge({ objects, prefixes }: Pick<ListPage, 'objects' | 'prefixes'>): Generator<ObjectInfo | string> {
   let o = 0;

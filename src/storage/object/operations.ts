@@ -7,6 +7,7 @@ import { AttributeChanges } from './attribute-changes.js';
 import { Changes } from './changes.js';
 import { DirectoryHandle, DOTS } from './directory-handles.js';
 import { putStatx, type Facts } from './facts.js';
+import type { Head } from './heads-ahead.js';
 import type { Entry } from './listing.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
@@ -24,8 +25,8 @@ const HANDLES_MAX = 65_536;
 const DT_DIR = 4;
 const DT_REG = 8;
 const TARGET_MAX_BYTES = 4095;
-/** Entries of one READDIRPLUS whose metadata is asked for at the same time. */
-const PLUS_AT_ONCE = 128;
+/** Entries behind those of a READDIRPLUS whose metadata is asked for with theirs. */
+const ENTRIES_AHEAD = 128;
 
 export class ObjectFileSystem {
   readonly files: OpenFiles;
@@ -309,18 +310,13 @@ export class ObjectFileSystem {
     for (let number = from; ; ) {
       const entries = await directory.entries(number - DOTS);
       if (entries.length === 0) return r.entries.used;
-      const nodes = plus ? await this.#nodesOf(directory.node, entries.slice(0, PLUS_AT_ONCE)) : [];
-      const count = plus ? nodes.length : entries.length;
-      try {
-        for (let i = 0; i < count; i++, number++) {
-          const node = nodes[i] ?? null;
-          if (!r.entries.fits(entries[i].name.length)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-          if (node !== null) this.#putEntry(r, node);
-          this.#put(r, node ?? directory.node, entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
-        }
-      } finally {
-        // Those that had no room are not known to the guest
-        for (const node of nodes) if (node !== null) this.tree.nodes.release(node);
+      const fitting = r.entries.fitting(entries);
+      if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
+      for (let i = 0; i < fitting; i++, number++) {
+        const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
+        if (node !== null) this.#putEntry(r, node);
+        this.#put(r, node ?? directory.node, entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
       }
     }
   }
@@ -339,18 +335,38 @@ export class ObjectFileSystem {
     return true;
   }
 
-  /** Nodes for entries of a listing, as far as their attributes are known or to be asked for; null for the others. */
-  #nodesOf(directory: ObjectNode, entries: readonly Entry[]): Promise<(ObjectNode | null)[]> {
-    return Promise.all(entries.map(async (entry) => {
-      if (entry.object === null) return this.tree.listedDirectory(`${directory.key}${entry.component}/`);
-      const staged = this.tree.nodes.find(false, entry.object.key);
-      if (staged?.staged?.dirty === true) return staged;
-      if (this.tree.knowsFromListing(entry.object)) return this.tree.putObject(entry.object);
-      if (this.options.posix !== 'full') return null;
-      const known = this.tree.nodes.find(false, entry.object.key);
-      if (known !== null && known.facts.version === entry.object.version && performance.now() < known.expires_ms) return known;
-      return this.store.head(entry.object.key).then((info) => this.tree.putObject(info), () => null);
-    }));
+  /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
+    const key = (entry: Entry): string => keyOf(directory, entry);
+    const heads = entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? directory.heads.take(key(entry)) : undefined));
+    const next = entries.slice(fitting, fitting + ENTRIES_AHEAD).filter((entry) => this.#needsHead(directory, entry));
+    if (this.options.metadataTtl_ms > 0) directory.heads.prepare(next.map(key));
+    return Promise.all(heads);
+  }
+
+  #needsHead(directory: DirectoryHandle, entry: Entry): boolean {
+    const { object } = entry;
+    if (this.options.posix !== 'full') return false;
+    const key = keyOf(directory, entry);
+    if (object !== null && this.tree.knowsFromListing(object) && directory.isCurrent(key)) return false;
+    const known = this.tree.nodes.find(object === null, key);
+    return known === null || performance.now() >= known.expires_ms || (object !== null && known.facts.version !== object.version);
+  }
+
+  /** The node for an entry of a listing, null where its attributes are not known. */
+  #nodeOf(directory: DirectoryHandle, entry: Entry, head: Head): ObjectNode | null {
+    const { tree } = this;
+    const { object } = entry;
+    const key = keyOf(directory, entry);
+    const known = tree.nodes.find(object === null, key);
+    if (known?.staged?.dirty === true) return known;
+    if (head === undefined && this.options.posix === 'full' && known !== null && performance.now() < known.expires_ms) return known;
+    if (object === null) {
+      if (this.options.posix === 'off') return tree.putListedDirectory(key, null);
+      return head === undefined ? null : tree.putListedDirectory(key, head);
+    }
+    if (head !== undefined) return head === null ? null : tree.putObject(head);
+    return tree.knowsFromListing(object) && directory.isCurrent(key) ? tree.putObject(object) : null;
   }
 
   /** A bucket has no size: what df(1) shows is large, and nothing of it is used. struct statvfs, see fuse/reply.ts. */
@@ -398,6 +414,9 @@ export class ObjectFileSystem {
     this.tree.nodes.clear();
   }
 }
+
+/** Of an object, or of a directory's marker. */
+const keyOf = ({ node }: DirectoryHandle, { component, object }: Entry): string => object?.key ?? `${node.key}${component}/`;
 
 const DOT_NAMES = [Buffer.from('.'), Buffer.from('..')];
 

@@ -2,6 +2,7 @@
 import { E } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
 import { StorageError, toErrno } from './errors.js';
+import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
 import { ObjectNodes, type ObjectNode } from './nodes.js';
 import type { ObjectInfo, ObjectStore } from './store.js';
@@ -39,6 +40,7 @@ export class Tree {
   readonly gate = new Gate();
   /** Those of files that were changed, or are about to be. */
   readonly staged = new Set<ObjectNode>();
+  readonly listed: ListedDirectories;
   readonly #started = timeOf(Date.now());
   /** Keys at which there is nothing, neither object nor directory, and until when that is believed. */
   readonly #absent = new Map<string, number>();
@@ -57,6 +59,7 @@ export class Tree {
   ) {
     const root = this.nodes.put(true, options.prefix, this.#directory(null).facts, 0);
     root.refs = 1;
+    this.listed = new ListedDirectories(store, this, options.metadataTtl_ms);
   }
 
   /** The node of a name, not referenced yet. @throws FileError, StorageError */
@@ -103,12 +106,28 @@ export class Tree {
     this.#absent.clear();
   }
 
+  /** How many changes of ours there were. */
+  get changes(): number {
+    return this.#changes;
+  }
+
+  /** Whether we have changed something at a key, with or without the slash of a directory, since there were so many changes. */
+  isChangedSince(key: string, changes: number): boolean {
+    const name = key.endsWith('/') ? key.slice(0, -1) : key;
+    return this.#changedOthers > changes || (this.#changed.get(name) ?? 0) > changes;
+  }
+
+  /** The object of a key as it is, null: there is none. @throws StorageError */
+  head(key: string): Promise<ObjectInfo | null> {
+    return this.#current(key, () => this.#head(key));
+  }
+
   /** Ask the store about a key, again if the answer may be older than a change of ours. */
   async #current<T>(key: string, ask: () => Promise<T>): Promise<T> {
     for (;;) {
       const before = this.#changes;
       const answer = await ask();
-      if (this.#changedOthers <= before && (this.#changed.get(key) ?? 0) <= before) return answer;
+      if (!this.isChangedSince(key, before)) return answer;
     }
   }
 
@@ -135,6 +154,16 @@ export class Tree {
   }
 
   async #ask(key: string, component: string, named: Named): Promise<ObjectNode | null> {
+    const prefix = key.slice(0, key.length - component.length);
+    const listed = component === '' ? undefined : this.listed.find(prefix, key);
+    if (listed !== undefined) return this.#askListed(key, listed, named);
+    const page = component === '' ? null : this.listed.pageFor(prefix, key);
+    if (page !== null) {
+      // Instead of what is below this one: what the whole directory has, from here on
+      await this.#current(key, () => this.listed.list(prefix, page.after));
+      const found = this.listed.find(prefix, key);
+      if (found !== undefined) return this.#askListed(key, found, named);
+    }
     const [object, directory] = await this.#current(key, () =>
       Promise.all([component === '' && !named.object ? null : this.#head(key), this.firstBelow(`${key}/`)]));
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
@@ -147,6 +176,16 @@ export class Tree {
       if (marker !== null && marker.size > 0) return this.putObject(marker);
     }
     return null;
+  }
+
+  /** A listing has shown what there is: only what listings do not have is asked for. */
+  async #askListed(key: string, { object, directory }: Listed, named: Named): Promise<ObjectNode | null> {
+    if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
+    const known = this.nodes.find(true, `${key}/`);
+    if (known !== null && !directory && !named.object && this.hasStagedBelow(known.key)) return known;
+    if (object === null || directory !== named.object) return null;
+    const info = this.knowsFromListing(object) ? object : await this.head(key);
+    return info === null ? null : this.putObject(info);
   }
 
   /** The component that a long name stands for, by listing those that begin like it. */
@@ -201,9 +240,9 @@ export class Tree {
     return this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
   }
 
-  /** The node of a directory that a listing shows; its marker's metadata is unknown, so what is known of it stays. */
-  listedDirectory(prefix: string): ObjectNode | null {
-    return this.options.posix === 'off' ? this.nodes.put(true, prefix, this.#directory(null).facts, this.#expiry()) : null;
+  /** The node of a directory that a listing shows, and its marker if it has one. */
+  putListedDirectory(prefix: string, marker: ObjectInfo | null): ObjectNode {
+    return this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
   }
 
   /** The node of an object. What was changed here and is not committed counts more than what the store says. */

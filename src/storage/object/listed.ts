@@ -1,0 +1,140 @@
+/**
+ * What listings have shown of directories: while that is young it answers lookups, so that many names of one directory are not
+ * asked for one by one. A listing knows an object, a directory, or that there is neither.
+ */
+import { compareUtf8, lastKey } from './listing.js';
+import type { ListPage, ObjectInfo, ObjectStore } from './store.js';
+
+/** What there is of a name. */
+export interface Listed {
+  /** As the listing has it. */
+  readonly object: ObjectInfo | null;
+  readonly directory: boolean;
+}
+
+interface Segment {
+  /** Keys behind this one, */
+  readonly after: string;
+  /** up to this one; null: all that follow. */
+  readonly until: string | null;
+  readonly objects: ReadonlyMap<string, ObjectInfo>;
+  readonly prefixes: ReadonlySet<string>;
+  /** Changes of ours that happened before it was asked for. */
+  readonly stamp: number;
+  readonly expires_ms: number;
+  hits: number;
+}
+
+interface Directory {
+  segments: Segment[];
+  /** Names that had to be asked for lately, in the order of keys, and the last of them. */
+  climbing: number;
+  asked: number;
+  last: string;
+  since_ms: number;
+  /** One page shows all of it. */
+  small: boolean;
+  /** Listings that nobody had a use for. */
+  useless: number;
+}
+
+/** Whether a key was changed here after a moment, and what the present moment is called. */
+export interface Clock {
+  readonly changes: number;
+  isChangedSince(key: string, stamp: number): boolean;
+}
+
+const DIRECTORIES_MAX = 64;
+const SEGMENTS_MAX = 4;
+const PAGE = 1000;
+/** So many names of a directory are asked for one by one before it is listed instead. */
+const ASKED_BEFORE_LISTING = 3;
+const USELESS_MAX = 6;
+
+export class ListedDirectories {
+  readonly #directories = new Map<string, Directory>();
+
+  constructor(
+    readonly store: ObjectStore,
+    readonly clock: Clock,
+    readonly ttl_ms: number,
+  ) {}
+
+  /** What is known of a key in the directory `prefix`; undefined: nothing. */
+  find(prefix: string, key: string): Listed | undefined {
+    const directory = this.#directories.get(prefix);
+    if (directory === undefined) return undefined;
+    const time = performance.now();
+    for (const segment of directory.segments) {
+      if (segment.expires_ms <= time || this.clock.isChangedSince(key, segment.stamp) || compareUtf8(key, segment.after) <= 0) continue;
+      if (segment.until !== null && compareUtf8(`${key}/`, segment.until) > 0) continue;
+      segment.hits++;
+      return { object: segment.objects.get(key) ?? null, directory: segment.prefixes.has(`${key}/`) };
+    }
+    return undefined;
+  }
+
+  /**
+   * Before a key is asked for: whether a page of its directory is worth more than the one answer, which goes on from the key it
+   * is given; null: it is not.
+   */
+  pageFor(prefix: string, key: string): { readonly after: string } | null {
+    if (this.ttl_ms === 0) return null;
+    const directory = this.#of(prefix);
+    const time = performance.now();
+    if (time - directory.since_ms > this.ttl_ms) Object.assign(directory, { asked: 0, climbing: 0, since_ms: time });
+    directory.asked++;
+    directory.climbing = directory.last !== '' && compareUtf8(key, directory.last) >= 0 ? directory.climbing + 1 : 0;
+    directory.last = key;
+    if (directory.asked <= ASKED_BEFORE_LISTING || directory.asked <= 2 ** directory.useless) return null;
+    if (directory.small) return { after: '' };
+    // Somebody goes through it in order
+    return directory.climbing >= ASKED_BEFORE_LISTING ? { after: before(prefix, key) } : null;
+  }
+
+  /** Ask for a page, and remember it. */
+  async list(prefix: string, after: string): Promise<void> {
+    const stamp = this.clock.changes;
+    this.add(prefix, after, await this.store.list({ prefix, delimiter: '/', limit: PAGE, ...(after === '' ? {} : { after }) }), stamp);
+  }
+
+  /** A page that was listed with a delimiter behind the key `after`, when `stamp` was the present. */
+  add(prefix: string, after: string, page: ListPage, stamp: number): void {
+    if (this.ttl_ms === 0) return;
+    const until = page.next === null ? null : lastKey(page) ?? after;
+    this.#put(prefix, {
+      after, until, objects: new Map(page.objects.map((object) => [object.key, object])), prefixes: new Set(page.prefixes), stamp,
+      expires_ms: performance.now() + this.ttl_ms, hits: 0,
+    });
+    this.#of(prefix).small = after === '' && page.next === null;
+  }
+
+  /** We have made it: there is nothing in it. */
+  addEmpty(prefix: string): void {
+    this.add(prefix, '', { objects: [], prefixes: [], next: null }, this.clock.changes);
+  }
+
+  #of(prefix: string): Directory {
+    const known = this.#directories.get(prefix);
+    const directory = known ?? { segments: [], climbing: 0, asked: 0, last: '', since_ms: performance.now(), small: false, useless: 0 };
+    // The one that was used last is the last one
+    this.#directories.delete(prefix);
+    this.#directories.set(prefix, directory);
+    if (this.#directories.size > DIRECTORIES_MAX) this.#directories.delete(this.#directories.keys().next().value!);
+    return directory;
+  }
+
+  #put(prefix: string, segment: Segment): void {
+    const directory = this.#of(prefix);
+    const time = performance.now();
+    const gone = directory.segments.filter(({ expires_ms }) => expires_ms <= time);
+    for (const { hits } of gone) directory.useless = hits > 0 ? 0 : Math.min(USELESS_MAX, directory.useless + 1);
+    directory.segments = [segment, ...directory.segments.filter((one) => !gone.includes(one))].slice(0, SEGMENTS_MAX);
+  }
+}
+
+/** A little before the key: names that begin like it are asked for with it. */
+function before(prefix: string, key: string): string {
+  const shorter = [...key].slice(0, -1).join('');
+  return shorter.length < prefix.length ? prefix : shorter;
+}
