@@ -106,6 +106,22 @@ async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
   return Buffer.from(into);
 }
 
+/** The server has done it, and the answer waits until `open` is called. */
+function answersHeld(memory: MemoryStore, operations: readonly Call['operation'][]): { store: ObjectStore; done: () => number; open: () => void } {
+  let done = 0;
+  let open = (): void => undefined;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  const store = intercept(memory, async (call, attempt) => {
+    const result = await attempt(call.signal);
+    if (operations.includes(call.operation)) {
+      done++;
+      await opened;
+    }
+    return result;
+  });
+  return { store, done: () => done, open: () => open() };
+}
+
 describe('files', () => {
   test('what is closed is in the bucket, with the metadata that others read', async () => {
     const store = new MemoryStore();
@@ -297,22 +313,6 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
 });
 
 describe('conflicts', () => {
-  /** The server has done it, and the answer waits until `open` is called. */
-  function answersHeld(memory: MemoryStore, operations: readonly Call['operation'][]): { store: ObjectStore; done: () => number; open: () => void } {
-    let done = 0;
-    let open = (): void => undefined;
-    const opened = new Promise<void>((resolve) => (open = resolve));
-    const store = intercept(memory, async (call, attempt) => {
-      const result = await attempt(call.signal);
-      if (operations.includes(call.operation)) {
-        done++;
-        await opened;
-      }
-      return result;
-    });
-    return { store, done: () => done, open: () => open() };
-  }
-
   const overtakers: Readonly<Record<string, { held: Call['operation']; ask: (g: ObjectGuest, node: bigint, fh: bigint) => { opcode: number; node: bigint; args: Uint8Array } }>> = {
     'a commit': { held: 'completeUpload', ask: (_g, node, fh) => ({ opcode: OP.FSYNC, node, args: concat(u64(fh), u32(0, 0)) }) },
     'a change of the metadata': {
@@ -395,6 +395,32 @@ describe('restarts', () => {
       assert.ok((await objectOf(store, 'old')).equals(model));
       rmSync(cacheDirectory, { recursive: true });
     });
+  }
+
+  for (const [rename, held] of [[true, 'rename'], [false, 'remove'], [false, 'copy']] as const) {
+    for (const onConflict of ['keep', 'overwrite'] as const) {
+      test(`a rename onto what was changed and not closed, ended after the server's ${held}: nothing is in the way of what was renamed (${onConflict})`, async () => {
+        const memory = new MemoryStore({ capabilities: { rename } });
+        const { store, done, open } = answersHeld(memory, [held]);
+        const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+        const write = { cacheDirectory, onConflict };
+        const first = new Guest(await ObjectGuest.start(store, { write }));
+        await first.put('new', bytes('renamed'));
+        const { entry, fh } = await first.g.create(ROOT, 'old');
+        await first.write(entry.node, fh, 0, bytes('replaced'));
+        first.g.queue.chain([first.g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('new'), name('old'))).bytes], [16], true);
+        first.g.queue.kick();
+        while (done() === 0) await turn();
+        const killed = first.g.kill();
+        open();
+        await killed;
+        await (await ObjectGuest.start(memory, { write })).close();
+        const keys = (await memory.list({ prefix: '' })).objects.map(({ key }) => key);
+        assert.deepEqual(keys.filter((key) => key !== 'new'), ['old']);
+        assert.equal(text(await objectOf(memory, 'old')), 'renamed');
+        rmSync(cacheDirectory, { recursive: true });
+      });
+    }
   }
 
   test('a commit whose answer was lost is not taken for a conflict', async () => {

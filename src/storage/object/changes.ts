@@ -227,7 +227,8 @@ export class Changes {
   async #renameFile(parent: ObjectNode, node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const { committer } = this.write;
     if (there !== null) {
-      if (there.staged !== null) await committer.quiet(there.staged);
+      // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
+      if (there.staged !== null) await committer.committed(there.staged);
       await this.files.preserve(there, () => this.#hiddenKey());
     }
     const file = await this.#settledFile(node);
