@@ -7,8 +7,8 @@ import { openStoreClient } from '../pool/store-client.js';
 import type { FileSystem } from '../storage/filesystem.js';
 import { StorageError } from '../storage/object/errors.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
-import { cacheDirectoryOf, type StateDirectory } from './state-directory.js';
-import { openObjectFileSystem, type OpenedObjects } from '../storage/object/filesystem.js';
+import { cacheDirectoryOf, defaultDirectory, type StateDirectory } from './state-directory.js';
+import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../storage/object/filesystem.js';
 import { JournalError } from '../storage/object/journal.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
 import { AdaptiveLimit, withLimit } from '../storage/object/layers/limit.js';
@@ -52,6 +52,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
       fileMode: options.fileMode,
       directoryMode: options.dirMode,
       readdirplus: options.readdirplus,
+      blocks: blockOptions(options, directory),
       write: directory === null ? null : {
         cacheDirectory: directory.path,
         durability: options.durability,
@@ -69,6 +70,13 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
     if (error instanceof CacheDirectoryError || error instanceof JournalError) throw new StartError(`cannot share ${source.path}: ${error.message}`);
     throw error;
   }
+}
+
+/** Nothing is slower than memory, and its versions begin anew with each daemon. */
+function blockOptions(options: BucketSettings, directory: StateDirectory | null): BlockOptions | null {
+  if (options.cacheSize === 0 || options.source.kind === 'memory') return null;
+  const cacheDirectory = directory?.path ?? options.cacheDir ?? defaultDirectory(options, process.env);
+  return { cacheDirectory, bytes: options.cacheSize * MIB, scope: options.endpoint ?? '' };
 }
 
 async function close(opened: OpenedObjects, store: ObjectStore, directory: StateDirectory | null, log: Logger): Promise<void> {

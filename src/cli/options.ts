@@ -180,6 +180,11 @@ export const OPTIONS = {
     help: 'where what is not in the bucket yet is kept, for one daemon and one source; what is in it is data, not to be cleaned away',
     virtiofsd: null,
   },
+  cacheSize: {
+    flag: 'cache-size', type: 'int', group: 'bucket', value: 'MIB', default: 0, defaultText: 'none', min: 0, max: 1 << 20, only: 'bucket',
+    help: 'disk space, in MiB, for keeping what was read: in blocks/ of the cache directory, checked by checksums, valid after a restart; 0 keeps nothing',
+    virtiofsd: null,
+  },
   dryRun: {
     flag: 'dry-run', type: 'flag', group: 'bucket', default: false, only: 'bucket',
     help: 'with bucketfsd recover: only show what it would do',

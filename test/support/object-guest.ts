@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FuseServer } from '../../src/fuse/server.js';
-import { openObjectFileSystem, type ObjectOptions, type OpenedObjects, type WriteOptions } from '../../src/storage/object/filesystem.js';
+import { openObjectFileSystem, type BlockOptions, type ObjectOptions, type OpenedObjects, type WriteOptions } from '../../src/storage/object/filesystem.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import type { Device } from '../../src/vhost/device.js';
@@ -14,7 +14,11 @@ const DEFAULTS: Omit<ObjectOptions, 'write'> = {
   prefix: '', metadataTtl_ms: 0, posix: 'full', uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
 };
 
-export type GuestOptions = Partial<Omit<ObjectOptions, 'write'>> & { readonly write?: Partial<WriteOptions> | null };
+export type GuestOptions = Partial<Omit<ObjectOptions, 'write' | 'blocks'>> & {
+  readonly write?: Partial<WriteOptions> | null;
+  /** Without `cacheDirectory`: in that of `write`. */
+  readonly blocks?: Omit<BlockOptions, 'cacheDirectory'> & { readonly cacheDirectory?: string };
+};
 
 export class ObjectGuest extends FuseClient {
   private constructor(
@@ -25,6 +29,8 @@ export class ObjectGuest extends FuseClient {
     /** Of staging files and journal; null when it cannot write. */
     readonly cacheDirectory: string | null,
     readonly ownsDirectory: boolean,
+    /** Lines of level debug, with their fields. */
+    readonly debug: readonly string[],
   ) {
     super(backend.path);
   }
@@ -32,22 +38,26 @@ export class ObjectGuest extends FuseClient {
   /** Without `write.cacheDirectory` the guest has one of its own, which goes with close() or, after kill(), with discard(). */
   static async start(store: ObjectStore, options: GuestOptions = {}, budgetBytes = 64 << 20): Promise<ObjectGuest> {
     const log: string[] = [];
+    const debug: string[] = [];
     const sink = {
       guest: (key: string, _fields: object, message: string) => void log.push(`${key}: ${message}`),
       error: (_fields: object, message: string) => void log.push(`error: ${message}`),
+      warn: (_fields: object, message: string) => void log.push(`warn: ${message}`),
+      debug: (fields: object, message: string) => void debug.push(`${message} ${JSON.stringify(fields)}`),
     };
     const budget = new MemoryBudget(budgetBytes);
-    const { write: asked, ...rest } = options;
+    const { write: asked, blocks: wanted, ...rest } = options;
     const ownsDirectory = asked !== null && asked?.cacheDirectory === undefined;
     const cacheDirectory = asked === null ? null : asked?.cacheDirectory ?? mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
     const write: WriteOptions | null = cacheDirectory === null ? null : { durability: 'remote', onConflict: 'keep', writebackDelay_ms: 50, ...asked, cacheDirectory };
-    const opened = await openObjectFileSystem(store, budget, { ...DEFAULTS, ...rest, write }, sink);
+    const blocks = wanted === undefined ? null : { cacheDirectory: cacheDirectory ?? '', ...wanted };
+    const opened = await openObjectFileSystem(store, budget, { ...DEFAULTS, ...rest, write, blocks }, sink);
     const server = new FuseServer(opened.fs, sink);
     const backend = new TestBackend<Device>({
       maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
       cancelWaiting: () => opened.fs.cancelWaiting(),
     });
-    const guest = new ObjectGuest(backend, budget, log, opened, cacheDirectory, ownsDirectory);
+    const guest = new ObjectGuest(backend, budget, log, opened, cacheDirectory, ownsDirectory, debug);
     await guest.begin();
     return guest;
   }

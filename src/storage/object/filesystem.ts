@@ -1,11 +1,12 @@
 /** A bucket as a file system: its parts put together, and what a former daemon has left taken up. */
 import type { FileSystem } from '../filesystem.js';
+import { BlockCache, type BlockCacheLog } from './blocks/block-cache.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { OpenFiles } from './open-files.js';
 import { ObjectFileSystem, type OperationOptions } from './operations.js';
 import type { ObjectStore } from './store.js';
 import { Tree, type TreeLog } from './tree.js';
-import { CacheDirectory } from './write/cache-directory.js';
+import { CacheDirectory, CacheDirectoryError } from './write/cache-directory.js';
 import { CommitMaker } from './write/commit.js';
 import { Committer, type Durability } from './write/committer.js';
 import { COMMIT_SIZES, type CommitSizes } from './write/layout.js';
@@ -24,7 +25,23 @@ export interface WriteOptions {
   readonly sizes?: Partial<CommitSizes>;
 }
 
+/** What is read is kept on disk: see blocks/block-cache.ts. */
+export interface BlockOptions {
+  /** The same as for writing, if there is writing. */
+  readonly cacheDirectory: string;
+  /** Of disk space, at most. */
+  readonly bytes: number;
+  /** Whose versions they are, beyond what the store says of its location: the endpoint. */
+  readonly scope?: string;
+  /** Size of a block; in tests. */
+  readonly blockBytes?: number;
+}
+
+export type ObjectLog = TreeLog & BlockCacheLog;
+
 export interface ObjectOptions extends OperationOptions {
+  /** Absent or null: nothing that is read is kept. */
+  readonly blocks?: BlockOptions | null;
   /** null: every change is EROFS. */
   readonly write: WriteOptions | null;
 }
@@ -33,7 +50,7 @@ export interface OpenedObjects {
   readonly fs: FileSystem;
   /** What was done, or is to be done, about what a former daemon left: lines for people. */
   readonly recovered: readonly string[];
-  /** Nothing is left to commit, or it has failed and is tried again later. */
+  /** Nothing is left to commit, or it has failed and is tried again later; and what was read is kept. */
   idle(): Promise<void>;
   /** Commit what can be, and end. @returns files of which something is in the cache directory only */
   close(): Promise<number>;
@@ -45,25 +62,25 @@ export interface OpenedObjects {
  * Open a bucket, and finish what a former daemon has begun.
  * @throws CacheDirectoryError, JournalError, an error of the file system
  */
-export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: TreeLog): Promise<OpenedObjects> {
+export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog): Promise<OpenedObjects> {
   const tree = new Tree(store, options, log);
   const { write } = options;
-  if (write === null) {
-    const fs = new ObjectFileSystem(store, budget, options, log, tree, null);
-    return { fs: fs.port(), recovered: [], idle: async () => undefined, close: async () => 0, abandon: () => undefined };
-  }
+  if (write === null) return openReadOnly(store, budget, options, log, tree);
   const directory = CacheDirectory.open(write.cacheDirectory, { location: store.location, prefix: options.prefix, reopen: write.reopen });
+  let blocks: BlockCache | null = null;
   try {
-    const { shop, files, report } = await recover(directory, store, budget, log);
+    blocks = await openBlocks(directory, store, budget, options, log);
+    const { shop, files, report } = await recover(directory, store, budget, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
     const events = { committed: (...of: Parameters<OpenFiles['committed']>) => fs.files.committed(...of), conflicted: (file: StagedFile) => fs.files.conflicted(file) };
     const committer = new Committer(maker, { durability: write.durability, writebackDelay_ms: write.writebackDelay_ms, prefix: options.prefix }, events, tree.gate, log);
-    const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer });
+    const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer }, blocks);
     for (const file of files) fs.goOn(file);
     const idle = async (): Promise<void> => {
       await committer.idle();
       await fs.files.settled();
+      await blocks?.idle();
     };
     return {
       fs: fs.port(), recovered: report, idle,
@@ -74,6 +91,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         const left = fs.files.dirtyFiles;
         fs.files.abandon();
         shop.ledger.close();
+        await blocks?.close();
         directory.close();
         return left;
       },
@@ -81,12 +99,53 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         committer.abandon();
         fs.files.abandon();
         shop.ledger.close();
+        void blocks?.abandon();
         directory.close();
       },
     };
   } catch (error) {
+    await blocks?.abandon();
     directory.close();
     throw error;
   }
+}
+
+/** The cache directory is only for the block cache then: without it everything can be read all the same. */
+async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog, tree: Tree): Promise<OpenedObjects> {
+  const directory = options.blocks == null ? null : openForReading(options.blocks.cacheDirectory, store, options, log);
+  const blocks = directory === null ? null : await openBlocks(directory, store, budget, options, log);
+  const fs = new ObjectFileSystem(store, budget, options, log, tree, null, blocks);
+  return {
+    fs: fs.port(), recovered: [],
+    idle: async () => blocks?.idle(),
+    close: async () => {
+      fs.files.reset();
+      await blocks?.close();
+      directory?.close();
+      return 0;
+    },
+    abandon: () => {
+      fs.files.abandon();
+      void blocks?.abandon();
+      directory?.close();
+    },
+  };
+}
+
+function openForReading(path: string, store: ObjectStore, options: ObjectOptions, log: ObjectLog): CacheDirectory | null {
+  try {
+    return CacheDirectory.open(path, { location: store.location, prefix: options.prefix });
+  } catch (error) {
+    if (!(error instanceof CacheDirectoryError) || error.reason === null) throw error;
+    log.warn({ err: error, directory: path }, `there is no block cache: ${path} cannot be used (${error.reason}); everything is read from the bucket`);
+    return null;
+  }
+}
+
+async function openBlocks(directory: CacheDirectory, store: ObjectStore, budget: MemoryBudget, { blocks }: ObjectOptions, log: ObjectLog): Promise<BlockCache | null> {
+  if (blocks == null) return null;
+  const { bytes, blockBytes, scope = '' } = blocks;
+  const options = { directory: directory.blocksPath, bytes, scope: `${store.location} ${scope}`, ...(blockBytes === undefined ? {} : { blockBytes }) };
+  return BlockCache.open(options, budget, log);
 }
 

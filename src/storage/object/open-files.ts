@@ -7,6 +7,7 @@ import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG
 import type { FileSystemRequest } from '../filesystem.js';
 import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { describeObject } from './facts.js';
+import type { FileHandle } from './file-handle.js';
 import { HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
@@ -22,18 +23,6 @@ import { errnoOfSystem, StagedFile, type Workshop } from './write/staged-file.js
 export interface WriteSide {
   readonly shop: Workshop;
   readonly committer: Committer;
-}
-
-export interface FileHandle {
-  readonly node: ObjectNode;
-  /** What it was opened as; null for a file that was not in the bucket. */
-  base: Base | null;
-  reader: Reader | null;
-  staged: StagedFile | null;
-  readonly writable: boolean;
-  readonly synchronous: boolean;
-  /** Somebody else's object has taken the name, and what was written here was put aside. */
-  stale: boolean;
 }
 
 /** Who uses a staged file. */
@@ -60,6 +49,7 @@ export class OpenFiles {
     readonly tree: Tree,
     readonly write: WriteSide | null,
     readonly nextHandle: () => number,
+    readonly blocks: Reader['blocks'] = null,
   ) {
     this.#hidden = write === null ? null : new HiddenObjects(store, write.shop.ledger);
     tree.replaced = (node) => this.#replaced(node);
@@ -156,8 +146,8 @@ export class OpenFiles {
       return file.staged.isStaged(r.offset, r.offset + r.size) ? file.staged.readStaged(r) : file.staged.read(r);
     }
     const { key, version, size } = file.base!;
-    file.reader ??= new Reader(this.store, this.budget, key, version, size);
-    return file.reader.read(r.offset, r.size, (at, address, bytes) => r.copyToData(at, address, bytes));
+    file.reader ??= new Reader(this.store, this.budget, key, version, size, this.blocks);
+    return file.reader.serve(r, r.size);
   }
 
   /** @returns bytes, −errno, or a promise where the handle is synchronous */

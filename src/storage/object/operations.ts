@@ -4,6 +4,7 @@ import { O_EXCL, S_IFMT } from '../../ffi/constants.js';
 import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
 import { FATTR } from '../fuse-flags.js';
 import { AttributeChanges } from './attribute-changes.js';
+import type { BlockCache } from './blocks/block-cache.js';
 import { Changes } from './changes.js';
 import { DirectoryHandle, DOTS } from './directory-handles.js';
 import { putStatx, type Facts } from './facts.js';
@@ -42,8 +43,9 @@ export class ObjectFileSystem {
     readonly log: TreeLog,
     readonly tree: Tree,
     readonly write: WriteSide | null,
+    blocks: BlockCache | null = null,
   ) {
-    this.files = new OpenFiles(store, budget, tree, write, () => this.#handle());
+    this.files = new OpenFiles(store, budget, tree, write, () => this.#handle(), blocks);
     this.#changes = write === null ? null : new Changes(store, tree, this.files, write);
     this.#attributes = new AttributeChanges(store, tree, this.files);
   }

@@ -3,8 +3,8 @@
  * has done it, and the answer that says so has not come yet. Such a read waits until that is over and reads what is there then.
  */
 import { StorageError } from './errors.js';
+import type { FileHandle } from './file-handle.js';
 import { inTurn } from './nodes.js';
-import type { FileHandle } from './open-files.js';
 import type { Gate } from './write/gate.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';

@@ -4,8 +4,13 @@
  * A read that does not follow the one before fetches exactly its range. Reads that do are met by parts fetched ahead, in
  * parallel; how far ahead grows with how much was read in order, and is bounded by the memory that all readers share. A
  * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order.
+ *
+ * With a block cache on disk, what it has is taken from there, and what is fetched is given to it as far as it makes whole blocks: so
+ * parts that are fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one.
  */
 import type { NativeMemory } from '../../ffi/memory.js';
+import type { BlockCache } from './blocks/block-cache.js';
+import type { CachedObject, DirectRead } from './blocks/cached-object.js';
 import { StorageError } from './errors.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectStore, Version } from './store.js';
@@ -29,13 +34,21 @@ interface Part {
   readonly caller: AbortController;
   /** Bytes read, or the error; never rejects, since nobody may ever ask. */
   readonly done: Promise<number | Error>;
-  /** Reads that copy from it now. */
+  /** The block cache has what it wants of it; null without one. */
+  kept: Promise<void> | null;
+  /** Reads that copy from it now, and the block cache while it writes. */
   users: number;
   dropped: boolean;
+  released: boolean;
 }
 
 /** Takes bytes of the answer: `at` bytes behind its start. */
 export type Deliver = (at: number, address: number, bytes: number) => void;
+
+/** A READ of the guest. */
+export interface ReadRequest extends DirectRead {
+  copyToData(at: number, source: number, bytes: number): number;
+}
 
 export class Reader {
   /** In order, apart from each other; not always without gaps. */
@@ -47,6 +60,11 @@ export class Reader {
   #version: Version;
   /** How often the object was moved. */
   #moves = 0;
+  #cached: CachedObject | null;
+  /** Whole blocks for the cache, on their way, by number. */
+  readonly #blocks = new Map<number, Part>();
+  /** The block that was read last without waiting. */
+  #block = -1;
 
   constructor(
     readonly store: ObjectStore,
@@ -54,9 +72,11 @@ export class Reader {
     key: string,
     version: Version,
     readonly size: number,
+    readonly blocks: BlockCache | null = null,
   ) {
     this.#key = key;
     this.#version = version;
+    this.#cached = blocks?.object(key, version, size) ?? null;
     budget.holders.add(this);
   }
 
@@ -73,6 +93,26 @@ export class Reader {
     this.#key = key;
     this.#version = version;
     this.#moves++;
+    this.#cached = this.blocks?.object(key, version, this.size) ?? null;
+  }
+
+  /** The request's range, of which `bytes` bytes are wanted: from the block cache without waiting where that is possible. @throws as read() */
+  serve(r: ReadRequest, bytes: number): number | Promise<number> {
+    const now = this.#readNow(r, bytes);
+    return now >= 0 ? now : this.read(r.offset, bytes, (at, address, n) => r.copyToData(at, address, n));
+  }
+
+  /** @returns bytes, or −1: ask read() */
+  #readNow(r: ReadRequest, wanted: number): number {
+    const cached = this.#cached;
+    if (cached === null || wanted < r.size) return -1;
+    const bytes = cached.readNow(r);
+    if (bytes < 0) return -1;
+    this.#follow(r.offset, r.offset + bytes);
+    const block = cached.blockAt(r.offset);
+    if (block !== this.#block) this.#fetchAhead(r.offset);
+    this.#block = block;
+    return bytes;
   }
 
   /**
@@ -97,6 +137,8 @@ export class Reader {
   close(): void {
     this.budget.holders.delete(this);
     this.#dropAll();
+    for (const part of this.#blocks.values()) this.#drop(part);
+    this.#blocks.clear();
   }
 
   /** Somebody waits for memory: give up what nobody reads from at the moment. */
@@ -126,36 +168,72 @@ export class Reader {
     if (this.#run < AHEAD_AFTER_BYTES) return;
     const ahead = Math.min(AHEAD_MAX_BYTES, this.budget.bytes / 2, 2 * this.#run);
     const until = Math.min(this.size, this.#high + ahead);
-    let from = Math.max(this.#parts.at(-1)?.to ?? 0, offset);
     const part = Math.min(PART_MAX_BYTES, Math.max(PART_MIN_BYTES, Math.floor(ahead / 4 / MIB) * MIB));
-    while (from < until) {
+    const cached = this.#cached;
+    cached?.prepare(offset);
+    for (let from = offset; ; ) {
+      const fetched = this.#parts.at(-1)?.to ?? 0;
+      from = Math.max(fetched, from);
+      // From the beginning of a block, though some of it was read already: it is worth keeping only as a whole
+      if (cached !== null) from = Math.max(fetched, cached.missingFrom(from, until));
+      if (from >= until) return;
+      let to = Math.min(this.size, from + part);
+      if (cached !== null) to = cached.missingTo(from, to);
       // A short rest is not worth a request of its own before the file ends
-      const to = Math.min(this.size, from + part);
       if (until < to && until < this.size && this.#parts.length > 0) return;
-      if (!this.#begin(from, to)) return;
+      const begun = this.#begin(from, to);
+      if (begun === null) return;
+      this.#parts.push(begun);
       from = to;
     }
   }
 
-  #begin(from: number, to: number): boolean {
+  #begin(from: number, to: number): Part | null {
     const memory = this.budget.tryTake(to - from);
-    if (memory === null) return false;
+    if (memory === null) return null;
     const caller = new AbortController();
+    const cached = this.#cached;
     const done = this.#readStore(from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
-    const part: Part = { from, to, memory, caller, done, users: 0, dropped: false };
-    this.#parts.push(part);
-    return true;
+    const part: Part = { from, to, memory, caller, done, kept: null, users: 0, dropped: false, released: false };
+    if (cached !== null) part.kept = done.then((result) => this.#keep(part, cached, result));
+    return part;
+  }
+
+  /** For the block cache; the part's memory stays until it is written. */
+  async #keep(part: Part, cached: CachedObject, result: number | Error): Promise<void> {
+    if (typeof result !== 'number' || part.dropped) return;
+    part.users++;
+    await cached.keep(part.from, part.from + result, part.memory.u8);
+    part.users--;
+    this.#release(part);
+  }
+
+  /** Fetch a whole block because parts of it are asked for again and again; nobody waits for it. */
+  #fetchBlock(cached: CachedObject, block: number): void {
+    if (this.#blocks.has(block) || !cached.cache.mayFetch) return;
+    const part = this.#begin(block * cached.blockBytes, cached.endOf(block));
+    if (part === null) return;
+    this.#blocks.set(block, part);
+    cached.cache.fetching(part.kept!.then(() => {
+      if (this.#blocks.get(block) === part) this.#blocks.delete(block);
+      this.#drop(part);
+    }));
   }
 
   /** Deliver what one part has of [at, end), or fetch exactly what no part has. @returns bytes delivered. */
   async #piece(at: number, end: number, into: number, deliver: Deliver): Promise<number> {
-    const part = this.#parts.find((one) => one.from <= at && at < one.to);
+    const cached = this.#cached;
+    const part = this.#parts.find((one) => one.from <= at && at < one.to) ?? (cached === null ? undefined : this.#blocks.get(cached.blockAt(at)));
     if (part === undefined) {
+      const bytes = cached === null ? 0 : await this.#fromCache(cached, at, end, into, deliver);
+      if (bytes > 0) return bytes;
       const next = this.#parts.find((one) => one.from > at);
-      return this.#exact(at, Math.min(end, next?.from ?? end), into, deliver);
+      const to = Math.min(end, next?.from ?? end);
+      return this.#exact(at, cached?.nextThere(at, to) ?? to, into, deliver);
     }
     part.users++;
     const result = await part.done;
+    if (cached !== null) cached.cache.statistics.misses++;
     if (typeof result === 'number') {
       const bytes = Math.min(end, part.from + result) - at;
       deliver(into, part.memory.address + (at - part.from), bytes);
@@ -171,14 +249,36 @@ export class Reader {
     return this.#exact(at, Math.min(end, part.to), into, deliver);
   }
 
-  async #exact(from: number, to: number, into: number, deliver: Deliver): Promise<number> {
-    const memory = await this.budget.take(to - from);
+  /** What the block cache has of one block of [at, end). @returns bytes delivered, 0: it has nothing */
+  async #fromCache(cached: CachedObject, at: number, end: number, into: number, deliver: Deliver): Promise<number> {
+    if (!(await cached.ready(at))) return 0;
+    const bytes = Math.min(end, cached.endOf(cached.blockAt(at))) - at;
+    const memory = await this.budget.take(bytes);
     try {
-      const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
+      if (!(await cached.read(at, bytes, memory))) return 0;
       deliver(into, memory.address, bytes);
       return bytes;
     } finally {
       this.budget.give(memory);
+    }
+  }
+
+  async #exact(from: number, to: number, into: number, deliver: Deliver): Promise<number> {
+    const cached = this.#cached;
+    const memory = await this.budget.take(to - from);
+    let writing: Promise<void> | null = null;
+    try {
+      const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
+      deliver(into, memory.address, bytes);
+      if (cached !== null && bytes > 0) {
+        cached.cache.statistics.misses++;
+        writing = cached.keep(from, from + bytes, memory.u8);
+        for (const block of cached.missed(from, from + bytes)) this.#fetchBlock(cached, block);
+      }
+      return bytes;
+    } finally {
+      if (writing === null) this.budget.give(memory);
+      else void writing.then(() => this.budget.give(memory));
     }
   }
 
@@ -204,8 +304,8 @@ export class Reader {
 
   /** The memory of a dropped part goes back when no read copies from it and the store no longer writes to it. */
   #release(part: Part): void {
-    if (!part.dropped || part.users > 0) return;
-    part.users = -1; // once
+    if (!part.dropped || part.users > 0 || part.released) return;
+    part.released = true;
     void part.done.then(() => this.budget.give(part.memory));
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal. One daemon has it at a
+ * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal; and the block cache. One daemon has it at a
  * time, and it belongs to one bucket and prefix for good.
  */
 import { closeSync, constants, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync, writeSync } from 'node:fs';
@@ -14,6 +14,13 @@ const PID_PATTERN = /^\d{1,10}/;
 /** Why a cache directory cannot be used; the message is for people. */
 export class CacheDirectoryError extends Error {
   override readonly name = 'CacheDirectoryError';
+  constructor(
+    message: string,
+    /** What the file system says; null: it is somebody else's, or damaged. */
+    readonly reason: string | null = null,
+  ) {
+    super(message);
+  }
 }
 
 /** Whose data is in it. `reopen` is whatever its owner wants to read there later. */
@@ -108,6 +115,11 @@ export class CacheDirectory {
     }
   }
 
+  /** For the block cache. */
+  get blocksPath(): string {
+    return join(this.path, 'blocks');
+  }
+
   /** Another daemon may have it. */
   close(): void {
     closeSync(this.#lockFd);
@@ -121,7 +133,9 @@ export class CacheDirectory {
       );
     }
     const path = join(this.path, 'share.json');
-    const text = `${JSON.stringify({ format: FORMAT, ...identity })}\n`;
+    // Who only reads does not know how to open it for writing
+    const { reopen = known?.reopen, ...share } = identity;
+    const text = `${JSON.stringify({ format: FORMAT, ...share, reopen })}\n`;
     // A disk may be full of what is to be recovered
     if (known !== null && readFileSync(path, 'utf8') === text) return;
     writeFileSync(`${path}.new`, text, { mode: 0o600, flush: true });
@@ -164,6 +178,6 @@ function explained(path: string, error: unknown): Error {
   if (error instanceof CacheDirectoryError) return error;
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === undefined) return error as Error;
-  return new CacheDirectoryError(`the cache directory ${path} cannot be used (${message}): it must be writable, it keeps what is not in the bucket yet`);
+  return new CacheDirectoryError(`the cache directory ${path} cannot be used (${message}): it must be writable, it keeps what is not in the bucket yet`, message);
 }
 

@@ -2,6 +2,7 @@
  * What a former daemon has left: its journal is read before anything else happens. Files that were changed and are in no object go on
  * being what was acknowledged; renames and removals that were begun are finished; uploads and copies nobody needs any more are removed.
  */
+import type { BlockCache } from '../blocks/block-cache.js';
 import { Journal } from '../journal.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { StorageError } from '../errors.js';
@@ -25,7 +26,7 @@ export interface Recovered {
 }
 
 /** @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed. */
-export async function recover(directory: CacheDirectory, store: ObjectStore, budget: MemoryBudget, log: TreeLog): Promise<Recovered> {
+export async function recover(directory: CacheDirectory, store: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null): Promise<Recovered> {
   const { journal, records, tail } = Journal.open<JournalRecord>(directory.journalPath);
   const report: string[] = [];
   if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: they are in ${tail.path}`);
@@ -35,7 +36,7 @@ export async function recover(directory: CacheDirectory, store: ObjectStore, bud
     for (const [id, upload] of pending.uploads) ledger.uploads.set(id, upload);
     for (const [id, operation] of pending.operations) ledger.operations.set(id, operation);
     for (const key of pending.hidden) ledger.hidden.add(key);
-    const shop = { store, budget, directory, ledger };
+    const shop = { store, budget, directory, ledger, blocks };
     const files = restored(shop, pending, report);
     // A directory whose rename is going to be finished takes what is not in the bucket along
     for (const { tree, from, to } of pending.operations.values()) {

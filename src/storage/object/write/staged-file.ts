@@ -11,6 +11,7 @@ import { S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
+import type { BlockCache } from '../blocks/block-cache.js';
 import { Extents } from '../extents.js';
 import { timeOf, type Facts } from '../facts.js';
 import type { MemoryBudget } from '../memory-budget.js';
@@ -36,6 +37,8 @@ export interface Workshop {
   readonly budget: MemoryBudget;
   readonly directory: CacheDirectory;
   readonly ledger: Ledger;
+  /** For what is read of the objects that files were opened from. */
+  readonly blocks: BlockCache | null;
 }
 
 /** Told of changes, so that what was sent already is sent again. */
@@ -305,7 +308,7 @@ export class StagedFile {
     const end = Math.min(this.extents.size, r.offset + r.size);
     if (end <= r.offset) return 0;
     const pieces = this.extents.pieces(r.offset, end);
-    if (pieces.length === 1 && pieces[0].where === 'object') return this.#baseReader().read(r.offset, end - r.offset, (at, address, n) => r.copyToData(at, address, n));
+    if (pieces.length === 1 && pieces[0].where === 'object') return this.#baseReader().serve(r, end - r.offset);
     await this.fill(r.offset, end);
     return this.readStaged(r);
   }
@@ -347,7 +350,7 @@ export class StagedFile {
 
   #baseReader(): Reader {
     const { key, version, size } = this.#base!;
-    return (this.#reader ??= new Reader(this.shop.store, this.shop.budget, key, version, size));
+    return (this.#reader ??= new Reader(this.shop.store, this.shop.budget, key, version, size, this.shop.blocks));
   }
 
   #closeReader(): void {
