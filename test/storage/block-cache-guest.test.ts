@@ -5,6 +5,7 @@ import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, st
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
+import { E } from '../../src/base/errno.js';
 import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
@@ -117,6 +118,24 @@ describe('what was read once', () => {
       assert.ok(await bucket.during(async () => same(await read(g, 'f', 0, changed.length), changed)) > 0);
       await g.opened.idle();
       assert.equal(await bucket.during(async () => same(await read(g, 'f', 0, changed.length), changed)), 0);
+    });
+  });
+
+  test('goes on being read by who has it open as what it was, and what was not read is ESTALE', async (t) => {
+    const bucket = new Bucket();
+    await bucket.inner.put('f', content);
+    await withGuest(bucket, directoryOf(t), async (g) => {
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, 0);
+      for (const from of [MIB, MIB + 500 * KIB]) assert.equal((await g.read(node, fh, from, 4096)).error, 0); // the second one has the block fetched
+      await g.opened.idle();
+      await bucket.inner.put('f', pattern(content.length, 7));
+      const { data, error } = await g.read(node, fh, MIB + 300 * KIB, 8192);
+      assert.equal(error, 0);
+      same(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)), content, MIB + 300 * KIB, MIB + 308 * KIB);
+      assert.equal((await g.read(node, fh, 2 * MIB, 4096)).error, -E.STALE);
+      assert.equal((await g.read(node, fh, MIB - 4096, 8192)).error, -E.STALE, 'no mixture');
+      await release(g, node, fh);
     });
   });
 
