@@ -4,8 +4,10 @@
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Logger } from '../base/log.js';
 import { version, type BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
+import { StorageError } from '../storage/object/errors.js';
 import { probe } from '../storage/object/probe.js';
 import type { Capabilities, ObjectStore } from '../storage/object/store.js';
 
@@ -29,10 +31,17 @@ export function withCapabilities(store: ObjectStore, capabilities: Capabilities)
 }
 
 /** @throws StartError where writers could overwrite each other unknowingly, StorageError when the provider cannot be asked */
-export async function capabilitiesOf(store: ObjectStore, directory: string, settings: BucketSettings): Promise<Capabilities> {
+export async function capabilitiesOf(store: ObjectStore, directory: string, settings: BucketSettings, log: Logger): Promise<Capabilities> {
   const { source, endpoint } = settings;
   if (source.kind !== 's3' || endpoint === null) return store.capabilities;
-  const capabilities = known(store, directory, endpoint) ?? (await ask(store, directory, source.prefix, endpoint));
+  let capabilities: Capabilities;
+  try {
+    capabilities = known(store, directory, endpoint) ?? (await ask(store, directory, source.prefix, endpoint));
+  } catch (error) {
+    if (!(error instanceof StorageError) || error.code !== 'denied') throw error;
+    log.warn({ err: error }, `these credentials may not write to ${source.path} (${error.detail.providerMessage ?? error.code}): it can be read, and changes fail until they may; --readonly says so to the guest`);
+    return unknown(store.capabilities);
+  }
   const missing = CONDITIONS.filter((condition) => !capabilities[condition]);
   if (missing.length > 0 && settings.onConflict !== 'overwrite') {
     throw new StartError(
@@ -43,12 +52,21 @@ export async function capabilitiesOf(store: ObjectStore, directory: string, sett
   return capabilities;
 }
 
+/** Nobody was allowed to try: should writing be allowed one day, nothing is relied on. The next start asks again. */
+function unknown(most: Capabilities): Capabilities {
+  return { ...most, ...Object.fromEntries(CONDITIONS.map((condition) => [condition, false])), copyIfAbsent: false, copyIfVersion: false, deleteIfVersion: false, copyPart: 'none' };
+}
+
 async function ask(store: ObjectStore, directory: string, prefix: string, endpoint: string): Promise<Capabilities> {
   const capabilities = await probe(store, prefix + SCRATCH);
   const found: Known = { bucketfsd: version(), endpoint, location: store.location, probed_ms: Date.now(), capabilities };
   const path = join(directory, FILE);
-  writeFileSync(`${path}.new`, `${JSON.stringify(found)}\n`, { mode: 0o600 });
-  renameSync(`${path}.new`, path);
+  try {
+    writeFileSync(`${path}.new`, `${JSON.stringify(found)}\n`, { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+  } catch {
+    // Read-only or full: whether the directory is good for what matters is found out by who opens it
+  }
   return capabilities;
 }
 

@@ -37,12 +37,15 @@ export interface Bucket {
 export async function openBucket(options: BucketSettings, log: Logger): Promise<Bucket> {
   const { source } = options;
   let client: ObjectStore | null = null;
+  let directory: StateDirectory | null = null;
   try {
     client = await openClient(options);
     const plain = layered(client, log);
-    await withRetry(withDeadline(client), { attempts: 3 }).check();
-    const directory = options.readonly ? null : await cacheDirectoryOf(options);
-    const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(plain, directory.path, options));
+    // Whoever starts the daemon waits for these
+    const asked = withRetry(withDeadline(client), { attempts: 3 });
+    await asked.check();
+    directory = options.readonly ? null : await cacheDirectoryOf(options);
+    const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(asked, directory.path, options, log));
     const opened = await openObjectFileSystem(store, MemoryBudget.within(options.memoryBudget * MIB), {
       prefix: source.prefix,
       metadataTtl_ms: options.metadataTtl * 1000,
@@ -63,11 +66,14 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
     }, log);
     if (directory !== null) log.info({ cacheDirectory: directory.path }, `what is not in the bucket yet is kept in ${directory.path}`);
     const { fs, recovered } = opened;
-    return { fs, recovered, close: () => close(opened, store, directory, log) };
+    const state = directory;
+    return { fs, recovered, close: () => close(opened, store, state, log) };
   } catch (error) {
     await client?.close();
     if (error instanceof StorageError) throw new StartError(sentence(error, options));
     if (error instanceof CacheDirectoryError || error instanceof JournalError) throw new StartError(`cannot share ${source.path}: ${error.message}`);
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    if (syscall !== undefined && directory !== null) throw new StartError(`cannot share ${source.path}: the cache directory ${directory.path} cannot be used (${message})`);
     throw error;
   }
 }
@@ -163,8 +169,12 @@ function remembered(settings: BucketSettings): Remembered {
   return { source: settings.source.path, options: Object.fromEntries(REOPEN.map((key) => [key, settings[key]])) };
 }
 
-/** What is wrong, and what to do about it. */
+/** What is wrong, and what to do about it: one line. */
 export function sentence(error: StorageError, options: BucketSettings): string {
+  return explained(error, options).replace(/\s+/g, ' ').trim();
+}
+
+function explained(error: StorageError, options: BucketSettings): string {
   const { source } = options;
   const what = `cannot share ${source.path}: `;
   const s3 = source.kind === 's3';
@@ -180,14 +190,30 @@ export function sentence(error: StorageError, options: BucketSettings): string {
     case 'denied':
       return `${what}these credentials may not list it (${provider}): they need ${s3 ? 's3:ListBucket and s3:GetObject' : 'storage.objects.list and storage.objects.get'}${options.unsigned ? '; --unsigned uses none' : ''}`;
     case 'wrong-region':
-      return `${what}the bucket is in another region${error.detail.region === undefined ? '' : `: use --region ${error.detail.region}`} (${provider})`;
+      return `${what}the bucket is in another region (${provider}): ${error.detail.region === undefined ? 'check --region and --endpoint' : `use --region ${error.detail.region}`}`;
     case 'clock-skew':
       return `${what}the clock of this host is too far off: set it (${provider})`;
+    case 'invalid':
+      return `${what}${options.endpoint ?? 'the provider'} does not accept the request (${provider}): check --endpoint, --region and --path-style`;
+    case 'throttled':
+    case 'unavailable':
+      return `${what}${options.endpoint ?? 'the provider'} does not serve at the moment (${provider}): try again later`;
     case 'unreachable':
     case 'timeout':
-    case 'interrupted':
+    case 'interrupted': {
+      const tls = aboutTls(error.detail.providerCode ?? '');
+      if (tls !== null) return `${what}the connection to ${options.endpoint ?? 'the provider'} cannot be secured (${provider}): ${tls}`;
       return `${what}${options.endpoint ?? "the provider's endpoint"} cannot be reached (${provider})${options.endpoint === null ? '' : ': check --endpoint'}`;
+    }
     default:
       return `${what}${error.message}`;
   }
+}
+
+/** What to do about Node's codes of TLS errors; null: it is none. */
+function aboutTls(code: string): string | null {
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return '--endpoint must have a name that is in the certificate';
+  if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return 'if it speaks plain HTTP, --endpoint begins with http://';
+  if (code === 'CERT_HAS_EXPIRED' || code === 'CERT_NOT_YET_VALID') return 'renew its certificate, or set the clock of this host';
+  return /CERT|SELF_SIGNED|UNABLE_TO_/.test(code) ? 'name the certificates to trust with --ca-bundle' : null;
 }

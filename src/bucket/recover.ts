@@ -64,7 +64,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     client = await openClient(bucket);
     const plain = layered(client, log);
     await plain.check();
-    const store = withCapabilities(plain, await capabilitiesOf(plain, directory.path, bucket));
+    const store = withCapabilities(plain, await capabilitiesOf(plain, directory.path, bucket, log));
     const budget = MemoryBudget.within(bucket.memoryBudget * MIB);
     const { shop, files, report } = await recover(directory, store, budget, log);
     for (const line of report) output.line(line);

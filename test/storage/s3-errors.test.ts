@@ -50,6 +50,8 @@ describe('codes', () => {
     [{ code: 'ECONNREFUSED' }, 'unreachable'],
     [{ code: 'ERR_TLS_CERT_ALTNAME_INVALID' }, 'unreachable'],
     [{ code: 'DEPTH_ZERO_SELF_SIGNED_CERT' }, 'unreachable'],
+    [{ code: 'EPROTO' }, 'unreachable'],
+    [{ code: 'HPE_INVALID_CONSTANT' }, 'unreachable'],
     [{ code: 'ECONNRESET' }, 'interrupted'],
     [{ name: 'TimeoutError', code: 'ECONNRESET' }, 'interrupted'],
     // Answers without a body, as HEAD has them, and codes that nobody has heard of

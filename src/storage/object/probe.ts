@@ -40,7 +40,7 @@ export async function probe(store: ObjectStore, prefix: string): Promise<Capabil
       ...(parts === null ? {} : { copyPart: parts === 'no' ? ('none' as const) : ('range' as const), copyPartIfVersion: parts === 'pinned' }),
     };
   } finally {
-    for (const scratch of [key, other, part]) await store.remove(scratch).catch(() => undefined);
+    await Promise.all([key, other, part].map((scratch) => store.remove(scratch).catch(() => undefined)));
   }
 }
 

@@ -108,7 +108,7 @@ async function list(store: ObjectStore, query: URLSearchParams): Promise<Answer>
     `<Contents><Key>${encodeURIComponent(one.key)}</Key><Size>${one.size}</Size>${etag(one.version)}<LastModified>${new Date(one.modified_ms).toISOString()}</LastModified></Contents>`);
   const prefixes = page.prefixes.map((prefix) => `<CommonPrefixes><Prefix>${encodeURIComponent(prefix)}</Prefix></CommonPrefixes>`);
   const next = page.next === null ? '' : `<NextContinuationToken>${encodeURIComponent(page.next)}</NextContinuationToken>`;
-  return xml('ListBucketResult', `<IsTruncated>${page.next !== null}</IsTruncated>${next}${objects.join('')}${prefixes.join('')}`);
+  return xml('ListBucketResult', `<Name>bucket</Name><IsTruncated>${page.next !== null}</IsTruncated>${next}${objects.join('')}${prefixes.join('')}`);
 }
 
 function headersOf({ size, version, modified_ms, metadata, contentType }: ObjectInfo): Record<string, string> {

@@ -86,7 +86,9 @@ export class S3Store implements ObjectStore {
 
   async check(options: CallOptions = {}): Promise<void> {
     // Not HeadBucket: its errors have no body that would say what is wrong
-    await this.#call('check', '', false, options, (o) => this.#client.send(new ListObjectsV2Command({ ...this.#common, MaxKeys: 1 }), o));
+    const out = await this.#call('check', '', false, options, (o) => this.#client.send(new ListObjectsV2Command({ ...this.#common, MaxKeys: 1 }), o));
+    // Any web server answers something
+    if (out.Name === undefined && out.IsTruncated === undefined) throw new StorageError('invalid', `check ${this.location}`, { providerMessage: 'the answer is no listing of S3' });
   }
 
   async head(key: string, options: CallOptions = {}): Promise<ObjectInfo> {
