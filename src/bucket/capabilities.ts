@@ -18,6 +18,8 @@ const BELIEVED_MS = 7 * 24 * 3600 * 1000;
 const SCRATCH = '.bucketfsd-check/';
 const CONDITIONS = ['putIfAbsent', 'putIfVersion', 'completeIfAbsent', 'completeIfVersion'] as const;
 
+const missingIn = (capabilities: Capabilities): string[] => CONDITIONS.filter((condition) => !capabilities[condition]);
+
 interface Known {
   readonly bucketfsd: string;
   readonly endpoint: string;
@@ -35,17 +37,19 @@ export async function capabilitiesOf(store: ObjectStore, directory: string, sett
   const { source, endpoint } = settings;
   if (source.kind !== 's3' || endpoint === null) return store.capabilities;
   let capabilities: Capabilities;
+  const enough = (found: Capabilities): boolean => settings.onConflict === 'overwrite' || missingIn(found).length === 0;
   try {
-    capabilities = known(store, directory, endpoint) ?? (await ask(store, directory, source.prefix, endpoint));
+    const remembered = known(store, directory, endpoint);
+    // A start is not refused by what was so some days ago
+    capabilities = remembered !== null && enough(remembered) ? remembered : await ask(store, directory, source.prefix, endpoint);
   } catch (error) {
     if (!(error instanceof StorageError) || error.code !== 'denied') throw error;
     log.warn({ err: error }, `these credentials may not write to ${source.path} (${error.detail.providerMessage ?? error.code}): it can be read, and changes fail until they may; --readonly says so to the guest`);
     return unknown(store.capabilities);
   }
-  const missing = CONDITIONS.filter((condition) => !capabilities[condition]);
-  if (missing.length > 0 && settings.onConflict !== 'overwrite') {
+  if (!enough(capabilities)) {
     throw new StartError(
-      `cannot share ${source.path}: ${endpoint} does not honour conditions of writes (${missing.join(', ')}), so what others write meanwhile could be lost unnoticed: ` +
+      `cannot share ${source.path}: ${endpoint} does not honour conditions of writes (${missingIn(capabilities).join(', ')}), so what others write meanwhile could be lost unnoticed: ` +
         'say --on-conflict=overwrite to accept that, or --readonly',
     );
   }

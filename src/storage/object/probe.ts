@@ -3,45 +3,58 @@
  * accept a condition and ignore it, which is worse than refusing it.
  */
 import { randomUUID } from 'node:crypto';
-import { StorageError } from './errors.js';
+import { StorageError, isTransient } from './errors.js';
 import type { Capabilities, Condition, ObjectStore, Version } from './store.js';
+
+/** A conditional write to a key, of whatever kind. */
+type Write = (key: string, condition: Condition) => Promise<unknown>;
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 /** Keys are made below `prefix` and removed again, however it ends. @throws StorageError when not even a plain put works */
 export async function probe(store: ObjectStore, prefix: string): Promise<Capabilities> {
   const key = `${prefix}${randomUUID()}`;
-  const other = `${key}-copy`;
-  const part = `${key}-parts`;
+  const scratch = [key];
+  const free = (what: string): string => scratch[scratch.push(`${key}-${what}`) - 1];
   try {
     // A version that was, and is no more
-    const gone = await store.put(key, new TextEncoder().encode('before'));
-    const there = await store.put(key, new TextEncoder().encode('probe'));
+    const gone = { version: await store.put(key, bytes('before')) };
+    await store.put(key, bytes('probe'));
+    const there = async (): Promise<Condition> => ({ version: (await store.head(key)).version });
     // Conditions that do not hold must be refused, and those that hold must not
-    const honoured = async (holds: Condition, breaks: Condition, write: (condition: Condition) => Promise<unknown>): Promise<boolean> =>
-      (await refuses(() => write(breaks))) && (await accepts(() => write(holds)));
-    const put = (condition: Condition): Promise<Version> => store.put(key, new TextEncoder().encode('probe'), { condition });
-    const putIfVersion = await honoured({ version: there }, { version: gone }, put);
-    const putIfAbsent = (await refuses(() => put({ absent: true }))) && (await accepts(() => store.put(other, new Uint8Array(1), { condition: { absent: true } })));
-    const copyIfAbsent = await refuses(() => store.copy(key, other, { condition: { absent: true } }));
-    const copyIfVersion = await refuses(() => store.copy(key, other, { condition: { version: gone } }));
-    const complete = async (condition: Condition): Promise<void> => {
-      const upload = await store.beginUpload(key);
+    const ifVersion = async (write: Write): Promise<boolean> => (await refuses(() => write(key, gone))) && accepts(async () => write(key, await there()));
+    const ifAbsent = async (write: Write, what: string): Promise<boolean> =>
+      (await refuses(() => write(key, { absent: true }))) && accepts(() => write(free(what), { absent: true }));
+    const put: Write = (to, condition) => store.put(to, bytes('probe'), { condition });
+    const copy: Write = (to, condition) => store.copy(key, to, { condition, metadata: { probe: 'copy' } });
+    const complete: Write = async (to, condition) => {
+      const upload = await store.beginUpload(to);
       try {
-        await store.completeUpload(upload, [await store.putPart(upload, 1, new TextEncoder().encode('probe'))], { condition });
+        await store.completeUpload(upload, [await store.putPart(upload, 1, bytes('probe'))], { condition });
       } finally {
         await store.abortUpload(upload).catch(() => undefined);
       }
     };
-    const completeIfAbsent = await refuses(() => complete({ absent: true }));
-    const completeIfVersion = await refuses(() => complete({ version: gone }));
-    const parts = store.capabilities.copyPart === 'range' ? await copiesParts(store, key, gone, part) : null;
-    const deleteIfVersion = (await refuses(() => store.remove(key, { version: gone }))) && (await store.head(key).then(() => true, () => false));
+    const found = {
+      putIfVersion: await ifVersion(put), putIfAbsent: await ifAbsent(put, 'put'),
+      copyIfVersion: await ifVersion(copy), copyIfAbsent: await ifAbsent(copy, 'copy'),
+      completeIfVersion: await ifVersion(complete), completeIfAbsent: await ifAbsent(complete, 'complete'),
+    };
+    const parts = store.capabilities.copyPart === 'range' ? await copiesParts(store, key, gone.version, free('parts')) : null;
     return {
-      ...store.capabilities, putIfAbsent, putIfVersion, completeIfAbsent, completeIfVersion, copyIfAbsent, copyIfVersion, deleteIfVersion,
+      ...store.capabilities, ...found, deleteIfVersion: await deletesIfVersion(store, key, gone.version),
       ...(parts === null ? {} : { copyPart: parts === 'no' ? ('none' as const) : ('range' as const), copyPartIfVersion: parts === 'pinned' }),
     };
   } finally {
-    await Promise.all([key, other, part].map((scratch) => store.remove(scratch).catch(() => undefined)));
+    await Promise.all(scratch.map((one) => store.remove(one).catch(() => undefined)));
   }
+}
+
+async function deletesIfVersion(store: ObjectStore, key: string, gone: Version): Promise<boolean> {
+  const exists = (): Promise<boolean> => accepts(() => store.head(key));
+  if (!(await refuses(() => store.remove(key, { version: gone }))) || !(await exists())) return false;
+  const { version } = await store.head(key);
+  return (await accepts(() => store.remove(key, { version }))) && !(await exists());
 }
 
 async function copiesParts(store: ObjectStore, key: string, gone: Version, to: string): Promise<'pinned' | 'any' | 'no'> {
@@ -62,9 +75,9 @@ async function copiesParts(store: ObjectStore, key: string, gone: Version, to: s
   }
 }
 
-/** A network that fails says nothing about the service. */
+/** What may be over soon says nothing about the service. */
 const passing = (error: unknown): boolean =>
-  !(error instanceof StorageError) || ['throttled', 'unreachable', 'timeout', 'interrupted', 'expired', 'bad-credentials'].includes(error.code);
+  !(error instanceof StorageError) || isTransient(error.code) || ['expired', 'bad-credentials', 'clock-skew', 'aborted'].includes(error.code);
 
 async function refuses(call: () => Promise<unknown>): Promise<boolean> {
   try {
