@@ -89,6 +89,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     throw error instanceof StorageError && bucket !== null ? new StartError(sentence(error, bucket)) : error;
   } finally {
     await client?.close();
+    await directory.settled();
     directory.close();
   }
 }

@@ -109,8 +109,9 @@ export class AttributeChanges {
       return;
     }
     const commit = node.facts.kept?.[COMMIT];
-    const kept = { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }) };
-    const now = await this.store.setMetadata(node.key, version, kept);
+    const replaced = node.directory ? await this.#small.replaceMarker(node, facts, metadata) : null;
+    const kept = replaced?.kept ?? { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }) };
+    const now = replaced?.version ?? (await this.store.setMetadata(node.key, version, kept));
     this.tree.changed(node.key);
     if (!node.directory) this.files.moved(node, node.key, now);
     node.facts = { ...facts, version: now, kept };

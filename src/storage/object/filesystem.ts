@@ -80,6 +80,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const idle = async (): Promise<void> => {
       await committer.idle();
       await fs.files.settled();
+      await directory.settled();
       await blocks?.idle();
     };
     return {
@@ -92,6 +93,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         fs.files.abandon();
         shop.ledger.close();
         await blocks?.close();
+        await directory.settled();
         directory.close();
         return left;
       },

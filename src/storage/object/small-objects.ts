@@ -5,9 +5,12 @@ import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import type { ObjectNode } from './nodes.js';
 import { COMMIT, settledPut } from './settle.js';
-import type { Metadata, ObjectStore } from './store.js';
+import type { Metadata, ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { metadataFits, metadataOf } from './write/attributes.js';
+
+/** On S3 the version of an empty object, unless it is encrypted with a key of its own. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html */
+const EMPTY_MD5 = 'd41d8cd98f00b204e9800998ecf8427e';
 
 export class SmallObjects {
   constructor(
@@ -26,6 +29,18 @@ export class SmallObjects {
       if (error instanceof StorageError && error.code === 'changed') throw new FileError(E.EXIST);
       throw error;
     }
+  }
+
+  /** Another one in place of a directory's own object, if that is known to be empty and its store would copy it. @returns null otherwise */
+  async replaceMarker(node: ObjectNode, facts: Facts, metadata: Metadata): Promise<{ version: Version; kept: Metadata } | null> {
+    const { capabilities } = this.store;
+    const { version } = node.facts;
+    if (capabilities.metadataInPlace || version !== EMPTY_MD5) return null;
+    const commit = randomUUID();
+    const contentType = facts.contentType === null ? {} : { contentType: facts.contentType };
+    const condition = capabilities.putIfVersion ? { condition: { version } } : {};
+    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, ...contentType, ...condition });
+    return { version: made, kept: { ...metadata, [COMMIT]: commit } };
   }
 
   /** A directory's own object. */

@@ -2,11 +2,16 @@
  * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal; and the block cache. One daemon has it at a
  * time, and it belongs to one bucket and prefix for good.
  */
-import { closeSync, constants, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { close, closeSync, constants, fsync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { E } from '../../../base/errno.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
+
+const closeLater = promisify(close);
+const fsyncLater = promisify(fsync);
 
 const FORMAT = 1;
 const PID_PATTERN = /^\d{1,10}/;
@@ -33,6 +38,9 @@ export interface ShareIdentity {
 
 export class CacheDirectory {
   readonly #lockFd: number;
+  readonly #removing = new Set<Promise<void>>();
+  /** Of staging/, once something in it was synced. */
+  #stagingFd: number | null = null;
 
   private constructor(
     readonly path: string,
@@ -107,12 +115,25 @@ export class CacheDirectory {
     return openSync(this.stagingPath(id), constants.O_RDWR | (make ? constants.O_CREAT | constants.O_EXCL : 0), 0o600);
   }
 
-  removeStaging(id: number): void {
-    try {
-      unlinkSync(this.stagingPath(id));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    }
+  /** Not at once: freeing a large file takes a while. What is left when the daemon dies the next start removes. */
+  removeStaging(id: number, fd: number | null = null): void {
+    const removing = unlink(this.stagingPath(id))
+      .catch(() => undefined)
+      .then(() => (fd === null ? undefined : closeLater(fd)))
+      .catch(() => undefined)
+      .then(() => void this.#removing.delete(removing));
+    this.#removing.add(removing);
+  }
+
+  /** That staging files are there outlives the machine. */
+  async syncStaging(): Promise<void> {
+    this.#stagingFd ??= openSync(join(this.path, 'staging'), constants.O_RDONLY | constants.O_DIRECTORY);
+    await fsyncLater(this.#stagingFd);
+  }
+
+  /** Staging files that are to be removed are gone. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#removing);
   }
 
   /** For the block cache. */
@@ -122,6 +143,7 @@ export class CacheDirectory {
 
   /** Another daemon may have it. */
   close(): void {
+    if (this.#stagingFd !== null) closeSync(this.#stagingFd);
     closeSync(this.#lockFd);
   }
 

@@ -33,13 +33,17 @@ const RETRY_MAX_MS = 60_000;
 
 export class Committer {
   readonly #running = new Map<StagedFile, Promise<void>>();
-  /** When a file is to be committed, by performance.now(). */
+  /** When a file is to be committed, by performance.now(), in that order: each waits equally long. */
   readonly #due = new Map<StagedFile, number>();
+  /** The same for those that have failed. */
+  readonly #retries = new Map<StagedFile, number>();
   readonly #failures = new Map<StagedFile, number>();
   /** Uploads that are being begun. */
   readonly #beginnings = new Map<StagedFile, Promise<void>>();
   readonly #background = new Set<Promise<void>>();
   #timer: NodeJS.Timeout | null = null;
+  /** When the timer fires, by performance.now(). */
+  #wakes_ms = Infinity;
   #closed = false;
 
   constructor(
@@ -68,8 +72,8 @@ export class Committer {
 
   /** In the background, and again until it succeeds. */
   later(file: StagedFile): void {
-    if (!file.dirty || this.#due.has(file)) return;
-    this.#schedule(file, this.options.durability === 'remote' ? 0 : this.options.writebackDelay_ms);
+    if (!file.dirty || this.#due.has(file) || this.#retries.has(file)) return;
+    this.#schedule(this.#due, file, this.options.durability === 'remote' ? 0 : this.options.writebackDelay_ms);
   }
 
   /** Data was written: when there is enough of it from the beginning on, it is sent while more is written. */
@@ -95,7 +99,7 @@ export class Committer {
 
   /** No commit of the file is under way; whatever it would have failed with is for others to hear. */
   async quiet(file: StagedFile): Promise<void> {
-    this.#due.delete(file);
+    this.#forgetDue(file);
     await this.#beginnings.get(file);
     await this.over(file);
   }
@@ -110,8 +114,7 @@ export class Committer {
   /** Everything is committed, or has failed and waits for its next turn. */
   async idle(): Promise<void> {
     for (;;) {
-      const next = [...this.#due.keys()].filter((file) => !this.#failures.has(file));
-      for (const file of next) this.#begin(file);
+      for (const file of [...this.#due.keys()]) this.#begin(file);
       const under = [...this.#background, ...this.#beginnings.values(), ...[...this.#running.values()].map((run) => run.catch(() => undefined))];
       if (under.length === 0) break;
       await Promise.all(under);
@@ -122,7 +125,7 @@ export class Committer {
   /** Commit what is left, each file once; then nothing more. */
   async close(): Promise<void> {
     await this.idle();
-    for (const file of [...this.#due.keys()]) this.#begin(file);
+    for (const file of [...this.#retries.keys()]) this.#begin(file);
     await Promise.all(this.#background);
     this.abandon();
     await this.maker.settled();
@@ -132,6 +135,12 @@ export class Committer {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#due.clear();
+    this.#retries.clear();
+  }
+
+  #forgetDue(file: StagedFile): void {
+    this.#due.delete(file);
+    this.#retries.delete(file);
   }
 
   #run(file: StagedFile): Promise<void> {
@@ -141,7 +150,7 @@ export class Committer {
   }
 
   async #commit(file: StagedFile): Promise<void> {
-    this.#due.delete(file);
+    this.#forgetDue(file);
     await this.#beginnings.get(file);
     try {
       const { base, metadata, changes } = await this.maker.commit(file);
@@ -168,7 +177,7 @@ export class Committer {
     const delay_ms = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
     const { store } = this.maker.shop;
     this.log.guest('commit', { err: error, key: file.key, failures }, `${store.location}/${file.key} could not be written (${(error as Error).message}): its data is kept in the cache directory, and it is tried again`);
-    if (file.dirty) this.#schedule(file, delay_ms);
+    if (file.dirty) this.#schedule(this.#retries, file, delay_ms);
   }
 
   async #keep(file: StagedFile, conflict: ConflictError): Promise<void> {
@@ -192,35 +201,46 @@ export class Committer {
     return `${prefix}${CONFLICTS}${createHash('sha256').update(key).digest('hex')}${suffix}`;
   }
 
-  #schedule(file: StagedFile, delay_ms: number): void {
+  #schedule(queue: Map<StagedFile, number>, file: StagedFile, delay_ms: number): void {
     if (this.#closed) return;
-    this.#due.set(file, performance.now() + delay_ms);
-    this.#wake();
+    const due_ms = performance.now() + delay_ms;
+    queue.set(file, due_ms);
+    this.#wakeAt(due_ms);
   }
 
-  #wake(): void {
+  #wakeAt(due_ms: number): void {
+    if (this.#closed || due_ms >= this.#wakes_ms) return;
     if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
-    if (this.#closed || this.#due.size === 0 || this.#background.size >= BACKGROUND_MAX) return;
-    const first = Math.min(...this.#due.values());
-    this.#timer = setTimeout(() => this.#tick(), Math.max(0, first - performance.now()));
+    this.#wakes_ms = due_ms;
+    this.#timer = setTimeout(() => this.#tick(), Math.max(0, due_ms - performance.now()));
     this.#timer.unref();
   }
 
+  /** Begin what is due, as far as there is room; what ends makes room and comes here too. */
   #tick(): void {
+    this.#wakes_ms = Infinity;
     const time = performance.now();
+    let next = Infinity;
     for (const [file, due] of this.#due) {
-      if (due > time || this.#background.size >= BACKGROUND_MAX) continue;
+      if (due > time || this.#background.size >= BACKGROUND_MAX) {
+        next = due;
+        break;
+      }
       this.#begin(file);
     }
-    this.#wake();
+    if (this.#background.size >= BACKGROUND_MAX) return;
+    for (const [file, due] of this.#retries) {
+      if (due <= time && this.#background.size < BACKGROUND_MAX) this.#begin(file);
+      else next = Math.min(next, due);
+    }
+    if (next < Infinity) this.#wakeAt(next);
   }
 
   #begin(file: StagedFile): void {
-    this.#due.delete(file);
+    this.#forgetDue(file);
     const done = this.#quietly(file).finally(() => {
       this.#background.delete(done);
-      this.#wake();
+      if (this.#due.size + this.#retries.size > 0) this.#wakeAt(performance.now());
     });
     this.#background.add(done);
   }

@@ -59,6 +59,8 @@ export class StagedFile {
   #changes: number;
   #committed = 0;
   #disposed = false;
+  /** The staging file would be found again after a power failure. */
+  #isNamed = false;
   /** Commits that may have happened. */
   readonly doubts: Set<string>;
   listener: ChangeListener | null = null;
@@ -325,8 +327,9 @@ export class StagedFile {
 
   /** Staging file and journal outlive the machine. */
   async sync(): Promise<void> {
-    await fdatasyncAsync(this.#fd);
-    await this.shop.ledger.sync();
+    const { directory, ledger } = this.shop;
+    await Promise.all([fdatasyncAsync(this.#fd), ledger.sync(), ...(this.#isNamed ? [] : [directory.syncStaging()])]);
+    this.#isNamed = true;
   }
 
   /** Nothing of it is needed any more, or all of it is in the object. */
@@ -336,8 +339,7 @@ export class StagedFile {
     this.#closeReader();
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'drop', id: this.id });
     this.shop.ledger.files.delete(this.id);
-    closeSync(this.#fd);
-    this.shop.directory.removeStaging(this.id);
+    this.shop.directory.removeStaging(this.id, this.#fd);
   }
 
   /** As a killed daemon leaves it. */
