@@ -172,6 +172,31 @@ describe('what was read once', () => {
     });
   });
 
+  test('a cache that is too small for what is read here and there does not fetch many times what was asked for', async (t) => {
+    const bucket = new Bucket();
+    const large = pattern(8 * MIB);
+    await bucket.inner.put('f', large);
+    const blocks = { bytes: 4 * 64 * KIB, blockBytes: 64 * KIB };
+    await withGuest(bucket, directoryOf(t), async (g) => {
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, 0);
+      let asked = 0;
+      for (let pass = 0; pass < 4; pass++) {
+        for (let at = 0; at < large.length; at += 64 * KIB, asked += 512) {
+          // far apart, so that nothing is taken for reading in order
+          const offset = (at * 77 + pass * 3000) % large.length;
+          const { data, error } = await g.read(node, fh, offset, 512);
+          assert.equal(error, 0);
+          same(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)), large, offset, offset + 512);
+          await g.opened.idle();
+        }
+      }
+      await release(g, node, fh);
+      assert.ok(bucket.bytes > asked + blocks.bytes, 'whole blocks were fetched');
+      assert.ok(bucket.bytes <= asked * (1 + 8) + blocks.bytes, `${bucket.bytes} bytes were fetched where ${asked} were asked for`);
+    }, { blocks });
+  });
+
   test('in any order and size, with less room than it needs: always what the object has (random)', async (t) => {
     const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
     t.diagnostic(`SEED=${seed}`);

@@ -40,6 +40,9 @@ const PENDING_MAX_BYTES = 64 << 20;
 const WRITES_AT_ONCE = 2;
 /** Whole blocks that are fetched because parts of them were asked for again. */
 const FETCHES_AT_ONCE = 4;
+/** Once the cache is full, they are at most so many times what was asked for: where it is too small, it would only fetch and throw away. */
+const FETCHED_PER_MISSED = 8;
+const CREDIT_BLOCKS = 16;
 /** A checksum of so much is made without a pause. */
 const CHECKSUM_STEP = 256 << 10;
 /** The order of use is written so often: what a killed daemon may lose of it. */
@@ -87,6 +90,8 @@ export class BlockCache {
   #pending = 0;
   #writes = 0;
   #fetches = 0;
+  /** Bytes that whole blocks may have, by what was asked for until now. */
+  #credit = 0;
   #readable = true;
   #writable = true;
 
@@ -195,8 +200,9 @@ export class BlockCache {
     }));
   }
 
-  /** A part of a block had to be fetched. @returns whether that happened before, not long ago: then the whole block is worth it */
-  missed(id: ObjectId, block: number): boolean {
+  /** `bytes` bytes of a block had to be fetched. @returns whether that happened before, not long ago: then the whole block may be worth it */
+  missed(id: ObjectId, block: number, bytes: number): boolean {
+    this.#credit = Math.min(CREDIT_BLOCKS * this.blockBytes, this.#credit + FETCHED_PER_MISSED * bytes);
     const tag = (id[1] ^ Math.imul(block + 1, 0x85ebca6b)) >>> 0 || 1;
     const at = tag % MISSES;
     const again = this.#missed[at] === tag;
@@ -206,12 +212,13 @@ export class BlockCache {
 
   /** Nobody waits for a whole block that is fetched, so few are at a time. */
   get mayFetch(): boolean {
-    return this.#writable && this.#fetches < FETCHES_AT_ONCE && this.#pending * 2 <= this.#pendingMax;
+    return this.#writable && this.#fetches < FETCHES_AT_ONCE && this.#pending * 2 <= this.#pendingMax && (!this.#full || this.#credit >= this.blockBytes);
   }
 
   /** One is fetched and kept. */
   fetching(work: Promise<void>): void {
     this.#fetches++;
+    if (this.#full) this.#credit -= this.blockBytes;
     void this.#track(work.finally(() => this.#fetches--));
   }
 
@@ -245,6 +252,10 @@ export class BlockCache {
     const { directory } = this.options;
     this.log.debug({ directory, blocks: slots.table.count, bytes: slots.used, evicted: slots.evicted }, 'block cache: what is there');
     if (bad > 0) this.log.warn({ directory, bad }, `block cache: ${bad} blocks are not in ${directory} as its index says; they are fetched anew when they are needed`);
+  }
+
+  get #full(): boolean {
+    return this.slots.used + this.blockBytes > this.options.bytes;
   }
 
   #find(id: ObjectId, block: number): number {

@@ -97,7 +97,7 @@ export class CachedObject {
     const last = this.blockAt(to - 1);
     for (const block of new Set([this.blockAt(from), last])) {
       const whole = from <= block * this.blockBytes && this.endOf(block) <= to;
-      if (!whole && !this.cache.has(this.id, block) && this.cache.missed(this.id, block)) worth.push(block);
+      if (!whole && !this.cache.has(this.id, block) && this.cache.missed(this.id, block, to - from)) worth.push(block);
     }
     return worth;
   }
