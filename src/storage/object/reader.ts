@@ -36,6 +36,8 @@ interface Part {
   readonly done: Promise<number | Error>;
   /** The block cache has what it wants of it; null without one. */
   kept: Promise<void> | null;
+  /** How many bytes have come; −1: it is on its way, or has failed. */
+  bytes: number;
   /** Reads that copy from it now, and the block cache while it writes. */
   users: number;
   dropped: boolean;
@@ -96,7 +98,7 @@ export class Reader {
     this.#cached = this.blocks?.object(key, version, this.size) ?? null;
   }
 
-  /** The request's range, of which `bytes` bytes are wanted: from the block cache without waiting where that is possible. @throws as read() */
+  /** The request's range, of which `bytes` bytes are wanted: without waiting where it is here already. @throws as read() */
   serve(r: ReadRequest, bytes: number): number | Promise<number> {
     const now = this.#readNow(r, bytes);
     return now >= 0 ? now : this.read(r.offset, bytes, (at, address, n) => r.copyToData(at, address, n));
@@ -104,6 +106,8 @@ export class Reader {
 
   /** @returns bytes, or −1: ask read() */
   #readNow(r: ReadRequest, wanted: number): number {
+    const fetched = this.#fetchedNow(r, wanted);
+    if (fetched >= 0) return fetched;
     const cached = this.#cached;
     if (cached === null || wanted < r.size) return -1;
     const bytes = cached.readNow(r);
@@ -113,6 +117,20 @@ export class Reader {
     if (block !== this.#block) this.#fetchAhead(r.offset);
     this.#block = block;
     return bytes;
+  }
+
+  /** From one part that has come. @returns bytes, or −1: there is none that has all of it */
+  #fetchedNow(r: ReadRequest, wanted: number): number {
+    const end = Math.min(this.size, r.offset + wanted);
+    for (const part of this.#parts) {
+      if (part.from > r.offset || part.from + part.bytes < end || end <= r.offset) continue;
+      const bytes = r.copyToData(0, part.memory.address + (r.offset - part.from), end - r.offset);
+      if (this.#cached !== null) this.#cached.cache.statistics.misses++;
+      this.#follow(r.offset, end);
+      this.#fetchAhead(r.offset);
+      return bytes;
+    }
+    return -1;
   }
 
   /**
@@ -194,7 +212,8 @@ export class Reader {
     const caller = new AbortController();
     const cached = this.#cached;
     const done = this.#readStore(from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
-    const part: Part = { from, to, memory, caller, done, kept: null, users: 0, dropped: false, released: false };
+    const part: Part = { from, to, memory, caller, done, kept: null, bytes: -1, users: 0, dropped: false, released: false };
+    void done.then((result) => (part.bytes = typeof result === 'number' ? result : -1));
     if (cached !== null) part.kept = done.then((result) => this.#keep(part, cached, result));
     return part;
   }
