@@ -3,8 +3,7 @@
  * acknowledged is lost. Starts that fail are in bad-start.test.ts. docs/TESTING.md has a table of all of them.
  */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
@@ -44,20 +43,18 @@ const optionsOf = (more: Partial<S3Options> = {}): S3Options =>
 const layered = (store: ObjectStore): ObjectStore =>
   withRetry(withLimit(withRestart(withDeadline(store), { samples: 1, least_ms: 50 }), new AdaptiveLimit()), { attempts: 3, base_ms: 1, max_ms: 2 });
 
-async function restart(options: GuestOptions = {}, more: Partial<S3Options> = {}): Promise<void> {
+async function restart(options: GuestOptions = {}): Promise<void> {
   await stop();
-  guest = await ObjectGuest.start(layered(new S3Store(optionsOf(more))), { ...options, write: { sizes: SMALL, ...options.write } });
+  await launch(new S3Store(optionsOf()), options);
+}
+
+async function launch(store: ObjectStore, options: GuestOptions = {}): Promise<void> {
+  guest = await ObjectGuest.start(layered(store), { ...options, write: { sizes: SMALL, ...options.write } });
   files = new Files(guest);
   running = true;
 }
 
 let running = false;
-/** As by SIGKILL; the cache directory stays. */
-async function crash(): Promise<void> {
-  running = false;
-  await guest.kill();
-}
-
 async function stop(): Promise<void> {
   if (!running) return;
   running = false;
@@ -118,6 +115,36 @@ describe('credentials', () => {
       assert.deepEqual((await server.store.listUploads({ prefix: '' })).uploads, [], 'what was given up is aborted');
     });
   }
+
+  test('that are renewed in their file count from then on, also for what is under way', async () => {
+    const path = join(mkdtempSync(join(tmpdir(), 'bucketfsd-keys-')), 'credentials');
+    const write = (key: string): void => writeFileSync(path, `[test]\naws_access_key_id = ${key}\naws_secret_access_key = secret\n`);
+    process.env['AWS_SHARED_CREDENTIALS_FILE'] = path;
+    try {
+      write('FIRST');
+      let good = 'FIRST';
+      server.judge = ({ accessKey }) => (accessKey === good ? null : refuse(400, 'ExpiredToken'));
+      const { credentials: _credentials, ...options } = optionsOf({ profile: 'test' });
+      await stop();
+      await launch(new S3Store(options));
+      const file = await files.create('f');
+      assert.equal(await files.write(file, 0, bytes('first')), 0);
+      assert.equal(await files.fsync(file), 0);
+      good = 'SECOND';
+      write('SECOND');
+      assert.equal(await files.write(file, 0, BIG), 0);
+      assert.equal(await files.fsync(file), 0, 'nobody has noticed');
+      good = 'THIRD';
+      assert.equal(await files.write(file, 0, bytes('third')), 0);
+      assert.equal(await files.fsync(file), -E.ACCES);
+      write('THIRD');
+      assert.equal(await files.close(file), 0);
+      same(await stored('f'), Buffer.concat([bytes('third'), BIG.subarray(5)]));
+    } finally {
+      delete process.env['AWS_SHARED_CREDENTIALS_FILE'];
+      rmSync(join(path, '..'), { recursive: true });
+    }
+  });
 
   test('that may only read: every change is EACCES, what was acknowledged is kept, the guest goes on reading', async () => {
     await server.store.put('there', bytes('content'));
@@ -383,68 +410,4 @@ test('ten thousand uploads of others are nobody\'s business: neither listed nor 
   assert.equal(server.count('uploads'), 0);
   assert.ok(server.requests.length < 60, server.requests.join(' '));
   assert.equal((await server.store.listUploads({ prefix: '' })).uploads.length, 10_000);
-});
-
-describe('the cache directory', () => {
-  const root = process.geteuid!() === 0 ? false : 'mounting needs root';
-
-  test('that is full: writes are ENOSPC, what was acknowledged is there and reaches the bucket, and then there is room again', { skip: root }, async () => {
-    const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2M', 'test', point]);
-    try {
-      await restart({ write: { cacheDirectory: point, durability: 'writeback', writebackDelay_ms: 60_000 } });
-      const content = pattern(3 << 20);
-      const big = await files.create('big');
-      let written = 0;
-      let error = 0;
-      for (const step of [65536, 4096, 1]) {
-        for (error = 0; error === 0 && written < content.length; ) {
-          const reply = await guest.write(big.node, big.fh, written, content.subarray(written, written + step));
-          error = reply.error;
-          if (error === 0) written += reply.data.getUint32(0, true);
-        }
-        assert.equal(error, -E.NOSPC, `${written} bytes were written`);
-      }
-      // Where there is data already only the journal grows, until that is full too
-      for (error = 0; error === 0; ) error = await files.write(big, 7, content.subarray(7, 8));
-      assert.equal(error, -E.NOSPC);
-      same(await files.read(big), content.subarray(0, written));
-      const refused = await guest.call(OP.CREATE, ROOT, concat(u32(2 | 0o100, 0o100644, 0o22, 0), name('another')), 144);
-      assert.ok(refused.error === 0 || refused.error === -E.NOSPC, String(refused.error));
-      await crash();
-      await restart({ write: { cacheDirectory: point, durability: 'writeback', writebackDelay_ms: 60_000 } });
-      same(await files.content('big'), content.subarray(0, written));
-      await guest.opened.idle();
-      same(await stored('big'), content.subarray(0, written));
-      const after = await files.create('after');
-      assert.equal(await files.write(after, 0, BIG), 0);
-      assert.equal(await files.close(after), 0);
-      await stop();
-      same(await stored('after'), BIG);
-    } finally {
-      await stop();
-      execFileSync('umount', ['-l', point]);
-      rmSync(point, { recursive: true });
-    }
-  });
-
-  test('that has a file in thousands of pieces: all of them are there after restarts', async () => {
-    const expected = Buffer.alloc(2500 * 100, 0);
-    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-pieces-'));
-    const options: GuestOptions = { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000 } };
-    await restart(options);
-    const file = await files.create('f');
-    for (let i = 0; i < 2500; i++) {
-      expected[i * 100 + 99] = 1 + (i % 255);
-      assert.equal(await files.write(file, i * 100 + 99, expected.subarray(i * 100 + 99, i * 100 + 100)), 0);
-    }
-    for (let i = 0; i < 2; i++) {
-      await crash();
-      await restart(options);
-    }
-    same(await files.content('f'), expected);
-    await stop();
-    same(await stored('f'), expected);
-    rmSync(cacheDirectory, { recursive: true });
-  });
 });

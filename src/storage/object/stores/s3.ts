@@ -63,6 +63,9 @@ export class S3Store implements ObjectStore {
   readonly limits = S3_LIMITS;
   readonly capabilities: Capabilities;
   readonly #client: S3Client;
+  #renewing: Promise<void> | null = null;
+  /** How often there were other credentials. */
+  #generation = 0;
   /** What every request has. */
   readonly #common: { Bucket: string; ExpectedBucketOwner?: string; RequestPayer?: 'requester' };
   /** What every object that is made has. */
@@ -269,11 +272,34 @@ export class S3Store implements ObjectStore {
     const operation = `${what} ${this.location}/${subject}`;
     const { signal } = options;
     if (signal?.aborted === true) throw new StorageError('aborted', operation);
+    for (let renewed = false; ; renewed = true) {
+      const generation = this.#generation;
+      try {
+        return await send(signal === undefined ? {} : { abortSignal: signal });
+      } catch (error) {
+        const known = toStorageError(error, operation, changes);
+        if (signal?.aborted) throw known.code === 'aborted' ? known : new StorageError('aborted', operation, { ...known.detail });
+        // A request that was refused so has done nothing
+        const refused = known.detail.status !== undefined && (known.code === 'expired' || known.code === 'bad-credentials');
+        if (!refused || renewed || !(await this.#renewCredentials(generation))) throw known;
+      }
+    }
+  }
+
+  /** Whoever has given us credentials may have better ones by now: a file that was written anew, a role. @returns whether there are others than then */
+  async #renewCredentials(generation: number): Promise<boolean> {
+    if (generation === this.#generation) await (this.#renewing ??= this.#askForCredentials().finally(() => (this.#renewing = null)));
+    return generation !== this.#generation;
+  }
+
+  async #askForCredentials(): Promise<void> {
+    const { credentials } = this.#client.config;
     try {
-      return await send(signal === undefined ? {} : { abortSignal: signal });
-    } catch (error) {
-      const known = toStorageError(error, operation, changes);
-      throw signal?.aborted && known.code !== 'aborted' ? new StorageError('aborted', operation, { ...known.detail }) : known;
+      const before = await credentials();
+      const now = await credentials({ forceRefresh: true });
+      if (before.accessKeyId !== now.accessKeyId || before.secretAccessKey !== now.secretAccessKey || before.sessionToken !== now.sessionToken) this.#generation++;
+    } catch {
+      // What the provider has said is the reason that counts
     }
   }
 
@@ -305,7 +331,8 @@ function clientConfig(options: S3Options): S3ClientConfig {
     ...(options.region !== undefined ? { region: options.region } : aws || process.env['AWS_REGION'] !== undefined ? {} : { region: 'us-east-1' }),
     ...(options.pathStyle === true ? { forcePathStyle: true } : {}),
     ...(options.profile === undefined ? {} : { profile: options.profile }),
-    ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+    // The SDK reads the files of profiles once in a process, unless its chain of providers is told this (SourceProfileInit)
+    ...(options.credentials === undefined ? ({ ignoreCache: true } as object) : { credentials: options.credentials }),
     ...(options.unsigned === true ? { signer: { sign: async (request) => request }, credentials: { accessKeyId: '', secretAccessKey: '' } } : {}),
   };
 }

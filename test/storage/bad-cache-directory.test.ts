@@ -1,0 +1,121 @@
+/** Cache directories that are full, or have more in them than usual. Those that keep the daemon from starting are in bad-start.test.ts. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { E } from '../../src/base/errno.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { concat, u32 } from '../support/frontend.js';
+import { name, OP } from '../support/guest.js';
+import { Files, ROOT } from '../support/object-files.js';
+import { ObjectGuest } from '../support/object-guest.js';
+import { pattern } from './contract.js';
+
+const KIB = 1 << 10;
+const BIG = pattern(500 * KIB);
+/** So that half a megabyte is an upload in parts. */
+const SMALL = { putMaxBytes: 64 * KIB, partBytes: 32 * KIB, copyMaxBytes: 256 * KIB, growAfterParts: 100, partsAtOnce: 3 };
+
+let store: MemoryStore;
+let guest: ObjectGuest | null = null;
+let files: Files;
+
+beforeEach(() => (store = new MemoryStore({ limits: { partMinBytes: 16 * KIB } })));
+afterEach(stop);
+
+async function stop(): Promise<void> {
+  const running = guest;
+  guest = null;
+  await running?.close();
+}
+
+/** As by SIGKILL; the cache directory stays. */
+async function crash(): Promise<void> {
+  const running = guest;
+  guest = null;
+  await running?.kill();
+}
+
+async function restart(cacheDirectory: string): Promise<ObjectGuest> {
+  await stop();
+  guest = await ObjectGuest.start(store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000, sizes: SMALL } });
+  files = new Files(guest);
+  return guest;
+}
+
+async function stored(key: string): Promise<Buffer> {
+  const { size } = await store.head(key);
+  const into = Buffer.alloc(size);
+  await store.read(key, { offset: 0, into });
+  return into;
+}
+
+function same(found: Buffer | number, expected: Uint8Array): void {
+  assert.ok(typeof found !== 'number', `errno ${String(found)}`);
+  assert.ok(found.equals(expected), `${found.length} bytes, not the ${expected.length} that were expected`);
+}
+
+describe('the cache directory', () => {
+  const root = process.geteuid!() === 0 ? false : 'mounting needs root';
+
+  test('that is full: writes are ENOSPC, what was acknowledged is there and reaches the bucket, and then there is room again', { skip: root }, async () => {
+    const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2M', 'test', point]);
+    try {
+      let g = await restart(point);
+      const content = pattern(3 << 20);
+      const big = await files.create('big');
+      let written = 0;
+      let error = 0;
+      for (const step of [65536, 4096, 1]) {
+        for (error = 0; error === 0 && written < content.length; ) {
+          const reply = await g.write(big.node, big.fh, written, content.subarray(written, written + step));
+          error = reply.error;
+          if (error === 0) written += reply.data.getUint32(0, true);
+        }
+        assert.equal(error, -E.NOSPC, `${written} bytes were written`);
+      }
+      // Where there is data already only the journal grows, until that is full too
+      for (error = 0; error === 0; ) error = await files.write(big, 7, content.subarray(7, 8));
+      assert.equal(error, -E.NOSPC);
+      same(await files.read(big), content.subarray(0, written));
+      const refused = await g.call(OP.CREATE, ROOT, concat(u32(2 | 0o100, 0o100644, 0o22, 0), name('another')), 144);
+      assert.ok(refused.error === 0 || refused.error === -E.NOSPC, String(refused.error));
+      await crash();
+      g = await restart(point);
+      same(await files.content('big'), content.subarray(0, written));
+      await g.opened.idle();
+      same(await stored('big'), content.subarray(0, written));
+      const after = await files.create('after');
+      assert.equal(await files.write(after, 0, BIG), 0);
+      assert.equal(await files.close(after), 0);
+      await stop();
+      same(await stored('after'), BIG);
+    } finally {
+      await stop();
+      execFileSync('umount', ['-l', point]);
+      rmSync(point, { recursive: true });
+    }
+  });
+
+  test('that has a file in thousands of pieces: all of them are there after restarts', async () => {
+    const expected = Buffer.alloc(2500 * 100, 0);
+    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-pieces-'));
+    await restart(cacheDirectory);
+    const file = await files.create('f');
+    for (let i = 0; i < 2500; i++) {
+      expected[i * 100 + 99] = 1 + (i % 255);
+      assert.equal(await files.write(file, i * 100 + 99, expected.subarray(i * 100 + 99, i * 100 + 100)), 0);
+    }
+    for (let i = 0; i < 2; i++) {
+      await crash();
+      await restart(cacheDirectory);
+    }
+    same(await files.content('f'), expected);
+    await stop();
+    same(await stored('f'), expected);
+    rmSync(cacheDirectory, { recursive: true });
+  });
+});
