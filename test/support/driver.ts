@@ -9,7 +9,6 @@ export const NEXT = 1;
 export const WRITE = 2;
 export const INDIRECT = 4;
 
-const TIMEOUT_MS = 10_000;
 const scratch = NativeMemory.allocate(4096);
 
 export interface Descriptor {
@@ -24,6 +23,8 @@ export interface Used {
   length: number;
 }
 
+export class QueueAbandoned extends Error {}
+
 export class DriverQueue {
   readonly descriptors: number;
   readonly avail: number;
@@ -33,6 +34,9 @@ export class DriverQueue {
   readonly errFd = eventfd();
   availIdx: number;
   lastUsed: number;
+  /** How long wait() waits. */
+  patience_ms = 10_000;
+  #abandoned = false;
   #nextDescriptor = 0;
 
   constructor(
@@ -144,12 +148,20 @@ export class DriverQueue {
     return taken;
   }
 
+  /** The device has gone: what it has not answered yet fails with QueueAbandoned. */
+  abandon(): void {
+    this.#abandoned = true;
+  }
+
   /** Wait for `count` used elements. */
   async wait(count = 1): Promise<Used[]> {
     const all: Used[] = [];
-    for (const deadline = Date.now() + TIMEOUT_MS; all.length < count; ) {
+    for (const deadline = Date.now() + this.patience_ms; all.length < count; ) {
+      // In this order: what was answered before the end is an answer
+      const gone = this.#abandoned;
       all.push(...this.take());
       if (all.length >= count) break;
+      if (gone) throw new QueueAbandoned();
       if (Date.now() > deadline) throw new Error(`queue ${this.index}: ${all.length} of ${count} requests were answered`);
       await turn();
     }
