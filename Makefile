@@ -22,7 +22,7 @@ LIBDIR = $(DESTDIR)$(PREFIX)/lib/bucketfsd
 DOCDIR = $(DESTDIR)$(PREFIX)/share/doc/bucketfsd
 QEMUDIR = $(DESTDIR)$(PREFIX)/share/qemu/vhost-user
 UNITDIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
-UNITS = bucketfsd@.service bucketfsd@.socket
+UNITS = bucketfsd@.service bucketfsd@.socket bucketfsd-bucket@.service bucketfsd-bucket@.socket
 
 # From the sources, so that a test whose source is gone does not run from an old build.
 compiled = $(patsubst %.ts,build/%.js,$(sort $(shell find $(1) -name '*.test.ts')))
@@ -84,7 +84,7 @@ install: build
 	install -m 755 deploy/bucketfsd $(BINDIR)/bucketfsd
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|g' deploy/$$unit > $(UNITDIR)/$$unit; done
 	sed 's|/usr/local/|$(PREFIX)/|g' deploy/50-bucketfsd.json > $(QEMUDIR)/50-bucketfsd.json
-	install -m 644 LICENSE docs/*.md deploy/bucketfsd.env.example $(DOCDIR)/
+	install -m 644 LICENSE docs/*.md deploy/bucketfsd.env.example deploy/bucketfsd-bucket.env.example $(DOCDIR)/
 	install -m 644 deploy/examples/*.xml deploy/examples/*.fstab $(DOCDIR)/examples/
 	install -m 755 deploy/examples/*.sh $(DOCDIR)/examples/
 

@@ -23,14 +23,42 @@ function directive(unit: string, name: string): string[] {
   return [...unit.matchAll(new RegExp(`^${name}=(.*)$`, 'gm'))].map((match) => match[1]);
 }
 
+/** The command line that a unit makes with its example of settings. */
+function commandLine(service: string, example: string): ReturnType<typeof parseCommandLine> {
+  const env = Object.fromEntries([...read(example).matchAll(/^([A-Z]+)=(.*)$/gm)].map((match) => [match[1], match[2]]));
+  const words = directive(service, 'ExecStart')[0].split(' ').slice(1);
+  const args = words.flatMap((word) => (word === '$OPTIONS' ? env.OPTIONS.split(' ') : [word.replace('${SOURCE}', env.SOURCE)]));
+  return parseCommandLine(args, { LISTEN_FDS: '1', LISTEN_PID: '9' }, 9);
+}
+
+describe('the systemd units of a bucket', () => {
+  const service = read('bucketfsd-bucket@.service');
+
+  test('the daemon has a place for what is not in the bucket yet, time to write it at the end, the network, and no rights', () => {
+    assert.deepEqual(directive(service, 'StateDirectory'), ['bucketfsd/%i']);
+    assert.ok(Number(directive(service, 'TimeoutStopSec')[0]) > 65, 'more than what close() takes');
+    assert.match(directive(service, 'RestrictAddressFamilies')[0], /AF_UNIX.*AF_INET.*AF_INET6/);
+    assert.deepEqual(directive(service, 'PrivateNetwork'), []);
+    assert.deepEqual(directive(service, 'CapabilityBoundingSet'), ['']);
+    assert.deepEqual(directive(service, 'RestartPreventExitStatus'), ['2']);
+  });
+
+  test('the environment example and the command of the unit make a command line that is accepted', () => {
+    const command = commandLine(service, 'bucketfsd-bucket.env.example');
+    assert.ok(command.action === 'run' && command.options.source.kind === 's3');
+  });
+});
+
 describe('systemd units', () => {
   const service = read('bucketfsd@.service');
-  const socket = read('bucketfsd@.socket');
 
-  test('systemd-analyze verify finds nothing in service and socket', { skip: !hasAnalyze && 'no systemd-analyze' }, () => {
-    writeFileSync(join(dir, 'bucketfsd@.service'), service.replace('/usr/local/bin/bucketfsd', process.execPath));
-    writeFileSync(join(dir, 'bucketfsd@.socket'), socket);
-    const units = ['bucketfsd@data.service', 'bucketfsd@data.socket'].map((unit) => join(dir, unit));
+  test('systemd-analyze verify finds nothing in services and sockets', { skip: !hasAnalyze && 'no systemd-analyze' }, () => {
+    const kinds = ['bucketfsd', 'bucketfsd-bucket'];
+    for (const kind of kinds) {
+      writeFileSync(join(dir, `${kind}@.service`), read(`${kind}@.service`).replace('/usr/local/bin/bucketfsd', process.execPath));
+      writeFileSync(join(dir, `${kind}@.socket`), read(`${kind}@.socket`));
+    }
+    const units = kinds.flatMap((kind) => [`${kind}@data.service`, `${kind}@data.socket`].map((unit) => join(dir, unit)));
     const result = spawnSync('systemd-analyze', ['verify', '--man=no', ...units], { encoding: 'utf8' });
     assert.equal(result.stderr + result.stdout, '');
     assert.equal(result.status, 0);
@@ -56,10 +84,7 @@ describe('systemd units', () => {
   });
 
   test('the environment example and the command of the unit make a command line that is accepted', () => {
-    const env = Object.fromEntries([...read('bucketfsd.env.example').matchAll(/^([A-Z]+)=(.*)$/gm)].map((match) => [match[1], match[2]]));
-    const words = directive(service, 'ExecStart')[0].split(' ').slice(1);
-    const args = words.flatMap((word) => (word === '$OPTIONS' ? env.OPTIONS.split(' ') : [word.replace('${SOURCE}', env.SOURCE)]));
-    const command = parseCommandLine(args, { LISTEN_FDS: '1', LISTEN_PID: '9' }, 9);
+    const command = commandLine(service, 'bucketfsd.env.example');
     assert.ok(command.action === 'run' && command.options.source.path === '/srv/share' && command.options.xattr);
   });
 });
