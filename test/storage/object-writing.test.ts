@@ -13,6 +13,7 @@ import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
+import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
 import { pattern } from './contract.js';
 
@@ -104,22 +105,6 @@ async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
   const into = new Uint8Array(size);
   assert.equal(await store.read(key, { offset: 0, into }), size);
   return Buffer.from(into);
-}
-
-/** The server has done it, and the answer waits until `open` is called. */
-function answersHeld(memory: MemoryStore, operations: readonly Call['operation'][]): { store: ObjectStore; done: () => number; open: () => void } {
-  let done = 0;
-  let open = (): void => undefined;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  const store = intercept(memory, async (call, attempt) => {
-    const result = await attempt(call.signal);
-    if (operations.includes(call.operation)) {
-      done++;
-      await opened;
-    }
-    return result;
-  });
-  return { store, done: () => done, open: () => open() };
 }
 
 describe('files', () => {
@@ -308,6 +293,26 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
         await guest.g.opened.idle();
         assert.deepEqual((await store.list({ prefix: '' })).objects, []);
       }
+    });
+  });
+
+  test('the last who has it open may close it while its name is being removed', async () => {
+    const memory = new MemoryStore({ capabilities: { rename } });
+    for (const key of ['f', 'other']) await memory.put(key, bytes('content'));
+    const { store, done, open } = answersHeld(memory, ['read']);
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, 0);
+      const { writable } = g.queue.chain([g.request(OP.UNLINK, ROOT, name('f')).bytes], [16], true);
+      g.queue.kick();
+      while (done() === 0) await turn();
+      await guest.release(node, fh);
+      // What nobody needs any more has been given up by now
+      for (let i = 0; i < 100; i++) await guest.release(node, await g.open((await g.lookup(ROOT, 'other')).node, 0));
+      open();
+      await g.queue.wait();
+      assert.equal(g.memory.dv.getInt32(writable[0] + 4, true), 0);
     });
   });
 });

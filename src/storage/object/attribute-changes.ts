@@ -12,7 +12,7 @@ import { COMMIT } from './settle.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import type { Metadata, ObjectStore } from './store.js';
 import { FileError, type Tree } from './tree.js';
-import { now } from './write/attributes.js';
+import { now, withoutPrivileges } from './write/attributes.js';
 
 const XATTR_CREATE = 1;
 const XATTR_REPLACE = 2;
@@ -43,7 +43,7 @@ export class AttributeChanges {
     // touch(1) of what was just made: the object will have the time of its making
     if (this.tree.options.posix === 'off' && given.staged?.dirty === true && (r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID)) === 0 && isNow(r)) return;
     await this.#describe(given, (facts) => {
-      const mode = (r.valid & FATTR.MODE) === 0 ? facts.mode : (facts.mode & S_IFMT) | (r.mode & PERMISSIONS);
+      const mode = (r.valid & FATTR.MODE) !== 0 ? (facts.mode & S_IFMT) | (r.mode & PERMISSIONS) : chowns(r) && !given.directory ? withoutPrivileges(facts.mode) : facts.mode;
       const uid = (r.valid & FATTR.UID) === 0 ? facts.uid : r.setUid;
       const gid = (r.valid & FATTR.GID) === 0 ? facts.gid : r.setGid;
       const [atime, mtime] = timesOf(r, facts);
@@ -126,6 +126,8 @@ function xattrName(r: FileSystemRequest): string {
   if (!name.startsWith(USER_XATTR)) throw new FileError(E.OPNOTSUPP);
   return name;
 }
+
+const chowns = (r: FileSystemRequest): boolean => (r.valid & (FATTR.UID | FATTR.GID)) !== 0;
 
 const isNow = (r: FileSystemRequest): boolean => [0, 1].every((index) => r.time(index).nanoseconds === UTIME_NOW);
 

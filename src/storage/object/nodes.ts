@@ -5,7 +5,12 @@ import type { Facts } from './facts.js';
 import type { Version } from './store.js';
 import type { StagedFile } from './write/staged-file.js';
 
-export interface ObjectNode {
+export interface InodeNumber {
+  readonly inoLow: number;
+  readonly inoHigh: number;
+}
+
+export interface ObjectNode extends InodeNumber {
   /** The nodeid: low and high half. */
   readonly slot: number;
   readonly sequence: number;
@@ -14,8 +19,6 @@ export interface ObjectNode {
   key: string;
   /** It has no name any more: only who has it open, or is in it, still sees it. */
   unlinked: boolean;
-  readonly inoLow: number;
-  readonly inoHigh: number;
   /** References of the guest, and open handles. */
   refs: number;
   opens: number;
@@ -59,6 +62,11 @@ export class ObjectNodes {
     return this.#known.get(identity(directory, key)) ?? null;
   }
 
+  /** Which inode number a node of this key has, or would have. */
+  numberOf(directory: boolean, key: string): InodeNumber {
+    return this.find(directory, key) ?? this.#ino(identity(directory, key));
+  }
+
   /** Every node below a prefix, and the prefix's own. */
   below(prefix: string): ObjectNode[] {
     return [...this.#known.values()].filter((node) => node.key.startsWith(prefix));
@@ -79,10 +87,10 @@ export class ObjectNodes {
     }
     const root = this.#slots[ROOT_NODE] === undefined;
     const slot = root ? ROOT_NODE : this.#free.pop() ?? Math.max(this.#slots.length, ROOT_NODE + 1);
-    const { low, high } = this.#ino(identity(directory, key));
+    const { inoLow, inoHigh } = this.#ino(identity(directory, key));
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false,
-      inoLow: low, inoHigh: high, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(),
+      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(),
     };
     this.#slots[slot] = node;
     this.#known.set(identity(directory, key), node);
@@ -142,12 +150,12 @@ export class ObjectNodes {
   }
 
   /** From the key, so that it stays the same; another one while a node that had the key has it. Positive, and never 0 or 1. */
-  #ino(name: string): { low: number; high: number } {
+  #ino(name: string): InodeNumber {
     for (let salt = ''; ; salt += '\0') {
       const hash = createHash('sha1').update(salt + name).digest();
-      const low = hash.readInt32LE(0);
-      const high = (hash.readUInt32LE(4) & 0x7fffffff) | 0x40000000;
-      if (!this.#moved.has(`${low} ${high}`)) return { low, high };
+      const inoLow = hash.readInt32LE(0);
+      const inoHigh = (hash.readUInt32LE(4) & 0x7fffffff) | 0x40000000;
+      if (!this.#moved.has(`${inoLow} ${inoHigh}`)) return { inoLow, inoHigh };
     }
   }
 }

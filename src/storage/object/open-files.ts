@@ -5,7 +5,7 @@
 import { E } from '../../base/errno.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
-import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
+import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { describeObject } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { HiddenObjects } from './hidden.js';
@@ -181,7 +181,10 @@ export class OpenFiles {
     if (!file.writable) return -E.BADF;
     if (file.stale) return -E.STALE;
     try {
-      return this.#stagedOf(file).fallocate(r.flags, r.offset, r.offset + r.length);
+      const staged = this.#stagedOf(file);
+      // As with HANDLE_KILLPRIV_V2 of a directory: no flag says so
+      if (r.session.killprivV2) staged.killPrivileges();
+      return staged.fallocate(r.flags, r.offset, r.offset + r.length);
     } catch (error) {
       return error instanceof FileError ? -error.errno : errnoOfSystem(error);
     }
@@ -213,6 +216,7 @@ export class OpenFiles {
       if ((node.facts.mode & S_IFMT) !== S_IFREG) return -E.INVAL;
       staged = this.stageNode(node);
     }
+    if ((r.valid & FATTR.KILL_SUIDGID) !== 0) staged.killPrivileges();
     const result = staged.truncate(r.size);
     if (result < 0) return result;
     // Nobody will close it
@@ -290,7 +294,9 @@ export class OpenFiles {
     if (base.size === 0) return;
     if (base.size <= PRESERVE_LOCALLY_BYTES) {
       const staged = file ?? this.#stage(node, base);
-      return staged.fill(0, staged.size);
+      // Whoever has it open may close it meanwhile
+      this.#uses.get(staged)!.handles++;
+      return staged.fill(0, staged.size).finally(() => this.#leave(staged));
     }
     const copy = await this.#hidden!.copy(node, base, hiddenKey());
     for (const handle of this.#handles.values()) {

@@ -11,7 +11,7 @@ import { putStatx, type Facts } from './facts.js';
 import type { Head } from './heads-ahead.js';
 import type { Entry } from './listing.js';
 import type { MemoryBudget } from './memory-budget.js';
-import type { ObjectNode } from './nodes.js';
+import type { InodeNumber, ObjectNode } from './nodes.js';
 import { OpenFiles, type WriteSide } from './open-files.js';
 import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree, type TreeLog, type TreeOptions } from './tree.js';
@@ -296,7 +296,8 @@ export class ObjectFileSystem {
     await this.tree.gate.pass(() => directory.node.key);
     if (number === 0) directory.rewind();
     for (; number < DOTS; number++) {
-      if (!this.#put(r, directory.node, DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+      const key = number === 0 ? directory.node.key : this.#above(directory.node.key);
+      if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
     }
     try {
       return await this.#fill(r, directory, number, plus);
@@ -318,9 +319,18 @@ export class ObjectFileSystem {
       for (let i = 0; i < fitting; i++, number++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
         if (node !== null) this.#putEntry(r, node);
-        this.#put(r, node ?? directory.node, entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
+        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
       }
     }
+  }
+
+  #numberOf({ key }: ObjectNode, { object, component }: Entry): InodeNumber {
+    return this.tree.nodes.numberOf(object === null, object === null ? `${key}${component}/` : object.key);
+  }
+
+  /** The directory that one is in; of the share itself, itself. */
+  #above(key: string): string {
+    return key === this.options.prefix ? key : key.slice(0, key.lastIndexOf('/', key.length - 2) + 1);
   }
 
   /** For the entry of a listing; 0 where only its metadata would tell. */
@@ -330,10 +340,9 @@ export class ObjectFileSystem {
     return this.options.posix === 'off' ? DT_REG : 0;
   }
 
-  #put(r: FileSystemRequest, node: ObjectNode, name: Uint8Array, type: number, next: number, known: boolean): boolean {
+  #put(r: FileSystemRequest, { inoLow, inoHigh }: InodeNumber, name: Uint8Array, type: number, next: number, known: boolean): boolean {
     if (!r.entries.fits(name.length)) return false;
-    // An inode number of 0 would hide the entry
-    r.entries.put(known ? node.inoLow : next, known ? node.inoHigh : 0, next, 0, type, name, 0, name.length, known);
+    r.entries.put(inoLow, inoHigh, next, 0, type, name, 0, name.length, known);
     return true;
   }
 

@@ -1,5 +1,5 @@
 /** What a file is, apart from its content: from facts to metadata and back. */
-import { S_IFLNK, S_IFMT } from '../../../ffi/constants.js';
+import { S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import { timeOf, type Facts } from '../facts.js';
 import { writePosix, type Time } from '../posix-metadata.js';
 import { COMMIT } from '../settle.js';
@@ -13,6 +13,8 @@ const ENVELOPE_BYTES = 12;
 /** A commit's id, which is a UUID, and its name. */
 const COMMIT_BYTES = COMMIT.length + 36;
 
+const S_IXGRP = 0o010;
+
 export function attributesOf(facts: Facts): Attributes {
   const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, contentType } = facts;
   const xattrs = Object.fromEntries([...facts.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')]));
@@ -25,6 +27,9 @@ export function factsOf(attributes: Attributes, size: number, base: Base | null)
   const xattrs = new Map(Object.entries(attributes.xattrs).map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]));
   return { mode, uid, gid, rdev, size, mtime, atime, ctime, version: base?.version ?? null, symlink, xattrs, kept, contentType };
 }
+
+/** What Linux leaves of a mode when the owner or, by somebody without rights, the content changes: set-group-id only where nobody of it may execute. */
+export const withoutPrivileges = (mode: number): number => mode & ~(S_ISUID | ((mode & S_IXGRP) !== 0 ? S_ISGID : 0));
 
 /** The user metadata that the object gets. `posix` off: nothing of ours. */
 export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<ObjectStore, 'kind'>, posix: PosixMode): Metadata {

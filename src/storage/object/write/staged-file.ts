@@ -7,7 +7,6 @@
 import { closeSync, ftruncateSync, fstatSync, fdatasync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { E } from '../../../base/errno.js';
-import { S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
@@ -17,7 +16,7 @@ import { timeOf, type Facts } from '../facts.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { Reader } from '../reader.js';
 import type { ObjectStore } from '../store.js';
-import { attributesOf, factsOf } from './attributes.js';
+import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
 import type { CacheDirectory } from './cache-directory.js';
 import type { Ledger } from './ledger.js';
 import type { Attributes, Base, FileState, JournalRecord, LeftFile } from './records.js';
@@ -27,7 +26,6 @@ const fdatasyncAsync = promisify(fdatasync);
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FALLOC_FL_ZERO_RANGE = 16;
-const S_IXGRP = 0o010;
 /** So much of the object is fetched at once into the staging file. */
 const FILL_BYTES = 8 << 20;
 const DESCRIBED_PIECES = 1000;
@@ -219,8 +217,8 @@ export class StagedFile {
   /** As Linux does when somebody without rights writes: set-user-id goes, and set-group-id of what the group may execute. */
   killPrivileges(): void {
     const facts = this.facts();
-    const bits = S_ISUID | ((facts.mode & S_IXGRP) !== 0 ? S_ISGID : 0);
-    if ((facts.mode & bits) !== 0) this.setAttributes({ ...facts, mode: facts.mode & ~bits });
+    const mode = withoutPrivileges(facts.mode);
+    if (mode !== facts.mode) this.setAttributes({ ...facts, mode });
   }
 
   /** @returns 0 or −errno */
