@@ -32,8 +32,8 @@ export interface DaemonOptions {
   readonly listenFd?: number
 }
 
-/** What facts may ask of a daemon; "mmap", "interrupt" and "writethrough", which depend on the row, are added by the tests. */
-export const FEATURES = process.env['E2E_FEATURES']?.split(',') ?? ['xattr', 'acl', 'tmpfile', 'ioctl', 'killpriv']
+/** What facts may ask of a daemon; "mmap", "interrupt" and "writethrough", which depend on the row, are added by the tests. "slow": thousands of files take minutes. */
+export const FEATURES = process.env['E2E_FEATURES']?.split(',') ?? ['xattr', 'acl', 'tmpfile', 'ioctl', 'killpriv', 'sparse']
 
 /** Whether another daemon than ours is tested: what only ours does is then skipped. */
 export const otherDaemon: boolean = process.env['E2E_DAEMON'] !== undefined

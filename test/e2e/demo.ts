@@ -1,6 +1,7 @@
 // The main job, for people to watch. `make demo` runs it: a throw-away VM mounts a directory of the host, reads a file of the
 // host's and writes one that the host then has. With SOURCE=s3 or SOURCE=gcs it mounts a bucket instead, on a server that
-// is started for it, and reads what another client has put there.
+// is started for it, reads what another client has put there, and writes what the other client then gets.
+import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gcsProvider, s3Provider, type Provider } from '../support/providers.js'
@@ -49,12 +50,19 @@ async function bucket(provider: Provider): Promise<boolean> {
     await put('hello.txt', 'Hello, guest: another client of the bucket wrote this.\n')
     await put('data/2026/report.csv', 'a,b\n1,2\n')
     say(`another client put hello.txt and data/2026/report.csv into ${provider.source}`)
-    const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--readonly', '--source', provider.source, ...provider.options]
+    const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--cache-dir', '{DIR}', '--source', provider.source, ...provider.options]
     return await withGuest({ argv, env: provider.env }, {}, async (daemon, guest) => {
-      say(`bucketfsd ${daemon.pid} shares ${provider.source}, read-only, on ${daemon.socketPath}`)
+      say(`bucketfsd ${daemon.pid} shares ${provider.source} on ${daemon.socketPath}`)
       await mounted(guest)
       await type(guest, ['ls -lR /mnt', 'cat /mnt/data/2026/report.csv'])
-      return (await type(guest, ['cat /mnt/hello.txt'])) === 'Hello, guest: another client of the bucket wrote this.'
+      const read = await type(guest, ['cat /mnt/hello.txt'])
+      await type(guest, ['sort /mnt/data/2026/report.csv > /mnt/data/2026/sorted.csv', 'dd if=/dev/urandom of=/mnt/data/random bs=1M count=20 2>/dev/null'])
+      const sum = await type(guest, ['sha256sum < /mnt/data/random'])
+      const sorted = await provider.get('data/2026/sorted.csv')
+      say(`another client GETs data/2026/sorted.csv:\n${sorted.toString().trimEnd()}`)
+      const random = createHash('sha256').update(await provider.get('data/random')).digest('hex')
+      say(`another client GETs data/random, and its SHA-256 is\n${random}`)
+      return read === 'Hello, guest: another client of the bucket wrote this.' && sorted.toString() === '1,2\na,b\n' && sum.startsWith(random)
     })
   } finally {
     await provider.stop()
@@ -76,6 +84,6 @@ async function demo(source: string): Promise<boolean> {
 
 const source = process.env['SOURCE'] ?? 'directory'
 const worked = await demo(source)
-const what = source === 'directory' ? 'one directory, seen from both sides' : 'a bucket, read as a file system'
+const what = source === 'directory' ? 'one directory, seen from both sides' : 'a bucket, seen by a guest and by another client'
 say(worked ? `The demo worked: ${what}.` : 'The demo FAILED: what was read is not what was written.')
 process.exitCode = worked ? 0 : 1

@@ -1,5 +1,5 @@
 /** Buckets on real and test servers, for the tests and the demo in real guests. */
-import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
+import { CreateBucketCommand, GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { GcsStore } from '../../src/storage/object/stores/gcs.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
@@ -13,6 +13,8 @@ export interface Provider {
   readonly source: string;
   readonly options: readonly string[];
   readonly env: Readonly<Record<string, string>>;
+  /** What a client that is not ours gets: the provider's own SDK, or plain HTTP. */
+  get(key: string): Promise<Buffer>;
   stop(): Promise<void>;
 }
 
@@ -26,11 +28,12 @@ export async function s3Provider(bucket: string): Promise<Provider & { readonly 
   const config = { endpoint: rgw.endpoint, region: 'us-east-1', credentials: rgw.credentials };
   const client = new S3Client({ ...config, forcePathStyle: true });
   await client.send(new CreateBucketCommand({ Bucket: bucket }));
-  client.destroy();
   const store = new S3Store({ ...config, bucket, pathStyle: true });
   return {
     rgw, store, source: `s3://${bucket}`, options: ['--endpoint', rgw.endpoint, '--path-style'], env: credentialsOf(rgw),
+    get: async (key) => Buffer.from(await (await client.send(new GetObjectCommand({ Bucket: bucket, Key: key }))).Body!.transformToByteArray()),
     stop: async () => {
+      client.destroy();
       await store.close();
       rgw.stop();
     },
@@ -44,6 +47,11 @@ export async function gcsProvider(bucket: string): Promise<Provider> {
   const store = new GcsStore({ bucket, endpoint: server.url, credentials: 'anonymous' });
   return {
     store, source: `gs://${bucket}`, options: ['--endpoint', server.url, '--unsigned'], env: {},
+    get: async (key) => {
+      const response = await fetch(`${server.url}/storage/v1/b/${bucket}/o/${encodeURIComponent(key)}?alt=media`);
+      if (!response.ok) throw new Error(`GET ${key}: HTTP ${response.status}`);
+      return Buffer.from(await response.arrayBuffer());
+    },
     stop: async () => {
       await store.close();
       await server.close();

@@ -2,6 +2,8 @@
 #include "facts.h"
 
 #define MANY 5000
+// Where each costs some requests to a server; still more than one page of a listing.
+#define MANY_SLOW 1200
 
 static void make_many(int count) {
 	char name[32];
@@ -50,21 +52,22 @@ FACT("readdir tells the type and the inode number of each entry") {
 	}
 	EQ(count, 7);
 }
-FACT("5,000 entries are listed once each; telldir, seekdir and rewinddir work; so does deleting while listing") {
+FACT("thousands of entries are listed once each; telldir, seekdir and rewinddir work; so does deleting while listing") {
 	static unsigned char seen[MANY];
-	make_many(MANY);
+	int many = has_feature("slow") ? MANY_SLOW : MANY;
+	make_many(many);
 	DIR *directory = opendir(".");
-	EQ(read_all(directory, seen), MANY);
+	EQ(read_all(directory, seen), many);
 
 	rewinddir(directory);
-	EQ(read_all(directory, NULL), MANY);
+	EQ(read_all(directory, NULL), many);
 
 	rewinddir(directory);
-	for (int i = 0; i < 1234; i++) CHECK(readdir(directory) != NULL);
+	for (int i = 0; i < many / 4; i++) CHECK(readdir(directory) != NULL);
 	long place = telldir(directory);
 	char next[256];
 	snprintf(next, sizeof next, "%s", readdir(directory)->d_name);
-	for (int i = 0; i < 2000; i++) CHECK(readdir(directory) != NULL);
+	for (int i = 0; i < many / 2; i++) CHECK(readdir(directory) != NULL);
 	seekdir(directory, place);
 	struct dirent *again = readdir(directory);
 	CHECK(again != NULL);
@@ -77,7 +80,7 @@ FACT("5,000 entries are listed once each; telldir, seekdir and rewinddir work; s
 		MUST(unlink(entry->d_name));
 		removed++;
 	}
-	EQ(removed, MANY);
+	EQ(removed, many);
 	MUST(closedir(directory));
 	directory = opendir(".");
 	EQ(read_all(directory, NULL), 0);

@@ -1,5 +1,5 @@
 // posix DIRECTORY [FEATURES [PART]]: runs every fact whose name or file contains PART, each in a new directory below DIRECTORY.
-// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt,writethrough). One line per fact on standard output:
+// FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt,writethrough,sparse,slow). One line per fact on standard output:
 //   ok N name | not ok N name # detail | skip N name # reason
 // and at last "total T ok O failed F skipped S". Exit code 1 when a fact failed.
 #include "facts.h"
@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <sys/utsname.h>
 
+// Of one fact; FACT_SECONDS in the environment is another, for a slow mount.
 #define FACT_TIMEOUT_S 30
 enum { EXIT_FAILED = 1, EXIT_SKIPPED = 77 };
 
@@ -14,6 +15,7 @@ extern const struct fact __start_facts[], __stop_facts[];
 
 static int report_fd = -1;
 static const char *features = "";
+static unsigned fact_timeout_s = FACT_TIMEOUT_S;
 static pid_t nested_child;
 
 static void leave(int code, const char *format, va_list arguments) {
@@ -50,7 +52,7 @@ bool child_begin(void) {
 	nested_child = fork();
 	if (nested_child < 0) fail("fork: %s", strerrorname_np(errno));
 	if (nested_child == 0) {
-		alarm(FACT_TIMEOUT_S);
+		alarm(fact_timeout_s);
 		return true;
 	}
 	finish(nested_child);
@@ -63,7 +65,7 @@ pid_t start(void (*body)(void)) {
 	pid_t pid = fork();
 	if (pid < 0) fail("fork: %s", strerrorname_np(errno));
 	if (pid > 0) return pid;
-	alarm(FACT_TIMEOUT_S);
+	alarm(fact_timeout_s);
 	body();
 	_exit(0);
 }
@@ -107,7 +109,7 @@ static const char *lacking(const char *needs) {
 }
 
 static void run_in_directory(const struct fact *fact, const char *directory) {
-	alarm(FACT_TIMEOUT_S);
+	alarm(fact_timeout_s);
 	umask(022);
 	if (mkdir(directory, 0777) < 0) fail("mkdir of the scratch directory: %s", strerrorname_np(errno));
 	// Facts run as other users too.
@@ -149,6 +151,7 @@ int main(int argc, char **argv) {
 		return 2;
 	}
 	features = argc > 2 ? argv[2] : "";
+	if (getenv("FACT_SECONDS")) fact_timeout_s = (unsigned)atoi(getenv("FACT_SECONDS"));
 	const char *only = argc > 3 ? argv[3] : "";
 	int number = 0, passed = 0, failed = 0, skipped = 0;
 	for (const struct fact *fact = __start_facts; fact < __stop_facts; fact++) {
