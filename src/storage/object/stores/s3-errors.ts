@@ -11,6 +11,35 @@ interface SdkError extends Error {
   readonly BucketRegion?: string;
 }
 
+/** An answer that is a refusal, as an error like those of the SDK. HEAD has no body that would have a code. */
+export class S3Refusal extends Error implements SdkError {
+  readonly Code?: string;
+  readonly Region?: string;
+  readonly $metadata: { readonly httpStatusCode: number; readonly requestId?: string };
+  readonly $response: { readonly statusCode: number; readonly headers: Readonly<Record<string, string>> };
+
+  constructor(answer: Answer) {
+    super(answer.message ?? '');
+    const { status, code, region } = answer;
+    // As the SDK calls what has none
+    this.name = code ?? (status === 404 ? 'NotFound' : 'UnknownError');
+    if (code !== undefined) this.Code = code;
+    if (region !== undefined) this.Region = region;
+    const headers = Object.fromEntries(Object.entries(answer.headers).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]])));
+    const requestId = headers['x-amz-request-id'];
+    this.$metadata = { httpStatusCode: status, ...(requestId === undefined ? {} : { requestId }) };
+    this.$response = { statusCode: status, headers };
+  }
+}
+
+interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
+  readonly code?: string | undefined;
+  readonly message?: string | undefined;
+  readonly region?: string | undefined;
+}
+
 /** https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html */
 const BY_CODE: Readonly<Record<string, StorageErrorCode>> = {
   NoSuchKey: 'not-found', NotFound: 'not-found', NoSuchVersion: 'not-found', NoSuchUpload: 'not-found',

@@ -1,0 +1,54 @@
+/**
+ * The calls that a share makes all the time, one request each. Two do them: the SDK (s3-sdk.ts), and requests of our own (s3-lean.ts),
+ * which take a tenth of its CPU time. docs/adr/0011-lean-s3-requests.md
+ *
+ * They reject with StorageError, or with what toStorageError() (s3-errors.ts) understands.
+ */
+import type { Body, Condition, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
+
+/** How an object is described that is made; metadata as it travels. */
+export interface Description {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly contentType?: string;
+}
+
+export interface GetCall {
+  /** For messages: "read s3://bucket/key". */
+  readonly operation: string;
+  readonly offset: number;
+  /** Not empty. Filled from its start, and untouched once the call is over. */
+  readonly into: Uint8Array;
+  readonly version?: Version;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface PutCall {
+  readonly operation: string;
+  readonly described: Description;
+  readonly condition?: Condition;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface CopyCall {
+  readonly operation: string;
+  /** Replaces that of the source. */
+  readonly described?: Description;
+  readonly sourceVersion?: Version;
+  readonly condition?: Condition;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface PartCall {
+  readonly operation: string;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface S3Calls {
+  head(key: string, operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo>;
+  get(key: string, call: GetCall): Promise<number>;
+  put(key: string, body: Body, call: PutCall): Promise<Version>;
+  remove(key: string, version: Version | undefined, operation: string, signal: AbortSignal | undefined): Promise<void>;
+  copy(from: string, to: string, call: CopyCall): Promise<Version>;
+  list(options: ListOptions, operation: string): Promise<ListPage>;
+  putPart(upload: Upload, number: number, body: Body, call: PartCall): Promise<Part>;
+}

@@ -1,0 +1,89 @@
+/** Where the bucket is, and who does its calls: requests of our own where the SDK would sign as they do, the SDK otherwise. */
+import type { S3Client } from '@aws-sdk/client-s3';
+import type { S3Calls } from './s3-calls.js';
+import { agentsOf, endpointOf, sdkClient, type Agents } from './s3-endpoint.js';
+import { S3Refusal } from './s3-errors.js';
+import { LeanCalls } from './s3-lean.js';
+import type { S3Options } from './s3-options.js';
+import { SdkCalls } from './s3-sdk.js';
+
+interface Way {
+  readonly client: S3Client;
+  readonly calls: S3Calls;
+  /** '' when the SDK does the calls, which finds the region itself. */
+  readonly region: string;
+}
+
+export class S3Connection {
+  readonly #options: S3Options;
+  readonly #agents: Agents;
+  readonly #clients: S3Client[];
+  #client: S3Client;
+  #way: Promise<Way> | null = null;
+  /** A region that the provider has named, and nothing has come from yet. */
+  #elsewhere: Promise<Way> | null = null;
+
+  constructor(options: S3Options) {
+    this.#options = options;
+    this.#agents = agentsOf(options);
+    this.#client = sdkClient(options, this.#agents);
+    this.#clients = [this.#client];
+  }
+
+  /** For the calls that are not in S3Calls. */
+  get client(): S3Client {
+    return this.#client;
+  }
+
+  /**
+   * The bucket may be in another region, which the answer names then: the call is made there, and if that was right all others are too.
+   * https://docs.aws.amazon.com/AmazonS3/latest/API/RESTRedirect.html
+   */
+  async run<T>(call: (calls: S3Calls) => Promise<T>): Promise<T> {
+    const here = await this.#here();
+    try {
+      return await call(here.calls);
+    } catch (error) {
+      const region = regionNamed(error);
+      if (region === undefined || region === here.region) throw error;
+      const there = await this.#there(region);
+      const result = await call(there.calls);
+      this.#client = there.client;
+      this.#way = Promise.resolve(there);
+      return result;
+    }
+  }
+
+  close(): void {
+    for (const client of this.#clients) client.destroy();
+  }
+
+  /** Credentials or a region that are missing may be there the next time. */
+  #here(): Promise<Way> {
+    return (this.#way ??= wayOf(this.#client, this.#options, this.#agents).catch((error: unknown) => {
+      this.#way = null;
+      throw error;
+    }));
+  }
+
+  async #there(region: string): Promise<Way> {
+    const known = await this.#elsewhere?.catch(() => null);
+    if (known?.region === region) return known;
+    const options = { ...this.#options, region };
+    const client = sdkClient(options, this.#agents, this.#client.config.credentials);
+    this.#clients.push(client);
+    return (this.#elsewhere = wayOf(client, options, this.#agents));
+  }
+}
+
+async function wayOf(client: S3Client, options: S3Options, agents: Agents): Promise<Way> {
+  const endpoint = await endpointOf(client, options.bucket);
+  const sdk = new SdkCalls(client, options);
+  if (endpoint === null) return { client, calls: sdk, region: '' };
+  return { client, calls: new LeanCalls(endpoint, options, agents, client, sdk), region: endpoint.region };
+}
+
+function regionNamed(error: unknown): string | undefined {
+  if (!(error instanceof S3Refusal) || ![301, 307, 400].includes(error.$response.statusCode)) return undefined;
+  return error.$response.headers['x-amz-bucket-region'];
+}

@@ -1,0 +1,81 @@
+/** The SDK's client, and where and how it would ask for a bucket's objects. */
+import { Agent as HttpAgent } from 'node:http';
+import { Agent as HttpsAgent } from 'node:https';
+import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
+import { hasChecksums, type S3Options } from './s3-options.js';
+
+const SOCKETS = 256;
+export const CONNECT_MS = 10_000;
+
+/** Connections are those of the SDK and of our own requests. */
+export interface Agents {
+  readonly http: HttpAgent;
+  readonly https: HttpsAgent;
+}
+
+export function agentsOf(options: S3Options): Agents {
+  const agent = { keepAlive: true, maxSockets: SOCKETS };
+  return { http: new HttpAgent(agent), https: new HttpsAgent({ ...agent, ...(options.ca === undefined ? {} : { ca: options.ca }) }) };
+}
+
+/** @param credentials of another client with the same options, which need not be looked for again */
+export function sdkClient(options: S3Options, agents: Agents, credentials: S3ClientConfig['credentials'] = options.credentials): S3Client {
+  const custom = options.endpoint !== undefined;
+  const checksums = hasChecksums(options) ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
+  return new S3Client({
+    // Attempts are counted by the layer above, which knows what may be tried again
+    maxAttempts: 1,
+    requestHandler: { httpAgent: agents.http, httpsAgent: agents.https, connectionTimeout: CONNECT_MS },
+    requestChecksumCalculation: checksums,
+    responseChecksumValidation: checksums,
+    followRegionRedirects: true,
+    ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
+    // Others than AWS seldom look at it, but requests are signed with one
+    ...(options.region !== undefined ? { region: options.region } : !custom || process.env['AWS_REGION'] !== undefined ? {} : { region: 'us-east-1' }),
+    ...(options.pathStyle === true ? { forcePathStyle: true } : {}),
+    ...(options.profile === undefined ? {} : { profile: options.profile }),
+    // The SDK reads the files of profiles once in a process, unless its chain of providers is told this (SourceProfileInit)
+    ...(credentials === undefined ? ({ ignoreCache: true } as object) : { credentials }),
+    ...(options.unsigned === true ? { signer: { sign: async (request) => request }, credentials: { accessKeyId: '', secretAccessKey: '' } } : {}),
+  });
+}
+
+export interface Endpoint {
+  /** Says protocol, host and port. */
+  readonly url: URL;
+  /** The bucket's path, without a slash at its end. */
+  readonly base: string;
+  readonly region: string;
+}
+
+interface AuthScheme {
+  readonly name?: string;
+  readonly signingName?: string;
+  readonly signingRegion?: string;
+}
+
+/**
+ * What the SDK finds for this bucket, by all its rules (style, endpoints of options, environment and files, dual stack, FIPS, access
+ * points), and whether credentials are there: a request is prepared up to the point where it would be signed. Rejects as the SDK does.
+ *
+ * @returns null when it is not simply signed with Signature Version 4 for S3: directory buckets have sessions, and access points of several
+ *   regions another signature. https://docs.aws.amazon.com/AmazonS3/latest/API/s3-express-authenticating-authorizing.html
+ */
+export async function endpointOf(client: S3Client, bucket: string): Promise<Endpoint | null> {
+  let found: Endpoint | null = null;
+  const command = new HeadObjectCommand({ Bucket: bucket, Key: 'key' });
+  command.middlewareStack.add(
+    (_next, context) => async () => {
+      const { url, properties = {}, headers = {} } = context.endpointV2!;
+      const schemes = (properties['authSchemes'] ?? []) as readonly AuthScheme[];
+      const [{ name = 'sigv4', signingName = 's3', signingRegion = await client.config.region() }] = schemes.length === 0 ? [{}] : schemes;
+      if (schemes.length <= 1 && name === 'sigv4' && signingName === 's3' && url.search === '' && Object.keys(headers).length === 0) {
+        found = { url, base: url.pathname.replace(/\/$/, ''), region: signingRegion };
+      }
+      return { response: {}, output: { $metadata: {} } };
+    },
+    { step: 'build', priority: 'high', name: 'endpointOnly' },
+  );
+  await client.send(command);
+  return found;
+}

@@ -1,0 +1,132 @@
+/** The calls of s3-calls.ts, by the SDK: for what is not asked for with plain signatures (directory buckets, access points of several regions). */
+import type { Readable } from 'node:stream';
+import {
+  CopyObjectCommand, DeleteObjectCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutObjectCommand, UploadPartCommand, type S3Client,
+} from '@aws-sdk/client-s3';
+import { bodyBytes, bodyStream } from '../body.js';
+import { StorageError } from '../errors.js';
+import type { Body, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
+import type { CopyCall, Description, GetCall, PartCall, PutCall, S3Calls } from './s3-calls.js';
+import type { S3Options } from './s3-options.js';
+import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeBytes, version } from './s3-values.js';
+
+/** What every request has, as the SDK calls it. */
+export interface Common {
+  readonly Bucket: string;
+  readonly ExpectedBucketOwner?: string;
+  readonly RequestPayer?: 'requester';
+}
+
+export function commonOf(options: S3Options): Common {
+  return {
+    Bucket: options.bucket,
+    ...(options.expectedBucketOwner === undefined ? {} : { ExpectedBucketOwner: options.expectedBucketOwner }),
+    ...(options.requesterPays === true ? { RequestPayer: 'requester' as const } : {}),
+  };
+}
+
+/** What every object that is made has. */
+export function makingOf(options: S3Options): Record<string, string> {
+  return {
+    ...(options.storageClass === undefined ? {} : { StorageClass: options.storageClass }),
+    ...(options.serverSideEncryption === undefined ? {} : { ServerSideEncryption: options.serverSideEncryption }),
+    ...(options.kmsKeyId === undefined ? {} : { SSEKMSKeyId: options.kmsKeyId }),
+  };
+}
+
+export function describedOf({ metadata, contentType }: Description): { Metadata: Record<string, string>; ContentType?: string } {
+  return { Metadata: { ...metadata }, ...(contentType === undefined ? {} : { ContentType: contentType }) };
+}
+
+export const obeying = (signal: AbortSignal | undefined): { abortSignal?: AbortSignal } => (signal === undefined ? {} : { abortSignal: signal });
+
+export class SdkCalls implements S3Calls {
+  readonly #common: Common;
+  readonly #making: Record<string, string>;
+
+  constructor(
+    readonly client: S3Client,
+    readonly options: S3Options,
+  ) {
+    this.#common = commonOf(options);
+    this.#making = makingOf(options);
+  }
+
+  async head(key: string, _operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
+    const out = await this.client.send(new HeadObjectCommand({ ...this.#common, Key: key }), obeying(signal));
+    return {
+      key, size: out.ContentLength ?? 0, version: version(out.ETag), modified_ms: out.LastModified?.getTime() ?? 0,
+      metadata: decodeMetadata(out.Metadata ?? {}), contentType: out.ContentType ?? null,
+    };
+  }
+
+  async get(key: string, { operation, offset, into, version: only, signal }: GetCall): Promise<number> {
+    const Range = `bytes=${offset}-${offset + into.length - 1}`;
+    const IfMatch = only === undefined ? {} : { IfMatch: quoted(only) };
+    const out = await this.client.send(new GetObjectCommand({ ...this.#common, Key: key, Range, ...IfMatch }), obeying(signal));
+    const announced = rangeBytes(out.ContentRange, offset, out.ContentLength, operation);
+    return receive(out.Body as Readable, into, announced, operation);
+  }
+
+  async put(key: string, body: Body, { operation, described, condition, signal }: PutCall): Promise<Version> {
+    const input = {
+      ...this.#common, ...this.#making, ...describedOf(described), ...conditionOf(condition), Key: key, Body: content(body, operation), ContentLength: bodyBytes(body),
+    };
+    const out = await this.client.send(new PutObjectCommand(input), obeying(signal));
+    return version(out.ETag);
+  }
+
+  async remove(key: string, only: Version | undefined, _operation: string, signal: AbortSignal | undefined): Promise<void> {
+    const IfMatch = only === undefined ? {} : { IfMatch: quoted(only) };
+    await this.client.send(new DeleteObjectCommand({ ...this.#common, Key: key, ...IfMatch }), obeying(signal));
+  }
+
+  async copy(from: string, to: string, { described, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
+    const replaced = described === undefined ? {} : { ...describedOf(described), MetadataDirective: 'REPLACE' as const };
+    const IfMatch = sourceVersion === undefined ? {} : { CopySourceIfMatch: quoted(sourceVersion) };
+    const input = {
+      ...this.#common, ...this.#making, ...replaced, ...IfMatch, ...conditionOf(condition), Key: to, CopySource: copySource(this.options.bucket, from),
+    };
+    const out = await this.client.send(new CopyObjectCommand(input), obeying(signal));
+    return version(out.CopyObjectResult?.ETag);
+  }
+
+  async list({ prefix, delimiter, after, token, limit, signal }: ListOptions): Promise<ListPage> {
+    const out = await this.client.send(
+      new ListObjectsV2Command({
+        ...this.#common, Prefix: prefix, Delimiter: delimiter, StartAfter: after, ContinuationToken: token, MaxKeys: limit, EncodingType: 'url',
+      }), obeying(signal),
+    );
+    const objects = (out.Contents ?? []).map((one) => ({
+      key: decodeKey(one.Key ?? ''), size: one.Size ?? 0, version: version(one.ETag), modified_ms: one.LastModified?.getTime() ?? 0, metadata: null, contentType: null,
+    }));
+    const prefixes = (out.CommonPrefixes ?? []).map((one) => decodeKey(one.Prefix ?? ''));
+    return { objects, prefixes, next: out.IsTruncated === true ? out.NextContinuationToken ?? null : null };
+  }
+
+  async putPart(upload: Upload, number: number, body: Body, { operation, signal }: PartCall): Promise<Part> {
+    const bytes = bodyBytes(body);
+    const input = { ...this.#common, Key: upload.key, UploadId: upload.id, PartNumber: number, Body: content(body, operation), ContentLength: bytes };
+    const out = await this.client.send(new UploadPartCommand(input), obeying(signal));
+    return { number, tag: version(out.ETag), bytes };
+  }
+}
+
+function content(body: Body, operation: string): Uint8Array | Readable {
+  return body instanceof Uint8Array ? body : body.bytes === 0 ? new Uint8Array(0) : bodyStream(body, operation);
+}
+
+async function receive(stream: Readable, into: Uint8Array, announced: number, operation: string): Promise<number> {
+  let at = 0;
+  for await (const chunk of stream) {
+    const bytes = chunk as Uint8Array;
+    if (at + bytes.length > into.length) {
+      stream.destroy();
+      throw new StorageError('short-body', operation, { providerMessage: 'more bytes came than were asked for' });
+    }
+    into.set(bytes, at);
+    at += bytes.length;
+  }
+  if (at !== announced) throw new StorageError('short-body', operation, { providerMessage: `${at} of ${announced} bytes came` });
+  return at;
+}
