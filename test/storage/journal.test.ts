@@ -1,11 +1,13 @@
 /** The journal survives what it says it survives: see src/storage/object/journal.ts. */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { pbkdf2 } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import { Journal, JournalError } from '../../src/storage/object/journal.js';
 
 interface Record {
@@ -45,6 +47,33 @@ test('what was appended is there after opening again, and more can be appended',
   assert.equal(journal.bytes, readFileSync(path).length);
   journal.close();
   assert.deepEqual(reopened(path).records, [...RECORDS, record(100)]);
+});
+
+test('a sync that has nothing of its own to do waits for the one that is under way', async () => {
+  const { journal } = Journal.open<Record>(fresh());
+  journal.append(record(1));
+  let done = false;
+  void journal.sync().then(() => (done = true));
+  await journal.sync();
+  assert.ok(done);
+  journal.close();
+});
+
+test('a sync that is under way while all is rewritten neither fails nor closes what it should not', async () => {
+  const path = fresh();
+  const { journal } = Journal.open<Record>(path);
+  journal.append(record(1));
+  // Every thread is busy, so that the sync begins when the file has been replaced
+  const busy = Array.from({ length: Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) }, () => promisify(pbkdf2)('', '', 50_000, 64, 'sha512'));
+  const syncing = journal.sync();
+  await Promise.resolve();
+  journal.rewrite([record(2)]);
+  await syncing;
+  await Promise.all(busy);
+  journal.append(record(3));
+  await journal.sync();
+  journal.close();
+  assert.deepEqual(reopened(path).records, [record(2), record(3)]);
 });
 
 test('cut off at any byte, the whole records are there, the rest is kept aside, and it goes on', () => {

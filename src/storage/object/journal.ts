@@ -53,6 +53,11 @@ export class Journal<R> {
   #reserved: number;
   #dirty = false;
   #failed: Error | null = null;
+  /** The sync that is under way, or the last one; and one that begins when that has ended. */
+  #syncing: Promise<void> = Promise.resolve();
+  #next: Promise<void> | null = null;
+  /** How many are under way with the present descriptor. */
+  #using = 0;
 
   private constructor(
     readonly path: string,
@@ -127,16 +132,29 @@ export class Journal<R> {
     this.#dirty = true;
   }
 
-  /** What was appended outlives a crash of the machine. */
-  async sync(): Promise<void> {
-    if (!this.#dirty) return;
+  /** What was appended outlives a crash of the machine. One sync serves all who wait when it begins. */
+  sync(): Promise<void> {
+    if (!this.#dirty) return this.#next ?? this.#syncing;
+    this.#next ??= this.#syncing.then(() => {
+      this.#next = null;
+      return (this.#syncing = this.#sync());
+    });
+    return this.#next;
+  }
+
+  async #sync(): Promise<void> {
+    const fd = this.#fd;
     this.#dirty = false;
+    this.#using++;
     try {
-      await fdatasyncAsync(this.#fd);
+      await fdatasyncAsync(fd);
     } catch (error) {
       // The kernel may have dropped the pages: to try again would succeed without meaning anything
       this.#failed = error as Error;
       throw error;
+    } finally {
+      if (fd === this.#fd) this.#using--;
+      else closeSync(fd);
     }
   }
 
@@ -157,7 +175,9 @@ export class Journal<R> {
       unlinkSync(next);
       throw error;
     }
-    closeSync(this.#fd);
+    // Who syncs the old one closes it
+    if (this.#using === 0) closeSync(this.#fd);
+    this.#using = 0;
     this.#fd = fd;
     this.#bytes = content.length;
     this.#reserved = Math.max(reserved, content.length);
