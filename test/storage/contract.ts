@@ -118,9 +118,9 @@ export function contract(name: string, subject: ContractSubject): void {
       const key = `${fresh()}h`;
       const metadata = { mode: '33188', 'goog-reserved-file-mtime': '1700000000', odd: "a=b, c; d 'e' %20 +", empty: '' };
       const before = Date.now();
-      const version = await store.put(key, bytes('hello'), { metadata, contentType: 'text/plain' });
+      const version = await store.put(key, bytes('hello'), { metadata, headers: { 'content-type': 'text/plain' } });
       const info = await store.head(key);
-      assert.deepEqual([info.key, info.size, info.version, info.contentType], [key, 5, version, 'text/plain']);
+      assert.deepEqual([info.key, info.size, info.version, info.headers!['content-type']], [key, 5, version, 'text/plain']);
       assert.deepEqual({ ...info.metadata }, metadata);
       assert.ok(Math.abs(info.modified_ms - before) < 600_000, 'the clocks are ten minutes apart at most');
     });
@@ -240,25 +240,47 @@ export function contract(name: string, subject: ContractSubject): void {
     describe('copies and metadata', () => {
       test('a copy keeps metadata and type unless it is given others', async () => {
         const key = fresh();
-        await store.put(`${key}a`, bytes('abc'), { metadata: { one: '1' }, contentType: 'text/x-a' });
+        await store.put(`${key}a`, bytes('abc'), { metadata: { one: '1' }, headers: { 'content-type': 'text/x-a' } });
         await store.copy(`${key}a`, `${key}b`);
         const kept = await store.head(`${key}b`);
-        assert.deepEqual([{ ...kept.metadata }, kept.contentType, kept.size], [{ one: '1' }, 'text/x-a', 3]);
-        await store.copy(`${key}a`, `${key}b`, { metadata: { two: '2' }, contentType: 'text/x-b' });
+        assert.deepEqual([{ ...kept.metadata }, kept.headers!['content-type'], kept.size], [{ one: '1' }, 'text/x-a', 3]);
+        await store.copy(`${key}a`, `${key}b`, { metadata: { two: '2' }, headers: { 'content-type': 'text/x-b' } });
         const replaced = await store.head(`${key}b`);
-        assert.deepEqual([{ ...replaced.metadata }, replaced.contentType], [{ two: '2' }, 'text/x-b']);
+        assert.deepEqual([{ ...replaced.metadata }, replaced.headers!['content-type']], [{ two: '2' }, 'text/x-b']);
+      });
+
+      test('what HTTP says of the content is told, kept by copies and new metadata, and replaced where it is given', async () => {
+        const key = fresh();
+        const headers = { 'content-type': 'text/x-a', 'cache-control': 'max-age=7', 'content-disposition': 'inline; filename="u"', 'content-language': 'fr' };
+        const ofContent = async (of: string): Promise<Record<string, string>> => {
+          const { 'x-goog-storage-class': _class, 'x-amz-storage-class': _other, ...rest } = (await store.head(of)).headers!;
+          return rest;
+        };
+        const version = await store.put(`${key}a`, bytes('abc'), { headers, metadata: { one: '1' } });
+        assert.deepEqual(await ofContent(`${key}a`), headers);
+        const next = await store.setMetadata(`${key}a`, version, { two: '2' });
+        assert.deepEqual(await ofContent(`${key}a`), headers);
+        await store.copy(`${key}a`, `${key}b`);
+        assert.deepEqual(await ofContent(`${key}b`), headers);
+        await store.copy(`${key}a`, `${key}c`, { sourceVersion: next, metadata: {}, headers: { 'content-type': 'text/x-c', 'cache-control': 'no-store' } });
+        const copied = await ofContent(`${key}c`);
+        assert.deepEqual([copied['content-type'], copied['cache-control']], ['text/x-c', 'no-store']);
+        const upload = await store.beginUpload(`${key}d`, { headers });
+        await store.completeUpload(upload, [await store.putPart(upload, 1, pattern(100, ++sequence))]);
+        await store.abortUpload(upload);
+        assert.deepEqual(await ofContent(`${key}d`), headers);
       });
 
       test('a rename is one step with all that the object has, of this version only, over what is there unless told not to', async () => {
         const key = fresh();
-        const version = await store.put(`${key}a`, bytes('abc'), { metadata: { one: '1' }, contentType: 'text/x-a' });
+        const version = await store.put(`${key}a`, bytes('abc'), { metadata: { one: '1' }, headers: { 'content-type': 'text/x-a' } });
         if (!store.capabilities.rename) return fails('unsupported', store.rename(`${key}a`, `${key}b`, { version }));
         await store.put(`${key}b`, bytes('other'));
         await fails('changed', store.rename(`${key}a`, `${key}b`, { version, condition: { absent: true } }));
         await fails('changed', store.rename(`${key}b`, `${key}c`, { version }));
         const moved = await store.rename(`${key}a`, `${key}b`, { version });
         const there = await store.head(`${key}b`);
-        assert.deepEqual([there.version, { ...there.metadata }, there.contentType, there.size], [moved, { one: '1' }, 'text/x-a', 3]);
+        assert.deepEqual([there.version, { ...there.metadata }, there.headers!['content-type'], there.size], [moved, { one: '1' }, 'text/x-a', 3]);
         await fails('not-found', store.head(`${key}a`));
         await fails(['not-found', 'changed'], store.rename(`${key}a`, `${key}c`, { version }));
       });
@@ -275,10 +297,10 @@ export function contract(name: string, subject: ContractSubject): void {
 
       test('metadata is replaced for exactly one version; content and type stay', async () => {
         const key = `${fresh()}m`;
-        const version = await store.put(key, bytes('content'), { metadata: { a: '1', b: '2' }, contentType: 'text/x-m' });
+        const version = await store.put(key, bytes('content'), { metadata: { a: '1', b: '2' }, headers: { 'content-type': 'text/x-m' } });
         const next = await store.setMetadata(key, version, { a: '3' });
         const info = await store.head(key);
-        assert.deepEqual([{ ...info.metadata }, info.contentType, info.size, info.version], [{ a: '3' }, 'text/x-m', 7, next]);
+        assert.deepEqual([{ ...info.metadata }, info.headers!['content-type'], info.size, info.version], [{ a: '3' }, 'text/x-m', 7, next]);
         assert.equal(Buffer.from(await contentOf(store, key, next)).toString(), 'content');
         const replaced = await store.put(key, bytes('other content'));
         await fails(['changed', 'not-found'], store.setMetadata(key, next, { a: '4' }));
@@ -323,7 +345,7 @@ export function contract(name: string, subject: ContractSubject): void {
         const key = `${fresh()}u`;
         const size = store.limits.partMinBytes;
         const content = [pattern(size, 1), pattern(size + 12_345, 2), pattern(777, 3)];
-        const upload = await store.beginUpload(key, { metadata: { made: 'in parts' }, contentType: 'text/x-u' });
+        const upload = await store.beginUpload(key, { metadata: { made: 'in parts' }, headers: { 'content-type': 'text/x-u' } });
         const third = await store.putPart(upload, 3, content[2]);
         await store.putPart(upload, 1, pattern(size, 99));
         const [first, second] = await Promise.all([store.putPart(upload, 1, content[0]), store.putPart(upload, 2, content[1])]);
@@ -331,7 +353,7 @@ export function contract(name: string, subject: ContractSubject): void {
         await fails('not-found', store.head(key));
         const version = await store.completeUpload(upload, [first, second, third]);
         const info = await store.head(key);
-        assert.deepEqual([info.version, { ...info.metadata }, info.contentType], [version, { made: 'in parts' }, 'text/x-u']);
+        assert.deepEqual([info.version, { ...info.metadata }, info.headers!['content-type']], [version, { made: 'in parts' }, 'text/x-u']);
         assert.ok(Buffer.from(await contentOf(store, key)).equals(Buffer.concat(content)));
       });
 

@@ -64,7 +64,7 @@ describe('versions', () => {
 describe('copies', () => {
   test('a copy with metadata of its own keeps what else is said of the source', async () => {
     const key = gcs.fresh();
-    await gcs.store.put(`${key}a`, bytes('abc'), { contentType: 'text/x-a' });
+    await gcs.store.put(`${key}a`, bytes('abc'), { headers: { 'content-type': 'text/x-a' } });
     await gcs.patch(`${key}a`, { cacheControl: 'no-store', contentDisposition: 'inline', contentLanguage: 'de' });
     await gcs.store.copy(`${key}a`, `${key}b`, { metadata: { two: '2' } });
     const { fields } = gcs.server.bucket('b').objects.get(`${key}b`)!;
@@ -143,13 +143,13 @@ describe('uploads in parts', () => {
 
   test('an upload is completed, listed and aborted by a process that did not begin it', async () => {
     const prefix = gcs.fresh();
-    const upload = await gcs.store.beginUpload(`${prefix}ü/key`, { metadata: { k: 'v' }, contentType: 'text/x-u', condition: { absent: true } });
+    const upload = await gcs.store.beginUpload(`${prefix}ü/key`, { metadata: { k: 'v' }, headers: { 'content-type': 'text/x-u' }, condition: { absent: true } });
     const part = await gcs.store.putPart(upload, 1, bytes('content'));
     const other = gcs.open();
     assert.deepEqual((await other.listUploads({ prefix })).uploads.map(({ key, id }) => ({ key, id })), [upload]);
     await other.completeUpload(upload, [part]);
     const info = await other.head(`${prefix}ü/key`);
-    assert.deepEqual([{ ...info.metadata }, info.contentType], [{ k: 'v' }, 'text/x-u']);
+    assert.deepEqual([{ ...info.metadata }, info.headers!['content-type']], [{ k: 'v' }, 'text/x-u']);
     await other.close();
     assert.deepEqual((await gcs.store.listUploads({ prefix })).uploads, []);
     const second = await gcs.store.beginUpload(`${prefix}ü/key`, { condition: { absent: true } });

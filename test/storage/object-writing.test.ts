@@ -8,16 +8,15 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
-import type { ObjectStore } from '../../src/storage/object/store.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
-import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
+import { ObjectGuest } from '../support/object-guest.js';
+import { objectOf, ROOT, withGuest, WritingGuest } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 
-const ROOT = 1n;
 const O_RDWR = 2;
 const O_TRUNC = 0o1000;
 const MIB = 1 << 20;
@@ -27,85 +26,6 @@ const PARTS = { partMinBytes: 16 << 10, partMaxBytes: 1 << 20, parts: 100 };
 
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
-
-class Guest {
-  constructor(readonly g: ObjectGuest) {}
-
-  async flush(node: bigint, fh: bigint): Promise<number> {
-    return (await this.g.call(OP.FLUSH, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error;
-  }
-
-  async release(node: bigint, fh: bigint): Promise<void> {
-    assert.equal((await this.g.call(OP.RELEASE, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error, 0);
-  }
-
-  async fsync(node: bigint, fh: bigint): Promise<number> {
-    return (await this.g.call(OP.FSYNC, node, concat(u64(fh), u32(0, 0)), 0)).error;
-  }
-
-  async write(node: bigint, fh: bigint, offset: number, content: Uint8Array): Promise<void> {
-    for (let at = 0; at < content.length; at += 65536) {
-      const piece = content.subarray(at, at + 65536);
-      const { error, data } = await this.g.write(node, fh, offset + at, piece);
-      assert.equal(error, 0);
-      assert.equal(data.getUint32(0, true), piece.length);
-    }
-  }
-
-  async close(node: bigint, fh: bigint): Promise<number> {
-    const error = await this.flush(node, fh);
-    await this.release(node, fh);
-    return error;
-  }
-
-  async put(file: string, content: Uint8Array, parent = ROOT): Promise<bigint> {
-    const { entry, fh } = await this.g.create(parent, file);
-    await this.write(entry.node, fh, 0, content);
-    assert.equal(await this.close(entry.node, fh), 0);
-    return entry.node;
-  }
-
-  async content(node: bigint): Promise<Buffer> {
-    const fh = await this.g.open(node, 0);
-    const content = await this.readAll(node, fh);
-    await this.release(node, fh);
-    return content;
-  }
-
-  async readAll(node: bigint, fh: bigint): Promise<Buffer> {
-    const out: Buffer[] = [];
-    for (let at = 0; ; ) {
-      const { data, error } = await this.g.read(node, fh, at, 65536);
-      assert.equal(error, 0);
-      if (data.byteLength === 0) return Buffer.concat(out);
-      out.push(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
-      at += data.byteLength;
-    }
-  }
-
-  async truncate(node: bigint, size: number): Promise<number> {
-    const args = new DataView(new ArrayBuffer(88));
-    args.setUint32(0, 8, true);
-    args.setBigUint64(16, BigInt(size), true);
-    return (await this.g.call(OP.SETATTR, node, new Uint8Array(args.buffer), 104)).error;
-  }
-}
-
-async function withGuest(store: ObjectStore, body: (guest: Guest) => Promise<void>, options: GuestOptions = {}): Promise<void> {
-  const g = await ObjectGuest.start(store, options);
-  try {
-    await body(new Guest(g));
-  } finally {
-    await g.close();
-  }
-}
-
-async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
-  const { size } = await store.head(key);
-  const into = new Uint8Array(size);
-  assert.equal(await store.read(key, { offset: 0, into }), size);
-  return Buffer.from(into);
-}
 
 describe('files', () => {
   test('what is closed is in the bucket, with the metadata that others read', async () => {
@@ -155,6 +75,25 @@ describe('files', () => {
       assert.ok((await objectOf(store, 'streamed')).equals(pattern(900_000)));
       assert.deepEqual((await store.listUploads({ prefix: '' })).uploads, []);
     }, { write: { sizes: SMALL } });
+  });
+
+  test('what HTTP says of an object stays when its content or its attributes change', async () => {
+    const store = new MemoryStore({ capabilities: { listingHasMetadata: false, rename: false }, limits: PARTS });
+    const headers = { 'content-type': 'text/css', 'cache-control': 'max-age=60', 'content-encoding': 'gzip' };
+    for (const key of ['small', 'large', 'moved']) await store.put(key, pattern(key === 'large' ? 200_000 : 100), { headers });
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      for (const key of ['small', 'large']) {
+        const { node } = await g.lookup(ROOT, key);
+        const fh = await g.open(node, O_RDWR);
+        await guest.write(node, fh, 10, bytes('changed'));
+        assert.equal(await guest.close(node, fh), 0);
+      }
+      const { node } = await g.lookup(ROOT, 'moved');
+      assert.equal((await g.call(OP.SETATTR, node, concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)))).error, 0);
+      assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('moved'), name('there')), 0)).error, 0);
+    }, { write: { sizes: SMALL } });
+    for (const key of ['small', 'large', 'there']) assert.deepEqual((await store.head(key)).headers, headers, key);
   });
 
   test('truncated at open it is empty, and the object stays until it is closed', async () => {
@@ -382,14 +321,14 @@ describe('restarts', () => {
       await store.put('old', pattern(300_000));
       const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
       const options = { write: { cacheDirectory, durability, writebackDelay_ms: 60_000, sizes: SMALL } };
-      const first = new Guest(await ObjectGuest.start(store, options));
+      const first = new WritingGuest(await ObjectGuest.start(store, options));
       const { entry, fh } = await first.g.create(ROOT, 'new');
       await first.write(entry.node, fh, 0, pattern(200_000));
       const { node } = await first.g.lookup(ROOT, 'old');
       const old = await first.g.open(node, O_RDWR);
       await first.write(node, old, 100_000, bytes('changed'));
       await first.g.kill();
-      const second = new Guest(await ObjectGuest.start(store, options));
+      const second = new WritingGuest(await ObjectGuest.start(store, options));
       assert.equal(second.g.recovered.filter((line) => line.startsWith('goes on')).length, 2);
       assert.ok((await second.content((await second.g.lookup(ROOT, 'new')).node)).equals(pattern(200_000)));
       const model = Buffer.from(pattern(300_000));
@@ -409,7 +348,7 @@ describe('restarts', () => {
         const { store, done, open } = answersHeld(memory, [held]);
         const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
         const write = { cacheDirectory, onConflict };
-        const first = new Guest(await ObjectGuest.start(store, { write }));
+        const first = new WritingGuest(await ObjectGuest.start(store, { write }));
         await first.put('new', bytes('renamed'));
         const { entry, fh } = await first.g.create(ROOT, 'old');
         await first.write(entry.node, fh, 0, bytes('replaced'));

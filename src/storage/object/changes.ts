@@ -93,7 +93,8 @@ export class Changes {
     if (node.directory) throw new FileError(E.ISDIR);
     await inTurn(node, async () => {
       if (node.unlinked) throw new FileError(E.NOENT);
-      await Promise.all([this.#remove(node), this.#keepDirectory(parent, node.key)]);
+      await this.#keepDirectory(parent, node.key);
+      await this.#remove(node);
     });
   }
 
@@ -107,7 +108,8 @@ export class Changes {
     const { marker, others } = await this.#inside(node.key);
     if (others || this.tree.hasStagedBelow(node.key)) throw new FileError(E.NOTEMPTY);
     if (!marker) throw new FileError(E.NOENT);
-    await Promise.all([this.store.remove(node.key), this.#keepDirectory(parent, node.key)]);
+    await this.#keepDirectory(parent, node.key);
+    await this.store.remove(node.key);
     this.tree.changed(node.key);
     this.tree.nodes.detach(node);
   }
@@ -142,7 +144,7 @@ export class Changes {
       uid: described ? options.uid : r.uid,
       // Of the directory, if that says so (inode_init_owner() in Linux)
       gid: described ? options.gid : (parent.facts.mode & S_ISGID) !== 0 ? parent.facts.gid : r.gid,
-      rdev: 0, size: 0, mtime: time, atime: time, ctime: time, version: null, symlink: null, xattrs: new Map(), kept: {}, contentType: null,
+      rdev: 0, size: 0, mtime: time, atime: time, ctime: time, version: null, symlink: null, xattrs: new Map(), kept: {}, headers: {},
     };
   }
 
@@ -186,7 +188,10 @@ export class Changes {
     return `${this.tree.options.prefix}${HIDDEN}/${randomUUID()}`;
   }
 
-  /** A directory that is only there because of its last object stays when that goes: it gets a marker. */
+  /**
+   * A directory that is only there because of its last object, or of what is below one prefix, stays when that goes: it gets a marker. Before, so that
+   * a daemon that ends halfway has not made it vanish.
+   */
   async #keepDirectory(parent: ObjectNode, without: string): Promise<void> {
     if (parent.key === this.tree.options.prefix || parent.facts.version !== null) return;
     const { marker, others } = await this.#inside(parent.key, without);
@@ -196,16 +201,17 @@ export class Changes {
     });
   }
 
-  /** What there is below a prefix, apart from the key `without`, and everything below that if it is a prefix. */
+  /** What there is below a prefix, apart from the key `without`, or everything below it if it is a prefix. */
   async #inside(prefix: string, without: string | null = null): Promise<{ marker: boolean; others: boolean }> {
     let marker = false;
     let token: string | undefined;
     do {
-      const page = await this.store.list({ prefix, limit: 3, ...(token === undefined ? {} : { token }) });
+      const page = await this.store.list({ prefix, delimiter: '/', limit: 3, ...(token === undefined ? {} : { token }) });
       for (const { key } of page.objects) {
         if (key === prefix) marker = true;
         else if (key !== without) return { marker, others: true };
       }
+      if (page.prefixes.some((one) => one !== without)) return { marker, others: true };
       token = page.next ?? undefined;
     } while (token !== undefined);
     return { marker, others: false };
@@ -231,10 +237,13 @@ export class Changes {
       if (there.staged !== null) await committer.committed(there.staged);
       await this.files.preserve(there, () => this.#hiddenKey());
     }
+    const leaves = !key.startsWith(parent.key) || key.slice(parent.key.length).includes('/');
     const file = await this.#settledFile(node);
     if (file !== null) {
+      if (leaves) await this.#keepDirectory(parent, node.key);
       this.#rekey(file, key, there);
     } else {
+      if (leaves) await this.#keepDirectory(parent, node.key);
       const version = await this.#moveObject(node, key, noReplace);
       this.tree.changed(node.key);
       this.files.moved(node, key, version);
@@ -245,7 +254,6 @@ export class Changes {
     this.tree.changed(from);
     this.tree.changed(key);
     if (node.staged?.dirty === true) this.write.committer.later(node.staged);
-    if (parent.key !== key.slice(0, parent.key.length) || key.slice(parent.key.length).includes('/')) await this.#keepDirectory(parent, from);
   }
 
   /** The staged file of a node that is only there, to go on under another name; otherwise everything is in the object now: null. */
@@ -269,7 +277,7 @@ export class Changes {
   }
 
   #moveObject(node: ObjectNode, key: string, noReplace: boolean): Promise<Version> {
-    return this.#mover.move({ key: node.key, version: node.facts.version!, metadata: node.facts.kept, contentType: node.facts.contentType }, key, noReplace);
+    return this.#mover.move({ key: node.key, version: node.facts.version!, metadata: node.facts.kept, headers: node.facts.headers }, key, noReplace);
   }
 
   async #renameDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
@@ -285,6 +293,7 @@ export class Changes {
       const file = await this.#settledFile(one);
       if (file !== null && Buffer.byteLength(to + one.key.slice(from.length)) > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
     }
+    if (!to.startsWith(parent.key)) await this.#keepDirectory(parent, from);
     await this.tree.gate.closed([from, to], async () => {
       await this.#mover.moveTree(from, to, (old, key, version) => {
         const open = this.tree.nodes.find(false, old);
@@ -300,7 +309,6 @@ export class Changes {
       }
     });
     for (const one of this.tree.stagedBelow(to)) this.write.committer.later(one.staged!);
-    await this.#keepDirectory(parent, from);
   }
 
   /** When no tree is moved of which this is a part. */

@@ -88,7 +88,7 @@ export class DirectoryHandle {
   }
 
   #stagedEntry(key: string, component: string): Entry {
-    const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, contentType: null };
+    const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, headers: null };
     return { name: nameOf(component), component, object, clash: false };
   }
 

@@ -2,7 +2,7 @@
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { STATX, STATX_BASIC_STATS } from '../statx.js';
 import { readPosix, type Time } from './posix-metadata.js';
-import type { Metadata, ObjectInfo, Version } from './store.js';
+import type { Metadata, ObjectHeaders, ObjectInfo, Version } from './store.js';
 
 /** For what objects do not say. */
 export interface Defaults {
@@ -29,7 +29,7 @@ export interface Facts {
   readonly xattrs: ReadonlyMap<string, Uint8Array>;
   /** All of the object's metadata as it is there, also what others keep in it; null: not known. */
   readonly kept: Metadata | null;
-  readonly contentType: string | null;
+  readonly headers: ObjectHeaders | null;
 }
 
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map();
@@ -67,7 +67,7 @@ export function describeObject(info: ObjectInfo, defaults: Defaults, usePosix: b
       symlink: kind === S_IFLNK ? posix.symlink ?? '' : null,
       xattrs: posix.xattrs ?? NO_XATTRS,
       kept: info.metadata,
-      contentType: info.contentType,
+      headers: info.headers,
     },
   };
 }
@@ -91,7 +91,7 @@ export function describeDirectory(marker: ObjectInfo | null, defaults: Defaults,
       symlink: null,
       xattrs: posix.xattrs ?? NO_XATTRS,
       kept: marker?.metadata ?? null,
-      contentType: marker?.contentType ?? null,
+      headers: marker?.headers ?? null,
     },
   };
 }

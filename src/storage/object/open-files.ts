@@ -244,8 +244,8 @@ export class OpenFiles {
       this.tree.changed(node.key);
       // As the object says, since that is what it will say from now on
       const { options } = this.tree;
-      const { contentType } = file.attributes();
-      const info = { key: node.key, size: base.size, version: base.version, modified_ms: Date.now(), metadata, contentType };
+      const { headers } = file.attributes();
+      const info = { key: node.key, size: base.size, version: base.version, modified_ms: Date.now(), metadata, headers };
       node.facts = describeObject(info, options, options.posix !== 'off').facts;
       node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
       // What the guest has written it knows

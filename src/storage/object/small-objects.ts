@@ -37,9 +37,8 @@ export class SmallObjects {
     const { version } = node.facts;
     if (capabilities.metadataInPlace || version !== EMPTY_MD5) return null;
     const commit = randomUUID();
-    const contentType = facts.contentType === null ? {} : { contentType: facts.contentType };
     const condition = capabilities.putIfVersion ? { condition: { version } } : {};
-    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, ...contentType, ...condition });
+    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, headers: facts.headers ?? {}, ...condition });
     return { version: made, kept: { ...metadata, [COMMIT]: commit } };
   }
 

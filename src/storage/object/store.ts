@@ -12,6 +12,18 @@ export type Version = string;
 /** User metadata: lower-case names, printable ASCII values (stores encode what their protocol cannot carry). */
 export type Metadata = Readonly<Record<string, string>>;
 
+/**
+ * What is to be said of the content when it is read by HTTP, and where it is kept: names in lower case as in HTTP ("content-type",
+ * "cache-control", "x-amz-storage-class"), of those in HEADERS.
+ */
+export type ObjectHeaders = Readonly<Record<string, string>>;
+
+/** All that a store carries. */
+export const HEADERS: readonly string[] = [
+  'content-type', 'cache-control', 'content-disposition', 'content-encoding', 'content-language', 'expires', 'x-amz-storage-class',
+  'x-amz-website-redirect-location', 'x-goog-storage-class', 'x-goog-custom-time',
+];
+
 export interface ObjectInfo {
   readonly key: string;
   /** Bytes. */
@@ -21,7 +33,8 @@ export interface ObjectInfo {
   readonly modified_ms: number;
   /** null in a listing of a provider whose listings have none. */
   readonly metadata: Metadata | null;
-  readonly contentType: string | null;
+  /** null as well where a listing has none. */
+  readonly headers: ObjectHeaders | null;
 }
 
 /** What is sent: bytes in memory, or a range of an open file, which is not to change until the call is done. */
@@ -40,7 +53,7 @@ export interface CallOptions {
 
 export interface PutOptions extends CallOptions {
   readonly metadata?: Metadata;
-  readonly contentType?: string;
+  readonly headers?: ObjectHeaders;
   readonly condition?: Condition;
 }
 
@@ -58,7 +71,7 @@ export interface ReadOptions extends CallOptions {
 export interface CopyOptions extends PutOptions {
   /** Only this version of the source: `changed` otherwise. */
   readonly sourceVersion?: Version;
-  // metadata and contentType replace those of the source; without metadata both are kept
+  // metadata and headers replace those of the source; without metadata both are kept
 }
 
 export interface RenameOptions extends CallOptions {

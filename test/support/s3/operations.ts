@@ -1,6 +1,6 @@
 /** What the S3 server of the tests answers: requests of S3's API as calls of a MemoryStore. */
 import { StorageError } from '../../../src/storage/object/errors.js';
-import type { Condition, ObjectInfo, ObjectStore, Part } from '../../../src/storage/object/store.js';
+import { HEADERS, type Condition, type ObjectInfo, type ObjectStore, type Part } from '../../../src/storage/object/store.js';
 import type { S3Request } from './server.js';
 
 export interface Answer {
@@ -111,19 +111,19 @@ async function list(store: ObjectStore, query: URLSearchParams): Promise<Answer>
   return xml('ListBucketResult', `<Name>bucket</Name><IsTruncated>${page.next !== null}</IsTruncated>${next}${objects.join('')}${prefixes.join('')}`);
 }
 
-function headersOf({ size, version, modified_ms, metadata, contentType }: ObjectInfo): Record<string, string> {
+function headersOf({ size, version, modified_ms, metadata, headers }: ObjectInfo): Record<string, string> {
   const own = Object.entries(metadata ?? {}).map(([name, value]) => [`x-amz-meta-${name}`, value] as const);
   return {
-    'content-length': String(size), etag: `"${version}"`, 'last-modified': new Date(modified_ms).toUTCString(), 'content-type': contentType ?? 'application/octet-stream',
+    'content-length': String(size), etag: `"${version}"`, 'last-modified': new Date(modified_ms).toUTCString(), ...headers,
     ...Object.fromEntries(own),
   };
 }
 
-function described(headers: S3Request['headers']): { metadata: Record<string, string>; contentType?: string } {
+function described(headers: S3Request['headers']): { metadata: Record<string, string>; headers: Record<string, string> } {
   const metadata = Object.fromEntries(
     Object.entries(headers).filter(([name]) => name.startsWith('x-amz-meta-')).map(([name, value]) => [name.slice('x-amz-meta-'.length), String(value)]));
-  const contentType = headers['content-type'];
-  return { metadata, ...(contentType === undefined ? {} : { contentType }) };
+  const kept = Object.fromEntries(HEADERS.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])));
+  return { metadata, headers: kept };
 }
 
 function conditionOf(headers: S3Request['headers']): { condition?: Condition } {

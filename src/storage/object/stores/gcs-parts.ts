@@ -14,10 +14,10 @@ import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
-import type { Body, CallOptions, Condition, Metadata, Part, PartSource, PutOptions, Upload, UploadInfo } from '../store.js';
+import type { Body, CallOptions, Condition, Metadata, ObjectHeaders, Part, PartSource, PutOptions, Upload, UploadInfo } from '../store.js';
 import { checkCrc32c } from './gcs-crc32c.js';
 import type { GcsHttp } from './gcs-http.js';
-import { FIELDS, bucketPath, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
+import { FIELDS, bucketPath, fieldsOf, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
 import { insert, type Insert } from './gcs-uploads.js';
 
 export interface PartsContext {
@@ -44,7 +44,7 @@ const CLOSE_MS = 5_000;
 interface Begun {
   readonly key: string;
   readonly metadata?: Metadata;
-  readonly contentType?: string;
+  readonly headers?: ObjectHeaders;
   readonly condition?: Condition;
 }
 
@@ -71,9 +71,9 @@ export class GcsParts {
     return `${this.context.prefix}parts/${id}/`;
   }
 
-  async begin(operation: string, key: string, { metadata, contentType, condition, signal }: PutOptions): Promise<Upload> {
+  async begin(operation: string, key: string, { metadata, headers, condition, signal }: PutOptions): Promise<Upload> {
     const begun: Begun = {
-      key, ...(metadata === undefined ? {} : { metadata }), ...(contentType === undefined ? {} : { contentType }), ...(condition === undefined ? {} : { condition }),
+      key, ...(metadata === undefined ? {} : { metadata }), ...(headers === undefined ? {} : { headers }), ...(condition === undefined ? {} : { condition }),
     };
     const id = randomUUID();
     const content = Buffer.from(JSON.stringify(begun));
@@ -112,7 +112,7 @@ export class GcsParts {
     while (sources.length > SOURCES_MAX) sources = await this.#join(operation, id, sources, signal);
     const condition = options.condition ?? begun.condition;
     const destination = {
-      ...this.context.defaults, contentType: begun.contentType ?? 'application/octet-stream', ...(begun.metadata === undefined ? {} : { metadata: begun.metadata }),
+      contentType: 'application/octet-stream', ...fieldsOf(begun.headers ?? {}), ...this.context.defaults, ...(begun.metadata === undefined ? {} : { metadata: begun.metadata }),
     };
     const object = await this.#compose(operation, upload.key, sources, destination, preconditions(condition, operation), signal);
     this.#later((signal) => this.#discard(operation, id, signal));

@@ -1,19 +1,19 @@
 /** Object resources of the JSON API, and what they are in the port. https://cloud.google.com/storage/docs/json_api/v1/objects */
 import { StorageError } from '../errors.js';
-import type { Condition, Metadata, ObjectInfo, Version } from '../store.js';
+import type { Condition, Metadata, ObjectHeaders, ObjectInfo, Version } from '../store.js';
 
 /** What FIELDS asks for. Numbers of 64 bits are decimal strings; metadata is absent when there is none. */
-export interface GcsObject {
+export interface GcsObject extends GcsKept {
   readonly name: string;
   readonly size: string;
   readonly generation: string;
   readonly metageneration: string;
   readonly timeCreated: string;
   readonly contentType?: string;
+  readonly storageClass?: string;
   readonly metadata?: Record<string, string>;
 }
 
-export const FIELDS = 'name,size,generation,metageneration,timeCreated,contentType,metadata';
 
 /** What a copy with metadata of its own would lose, since it replaces all that can be said of an object. */
 export interface GcsKept {
@@ -25,6 +25,7 @@ export interface GcsKept {
 }
 
 export const KEPT_FIELDS = 'contentEncoding,contentDisposition,contentLanguage,cacheControl,customTime';
+export const FIELDS = `name,size,generation,metageneration,timeCreated,contentType,metadata,storageClass,${KEPT_FIELDS}`;
 
 export const OCTETS = 'application/octet-stream';
 
@@ -54,6 +55,21 @@ export function preconditions(condition: Condition | undefined, operation: strin
   return { ifGenerationMatch: generation, ifMetagenerationMatch: metageneration };
 }
 
+/** What the resource calls what the port calls by the names of headers. */
+const FIELD_OF = [
+  ['content-type', 'contentType'], ['cache-control', 'cacheControl'], ['content-disposition', 'contentDisposition'], ['content-encoding', 'contentEncoding'],
+  ['content-language', 'contentLanguage'], ['x-goog-storage-class', 'storageClass'], ['x-goog-custom-time', 'customTime'],
+] as const;
+
+function headersOf(object: GcsObject): ObjectHeaders {
+  return Object.fromEntries(FIELD_OF.flatMap(([name, field]) => (object[field] === undefined ? [] : [[name, object[field]]])));
+}
+
+/** Fields of a resource. */
+export function fieldsOf(headers: ObjectHeaders): Record<string, string> {
+  return Object.fromEntries(FIELD_OF.flatMap(([name, field]) => (headers[name] === undefined ? [] : [[field, headers[name]]])));
+}
+
 export function infoOf(object: GcsObject): ObjectInfo {
   return {
     key: object.name,
@@ -61,7 +77,7 @@ export function infoOf(object: GcsObject): ObjectInfo {
     version: versionOf(object),
     modified_ms: Date.parse(object.timeCreated), // `updated` would move with each change of metadata
     metadata: object.metadata ?? {},
-    contentType: object.contentType ?? null,
+    headers: headersOf(object),
   };
 }
 

@@ -15,7 +15,7 @@ import { checkCrc32c } from './gcs-crc32c.js';
 import { GcsHttp, type GcsConnection } from './gcs-http.js';
 import { GcsParts } from './gcs-parts.js';
 import {
-  FIELDS, KEPT_FIELDS, OCTETS, bucketPath, infoOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
+  FIELDS, OCTETS, bucketPath, fieldsOf, infoOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
 } from './gcs-resource.js';
 import { RESUMABLE_FROM_BYTES, insert } from './gcs-uploads.js';
 
@@ -127,7 +127,7 @@ export class GcsStore implements ObjectStore {
     const operation = `copy ${this.location}/${from} to ${to}`;
     this.#checkTarget(operation, to, options.metadata);
     const { signal } = options;
-    const replaces = options.metadata !== undefined || options.contentType !== undefined || this.options.storageClass !== undefined;
+    const replaces = options.metadata !== undefined || options.headers !== undefined || this.options.storageClass !== undefined;
     const seen = replaces ? await this.#sourceOf(operation, from, options) : null;
     const source = seen === null ? (options.sourceVersion === undefined ? null : parseVersion(options.sourceVersion, operation)) : seen.version;
     const query = {
@@ -163,11 +163,12 @@ export class GcsStore implements ObjectStore {
   /** What the copy shall be: a resource in the request replaces all of the source's, so it says the rest as well. */
   async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ version: { generation: string; metageneration: string }; resource: object }> {
     const wanted = options.sourceVersion === undefined ? {} : preconditions({ version: options.sourceVersion }, operation);
-    const source = await this.#get<GcsObject & GcsKept>(operation, from, { ...wanted, fields: `${FIELDS},${KEPT_FIELDS}` }, options.signal);
+    const source = await this.#get<GcsObject & GcsKept>(operation, from, { ...wanted, fields: FIELDS }, options.signal);
     const { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime, generation, metageneration } = source;
     const metadata = options.metadata ?? source.metadata;
-    const contentType = options.contentType ?? (options.metadata === undefined ? source.contentType : undefined) ?? OCTETS;
-    const resource = { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime, metadata, contentType, ...this.#defaults };
+    const contentType = options.metadata === undefined ? source.contentType : undefined;
+    const kept = { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime };
+    const resource = { ...kept, contentType: contentType ?? OCTETS, ...fieldsOf(options.headers ?? {}), metadata, ...this.#defaults };
     return { version: { generation, metageneration }, resource };
   }
 
@@ -243,8 +244,8 @@ export class GcsStore implements ObjectStore {
     return this.#http.json<T>({ operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query, signal });
   }
 
-  #resource({ metadata, contentType }: PutOptions): Record<string, unknown> {
-    return { ...this.#defaults, ...(metadata === undefined ? {} : { metadata }), ...(contentType === undefined ? {} : { contentType }) };
+  #resource({ metadata, headers = {} }: PutOptions): Record<string, unknown> {
+    return { ...fieldsOf(headers), ...this.#defaults, ...(metadata === undefined ? {} : { metadata }) };
   }
 
   #checkTarget(operation: string, key: string, metadata: Metadata = {}): void {

@@ -87,8 +87,8 @@ export class MemoryStore implements ObjectStore {
     const source = this.#existing(operation, from);
     if (options.sourceVersion !== undefined && source.info.version !== options.sourceVersion) throw new StorageError('changed', operation);
     const metadata = options.metadata ?? source.info.metadata ?? {};
-    const contentType = options.contentType ?? (options.metadata === undefined ? source.info.contentType : null);
-    return this.#store(operation, to, source.content, { ...options, metadata, ...(contentType === null ? {} : { contentType }) });
+    const headers = options.headers ?? (options.metadata === undefined ? source.info.headers! : {});
+    return this.#store(operation, to, source.content, { ...options, metadata, headers });
   }
 
   async rename(from: string, to: string, options: RenameOptions): Promise<Version> {
@@ -99,7 +99,7 @@ export class MemoryStore implements ObjectStore {
     if (info.version !== options.version) throw new StorageError('changed', operation);
     const { condition } = options;
     const version = this.#store(operation, to, content, {
-      metadata: info.metadata ?? {}, ...(info.contentType === null ? {} : { contentType: info.contentType }), ...(condition === undefined ? {} : { condition }),
+      metadata: info.metadata ?? {}, headers: info.headers!, ...(condition === undefined ? {} : { condition }),
     });
     this.#objects.delete(from);
     return version;
@@ -108,8 +108,7 @@ export class MemoryStore implements ObjectStore {
   async setMetadata(key: string, version: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
     const operation = this.#begin('set metadata of', key, options);
     const { content, info } = this.#existing(operation, key);
-    const contentType = info.contentType === null ? {} : { contentType: info.contentType };
-    return this.#store(operation, key, content, { metadata, ...contentType, condition: { version } });
+    return this.#store(operation, key, content, { metadata, headers: info.headers!, condition: { version } });
   }
 
   async list(options: ListOptions): Promise<ListPage> {
@@ -133,7 +132,7 @@ export class MemoryStore implements ObjectStore {
   }
 
   #listed(info: ObjectInfo): ObjectInfo {
-    return this.capabilities.listingHasMetadata ? info : { ...info, metadata: null };
+    return this.capabilities.listingHasMetadata ? info : { ...info, metadata: null, headers: null };
   }
 
   async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {
@@ -237,7 +236,7 @@ export class MemoryStore implements ObjectStore {
     this.#require(operation, key, options.condition);
     const version = String(++this.#sequence);
     const info = {
-      key, size: content.length, version, modified_ms: Date.now(), metadata: { ...options.metadata }, contentType: options.contentType ?? 'application/octet-stream',
+      key, size: content.length, version, modified_ms: Date.now(), metadata: { ...options.metadata }, headers: { 'content-type': 'application/octet-stream', ...options.headers },
     };
     this.#objects.set(key, { content, info });
     return version;

@@ -4,12 +4,12 @@
  *
  * They reject with StorageError, or with what toStorageError() (s3-errors.ts) understands.
  */
-import type { Body, Condition, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
+import type { Body, Condition, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
 
 /** How an object is described that is made; metadata as it travels. */
 export interface Description {
   readonly metadata: Readonly<Record<string, string>>;
-  readonly contentType?: string;
+  readonly headers: ObjectHeaders;
 }
 
 export interface GetCall {

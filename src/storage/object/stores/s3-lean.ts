@@ -5,7 +5,7 @@
 import type { S3Client } from '@aws-sdk/client-s3';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
-import type { Body, Condition, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
+import { HEADERS, type Body, type Condition, type ObjectHeaders, type ListOptions, type ListPage, type ObjectInfo, type Part, type Upload, type Version } from '../store.js';
 import type { CopyCall, Description, GetCall, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
 import { CONNECT_MS, type Agents, type Endpoint } from './s3-endpoint.js';
@@ -20,6 +20,7 @@ import { childText, parseXml, type Element } from './s3-xml.js';
 const SKEW_MS = 240_000;
 const USER_AGENT: Header = ['user-agent', 'bucketfsd'];
 const META = 'x-amz-meta-';
+const CONTENT_ENCODING = 'content-encoding';
 
 interface Request {
   readonly method: 'HEAD' | 'GET' | 'PUT' | 'DELETE';
@@ -70,7 +71,7 @@ export class LeanCalls implements S3Calls {
     for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = String(headers[name]);
     return {
       key, size: Number(headers['content-length'] ?? 0), version: version(headers.etag), modified_ms: time_ms(headers['last-modified']),
-      metadata: decodeMetadata(metadata), contentType: headers['content-type'] ?? null,
+      metadata: decodeMetadata(metadata), headers: keptOf(headers),
     };
   }
 
@@ -93,9 +94,8 @@ export class LeanCalls implements S3Calls {
 
   /** API_PutObject.html: If-None-Match and If-Match; 412 when they fail, 409 when somebody else is faster. */
   async put(key: string, body: Body, { operation, described, condition, signal }: PutCall): Promise<Version> {
-    const { contentType = 'application/octet-stream' } = described;
     const { headers } = await this.#request({
-      method: 'PUT', key, operation, body, signal, headers: [...this.#making, ...describedBy({ ...described, contentType }), ...conditioned(condition)],
+      method: 'PUT', key, operation, body, signal, headers: [...this.#making, ...describedBy({ ...described, headers: { 'content-type': 'application/octet-stream', ...described.headers } }), ...conditioned(condition)],
     });
     return version(headers.etag);
   }
@@ -159,7 +159,7 @@ export class LeanCalls implements S3Calls {
   async #sending({ method, key, operation, query = '', headers = [], into, inspect, signal }: Request, { headers: more, contentHash, content }: Prepared): Promise<Sending> {
     const { url, base } = this.endpoint;
     const path = key === null ? `${base}/` : `${base}/${escapedKey(key)}`;
-    const plain = [...this.#common, ...headers, ...more];
+    const plain = [...this.#common, ...withEncoding(headers, more)];
     const signed = this.options.unsigned === true ? anonymous(plain, contentHash) : await this.#signed({ method, path, query, headers: plain, contentHash });
     signed.push(USER_AGENT);
     return {
@@ -185,6 +185,23 @@ export class LeanCalls implements S3Calls {
   }
 }
 
+function keptOf(headers: Received['headers']): ObjectHeaders {
+  const kept: Record<string, string> = {};
+  for (const name of HEADERS) {
+    const value = headers[name];
+    if (typeof value === 'string') kept[name] = value;
+  }
+  return kept;
+}
+
+/** How the content is stored, and how it travels, in the order of the SDK. https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html */
+function withEncoding(headers: readonly Header[], more: readonly Header[]): Header[] {
+  const stored = headers.find(([name]) => name === CONTENT_ENCODING);
+  const travels = more.find(([name]) => name === CONTENT_ENCODING);
+  if (stored === undefined || travels === undefined) return [...headers, ...more];
+  return [...[...headers, ...more].filter(([name]) => name !== CONTENT_ENCODING), [CONTENT_ENCODING, `${stored[1]},${travels[1]}`]];
+}
+
 const given = (name: string, value: string | undefined): readonly Header[] => (value === undefined ? [] : [[name, value]]);
 
 /** A copy has a body of nothing, and its content is elsewhere. */
@@ -192,8 +209,8 @@ const bodyIsContent = ({ headers = [] }: Request): boolean => !headers.some(([na
 
 const anonymous = (headers: Header[], contentHash: string): Header[] => (contentHash === UNSIGNED_TRAILER ? [...headers, ['x-amz-content-sha256', contentHash]] : headers);
 
-function describedBy({ metadata, contentType }: Description): Header[] {
-  return [...given('content-type', contentType), ...Object.entries(metadata).map(([name, value]): Header => [META + name, value])];
+function describedBy({ metadata, headers }: Description): Header[] {
+  return [...Object.entries(headers), ...Object.entries(metadata).map(([name, value]): Header => [META + name, value])];
 }
 
 function conditioned(condition: Condition | undefined): readonly Header[] {
@@ -215,7 +232,7 @@ function listed(element: Element, operation: string): ObjectInfo {
     else if (name === 'LastModified') modified = text;
   }
   if (key === '' || !/^\d+$/.test(size)) throw new StorageError('unexpected', operation, { status: 200, providerMessage: `no key with a size: "${key}", "${size}"` });
-  return { key: decodeKey(key), size: Number(size), version: version(tag), modified_ms: time_ms(modified), metadata: null, contentType: null };
+  return { key: decodeKey(key), size: Number(size), version: version(tag), modified_ms: time_ms(modified), metadata: null, headers: null };
 }
 
 /** ErrorResponses.html: an element Error with Code and Message; also with status 200, where the work took long. */

@@ -1,11 +1,12 @@
 /** The calls of s3-calls.ts, by the SDK: for what is not asked for with plain signatures (directory buckets, access points of several regions). */
 import type { Readable } from 'node:stream';
 import {
-  CopyObjectCommand, DeleteObjectCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutObjectCommand, UploadPartCommand, type S3Client,
+  CopyObjectCommand, DeleteObjectCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutObjectCommand, UploadPartCommand, type HeadObjectCommandOutput,
+  type S3Client,
 } from '@aws-sdk/client-s3';
 import { bodyBytes, bodyStream } from '../body.js';
 import { StorageError } from '../errors.js';
-import type { Body, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
+import type { Body, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import type { S3Options } from './s3-options.js';
 import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeBytes, version } from './s3-values.js';
@@ -34,8 +35,32 @@ export function makingOf(options: S3Options): Record<string, string> {
   };
 }
 
-export function describedOf({ metadata, contentType }: Description): { Metadata: Record<string, string>; ContentType?: string } {
-  return { Metadata: { ...metadata }, ...(contentType === undefined ? {} : { ContentType: contentType }) };
+export function describedOf({ metadata, headers }: Description): Described {
+  const described: Record<string, unknown> = { Metadata: { ...metadata } };
+  for (const [name, member] of MEMBERS) {
+    const value = headers[name];
+    if (value === undefined) continue;
+    if (member !== 'Expires') described[member] = value;
+    else if (!Number.isNaN(Date.parse(value))) described[member] = new Date(value);
+  }
+  return described as unknown as Described;
+}
+
+/** What the SDK calls them. */
+const MEMBERS = [
+  ['content-type', 'ContentType'], ['cache-control', 'CacheControl'], ['content-disposition', 'ContentDisposition'], ['content-encoding', 'ContentEncoding'],
+  ['content-language', 'ContentLanguage'], ['expires', 'Expires'], ['x-amz-storage-class', 'StorageClass'], ['x-amz-website-redirect-location', 'WebsiteRedirectLocation'],
+] as const;
+
+type Described = { readonly Metadata: Record<string, string> } & { readonly ContentType?: string };
+
+function headersOf(out: HeadObjectCommandOutput): ObjectHeaders {
+  const found: [string, string][] = [];
+  for (const [name, member] of MEMBERS) {
+    const value = member === 'Expires' ? out.ExpiresString : out[member];
+    if (value !== undefined) found.push([name, value]);
+  }
+  return Object.fromEntries(found);
 }
 
 export const obeying = (signal: AbortSignal | undefined): { abortSignal?: AbortSignal } => (signal === undefined ? {} : { abortSignal: signal });
@@ -56,7 +81,7 @@ export class SdkCalls implements S3Calls {
     const out = await this.client.send(new HeadObjectCommand({ ...this.#common, Key: key }), obeying(signal));
     return {
       key, size: out.ContentLength ?? 0, version: version(out.ETag), modified_ms: out.LastModified?.getTime() ?? 0,
-      metadata: decodeMetadata(out.Metadata ?? {}), contentType: out.ContentType ?? null,
+      metadata: decodeMetadata(out.Metadata ?? {}), headers: headersOf(out),
     };
   }
 
@@ -98,7 +123,7 @@ export class SdkCalls implements S3Calls {
       }), obeying(signal),
     );
     const objects = (out.Contents ?? []).map((one) => ({
-      key: decodeKey(one.Key ?? ''), size: one.Size ?? 0, version: version(one.ETag), modified_ms: one.LastModified?.getTime() ?? 0, metadata: null, contentType: null,
+      key: decodeKey(one.Key ?? ''), size: one.Size ?? 0, version: version(one.ETag), modified_ms: one.LastModified?.getTime() ?? 0, metadata: null, headers: null,
     }));
     const prefixes = (out.CommonPrefixes ?? []).map((one) => decodeKey(one.Prefix ?? ''));
     return { objects, prefixes, next: out.IsTruncated === true ? out.NextContinuationToken ?? null : null };

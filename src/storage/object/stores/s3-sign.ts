@@ -25,6 +25,9 @@ export interface Unsigned {
   readonly contentHash: string;
 }
 
+/** Sent, but not signed: what is between here and the provider may change it. The SDK does the same. */
+const CACHE_CONTROL = 'cache-control';
+
 const ALGORITHM = 'AWS4-HMAC-SHA256';
 
 export const sha256Hex = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
@@ -65,6 +68,7 @@ export class Signer {
     let lines = '';
     let names = '';
     for (const [name, value] of headers) {
+      if (name === CACHE_CONTROL) continue;
       lines += `${name}:${canonical(value)}\n`;
       names += names === '' ? name : `;${name}`;
     }

@@ -36,6 +36,10 @@ const AWS: Capabilities = {
   copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false,
 };
 
+const STORAGE_CLASS = 'x-amz-storage-class';
+/** What is made anew is not put where it cannot be read. */
+const ARCHIVES: ReadonlySet<string> = new Set(['GLACIER', 'DEEP_ARCHIVE']);
+
 const COPY_MAX_BYTES = 5 * GIB;
 const COPY_PART_BYTES = GIB;
 
@@ -118,8 +122,8 @@ export class S3Store implements ObjectStore {
   async #copyInParts(source: ObjectInfo, to: string, options: CopyOptions): Promise<Version> {
     if (options.sourceVersion !== undefined && source.version !== options.sourceVersion) throw new StorageError('changed', `copy ${this.location}/${source.key} to ${to}`);
     const metadata = options.metadata ?? source.metadata ?? {};
-    const contentType = options.contentType ?? (options.metadata === undefined ? source.contentType : null);
-    const upload = await this.beginUpload(to, { ...options, metadata, ...(contentType === null ? {} : { contentType }) });
+    const headers = options.headers ?? (options.metadata === undefined ? source.headers! : {});
+    const upload = await this.beginUpload(to, { ...options, metadata, headers });
     const partBytes = Math.max(COPY_PART_BYTES, Math.ceil(source.size / S3_LIMITS.parts));
     try {
       const parts: Part[] = [];
@@ -140,9 +144,9 @@ export class S3Store implements ObjectStore {
   }
 
   async setMetadata(key: string, of: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
-    const { contentType } = await this.head(key, options);
+    const { headers } = await this.head(key, options);
     return this.copy(key, key, {
-      ...options, metadata, sourceVersion: of, ...(contentType === null ? {} : { contentType }),
+      ...options, metadata, sourceVersion: of, headers: headers!,
       ...(this.capabilities.copyIfVersion ? { condition: { version: of } } : {}),
     });
   }
@@ -242,10 +246,12 @@ export class S3Store implements ObjectStore {
     }
   }
 
-  #described(operation: string, { metadata = {}, contentType }: PutOptions): Description {
+  #described(operation: string, { metadata = {}, headers = {} }: PutOptions): Description {
     const encoded = encodeMetadata(metadata);
     const bytes = Object.entries(encoded).reduce((sum, [name, value]) => sum + name.length + value.length, 0);
     if (bytes > S3_LIMITS.metadataBytes) throw new StorageError('too-large', operation, { providerMessage: `${bytes} bytes of metadata, and S3 takes ${S3_LIMITS.metadataBytes}` });
-    return { metadata: encoded, ...(contentType === undefined ? {} : { contentType }) };
+    const { [STORAGE_CLASS]: storageClass, ...rest } = headers;
+    const keepsClass = storageClass !== undefined && this.options.storageClass === undefined && !ARCHIVES.has(storageClass);
+    return { metadata: encoded, headers: keepsClass ? headers : rest };
   }
 }

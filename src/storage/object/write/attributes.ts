@@ -16,16 +16,16 @@ const COMMIT_BYTES = COMMIT.length + 36;
 const S_IXGRP = 0o010;
 
 export function attributesOf(facts: Facts): Attributes {
-  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, contentType } = facts;
+  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, headers } = facts;
   const xattrs = Object.fromEntries([...facts.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')]));
-  return { mode, uid, gid, rdev, mtime, atime, ctime, symlink, xattrs, kept: kept ?? {}, contentType };
+  return { mode, uid, gid, rdev, mtime, atime, ctime, symlink, xattrs, kept: kept ?? {}, headers: headers ?? {} };
 }
 
 /** `version`: null for an object that is not there yet. */
 export function factsOf(attributes: Attributes, size: number, base: Base | null): Facts {
-  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, contentType } = attributes;
+  const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, headers } = attributes;
   const xattrs = new Map(Object.entries(attributes.xattrs).map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]));
-  return { mode, uid, gid, rdev, size, mtime, atime, ctime, version: base?.version ?? null, symlink, xattrs, kept, contentType };
+  return { mode, uid, gid, rdev, size, mtime, atime, ctime, version: base?.version ?? null, symlink, xattrs, kept, headers };
 }
 
 /** What Linux leaves of a mode when the owner or, by somebody without rights, the content changes: set-group-id only where nobody of it may execute. */

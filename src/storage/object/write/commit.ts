@@ -141,8 +141,7 @@ export class CommitMaker {
       // One moment of the file: what is changed from here on is for the next commit
       const { changes, size } = file;
       const metadata = metadataNow();
-      const contentType = file.attributes().contentType;
-      const options = { commit, metadata, ...(contentType === null ? {} : { contentType }), ...(condition === undefined ? {} : { condition }) };
+      const options = { commit, metadata, headers: file.attributes().headers, ...(condition === undefined ? {} : { condition }) };
       return { version: await settledPut(store, key, bodyOf(file, size), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
     const upload = stream ?? (await this.#beginParts(file, key, metadataNow(), commit));

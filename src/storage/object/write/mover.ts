@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
 import { StorageError } from '../errors.js';
 import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
-import type { Metadata, ObjectInfo, ObjectStore, Version } from '../store.js';
+import type { Metadata, ObjectHeaders, ObjectInfo, ObjectStore, Version } from '../store.js';
 import { FileError, type TreeLog } from '../tree.js';
 import type { Ledger } from './ledger.js';
 import type { Operation } from './records.js';
@@ -19,7 +19,8 @@ export interface Moved {
   readonly version: Version;
   /** null: not known. */
   readonly metadata: Metadata | null;
-  readonly contentType: string | null;
+  /** The same. */
+  readonly headers: ObjectHeaders | null;
 }
 
 export class Mover {
@@ -66,7 +67,7 @@ export class Mover {
     this.ledger.begin(operation);
     let version: Version;
     try {
-      const known = object.metadata === null ? await this.store.head(object.key) : object;
+      const known = object.metadata === null || object.headers === null ? await this.store.head(object.key) : object;
       version = await this.#copy(operation, object.version, known, noReplace);
     } catch (error) {
       // Perhaps it is there all the same: then the next start finishes what was begun
@@ -127,12 +128,11 @@ export class Mover {
     return `moved ${location}/${from} to ${to}: removed the old name`;
   }
 
-  async #copy({ from, to, commit }: Operation, sourceVersion: Version, object: Pick<Moved, 'metadata' | 'contentType'>, noReplace: boolean): Promise<Version> {
+  async #copy({ from, to, commit }: Operation, sourceVersion: Version, object: Pick<Moved, 'metadata' | 'headers'>, noReplace: boolean): Promise<Version> {
     const { capabilities } = this.store;
     const condition = noReplace && capabilities.copyIfAbsent ? { condition: { absent: true } as const } : {};
     if (noReplace && !capabilities.copyIfAbsent && (await this.#headOrNull(to)) !== null) throw new FileError(E.EXIST);
-    const contentType = object.contentType === null ? {} : { contentType: object.contentType };
-    return settledCopy(this.store, from, to, { commit, metadata: object.metadata ?? {}, sourceVersion, ...contentType, ...condition });
+    return settledCopy(this.store, from, to, { commit, metadata: object.metadata ?? {}, headers: object.headers ?? {}, sourceVersion, ...condition });
   }
 
   async #whatChanged(object: Moved, error: StorageError): Promise<Error> {

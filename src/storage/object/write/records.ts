@@ -5,7 +5,7 @@
 import type { Extent } from '../extents.js';
 import { Extents } from '../extents.js';
 import type { Time } from '../posix-metadata.js';
-import type { Metadata, Upload, Version } from '../store.js';
+import type { Metadata, ObjectHeaders, Upload, Version } from '../store.js';
 
 /** The object that a changed file was opened from, and where what is not staged is read from. */
 export interface Base {
@@ -29,7 +29,7 @@ export interface Attributes {
   readonly xattrs: Readonly<Record<string, string>>;
   /** Metadata of the object under names of others. */
   readonly kept: Metadata;
-  readonly contentType: string | null;
+  readonly headers: ObjectHeaders;
 }
 
 export interface FileState {

@@ -37,8 +37,7 @@ export class PartedUpload implements ChangeListener {
   static async begin(
     store: ObjectStore, ledger: Ledger, file: StagedFile, key: string, layout: Layout, sizes: CommitSizes, metadata: Metadata, commit: string,
   ): Promise<PartedUpload> {
-    const contentType = file.attributes().contentType;
-    const upload = await store.beginUpload(key, { metadata, ...(contentType === null ? {} : { contentType }) });
+    const upload = await store.beginUpload(key, { metadata, headers: file.attributes().headers });
     ledger.uploadBegun(upload);
     return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit);
   }

@@ -1,0 +1,88 @@
+/** What a program in a guest does with files, in the requests of Linux. */
+import assert from 'node:assert/strict';
+import type { ObjectStore } from '../../src/storage/object/store.js';
+import { concat, u32, u64 } from './frontend.js';
+import { OP } from './guest.js';
+import { ObjectGuest, type GuestOptions } from './object-guest.js';
+
+export const ROOT = 1n;
+
+export class WritingGuest {
+  constructor(readonly g: ObjectGuest) {}
+
+  async flush(node: bigint, fh: bigint): Promise<number> {
+    return (await this.g.call(OP.FLUSH, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error;
+  }
+
+  async release(node: bigint, fh: bigint): Promise<void> {
+    assert.equal((await this.g.call(OP.RELEASE, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error, 0);
+  }
+
+  async fsync(node: bigint, fh: bigint): Promise<number> {
+    return (await this.g.call(OP.FSYNC, node, concat(u64(fh), u32(0, 0)), 0)).error;
+  }
+
+  async write(node: bigint, fh: bigint, offset: number, content: Uint8Array): Promise<void> {
+    for (let at = 0; at < content.length; at += 65536) {
+      const piece = content.subarray(at, at + 65536);
+      const { error, data } = await this.g.write(node, fh, offset + at, piece);
+      assert.equal(error, 0);
+      assert.equal(data.getUint32(0, true), piece.length);
+    }
+  }
+
+  async close(node: bigint, fh: bigint): Promise<number> {
+    const error = await this.flush(node, fh);
+    await this.release(node, fh);
+    return error;
+  }
+
+  async put(file: string, content: Uint8Array, parent = ROOT): Promise<bigint> {
+    const { entry, fh } = await this.g.create(parent, file);
+    await this.write(entry.node, fh, 0, content);
+    assert.equal(await this.close(entry.node, fh), 0);
+    return entry.node;
+  }
+
+  async content(node: bigint): Promise<Buffer> {
+    const fh = await this.g.open(node, 0);
+    const content = await this.readAll(node, fh);
+    await this.release(node, fh);
+    return content;
+  }
+
+  async readAll(node: bigint, fh: bigint): Promise<Buffer> {
+    const out: Buffer[] = [];
+    for (let at = 0; ; ) {
+      const { data, error } = await this.g.read(node, fh, at, 65536);
+      assert.equal(error, 0);
+      if (data.byteLength === 0) return Buffer.concat(out);
+      out.push(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
+      at += data.byteLength;
+    }
+  }
+
+  async truncate(node: bigint, size: number): Promise<number> {
+    const args = new DataView(new ArrayBuffer(88));
+    args.setUint32(0, 8, true);
+    args.setBigUint64(16, BigInt(size), true);
+    return (await this.g.call(OP.SETATTR, node, new Uint8Array(args.buffer), 104)).error;
+  }
+}
+
+export async function withGuest(store: ObjectStore, body: (guest: WritingGuest) => Promise<void>, options: GuestOptions = {}): Promise<void> {
+  const g = await ObjectGuest.start(store, options);
+  try {
+    await body(new WritingGuest(g));
+  } finally {
+    await g.close();
+  }
+}
+
+/** Read without the file system. */
+export async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
+  const { size } = await store.head(key);
+  const into = new Uint8Array(size);
+  assert.equal(await store.read(key, { offset: 0, into }), size);
+  return Buffer.from(into);
+}
