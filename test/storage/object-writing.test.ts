@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
-import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
+import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
@@ -14,15 +14,13 @@ import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest } from '../support/object-guest.js';
-import { objectOf, ROOT, withGuest, WritingGuest } from '../support/writing-guest.js';
+import { Guest, objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 
+const ROOT = 1n;
 const O_RDWR = 2;
 const O_TRUNC = 0o1000;
 const MIB = 1 << 20;
-/** So that a few hundred kilobytes are an upload in parts. */
-const SMALL = { putMaxBytes: 64 << 10, partBytes: 32 << 10, copyMaxBytes: 256 << 10, growAfterParts: 4, partsAtOnce: 3 };
-const PARTS = { partMinBytes: 16 << 10, partMaxBytes: 1 << 20, parts: 100 };
 
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
@@ -257,43 +255,6 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
 });
 
 describe('conflicts', () => {
-  const overtakers: Readonly<Record<string, { held: Call['operation']; ask: (g: ObjectGuest, node: bigint, fh: bigint) => { opcode: number; node: bigint; args: Uint8Array } }>> = {
-    'a commit': { held: 'completeUpload', ask: (_g, node, fh) => ({ opcode: OP.FSYNC, node, args: concat(u64(fh), u32(0, 0)) }) },
-    'a change of the metadata': {
-      held: 'setMetadata', ask: (_g, node) => ({ opcode: OP.SETATTR, node, args: concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)) }),
-    },
-    'a rename': { held: 'remove', ask: () => ({ opcode: OP.RENAME2, node: ROOT, args: concat(u64(ROOT), u32(0, 0), name('f'), name('g')) }) },
-  };
-  for (const [what, { held, ask }] of Object.entries(overtakers)) {
-    test(`a read that ${what} of ours overtakes is no ESTALE: it reads what is there then`, async () => {
-      const memory = new MemoryStore({ limits: PARTS, capabilities: { rename: false, metadataInPlace: false } });
-      const content = pattern(300_000);
-      await memory.put('f', content);
-      const { store, done, open } = answersHeld(memory, [held]);
-      await withGuest(store, async (guest) => {
-        const { g } = guest;
-        const { node } = await g.lookup(ROOT, 'f');
-        const fh = await g.open(node);
-        if (held === 'completeUpload') await guest.write(node, fh, 0, bytes('here'));
-        const { opcode, node: at, args } = ask(g, node, fh);
-        const pending = [g.request(opcode, at, args).bytes, g.request(OP.READ, node, concat(u64(fh, 200_000), u32(1000, 0), u64(0), u32(0, 0))).bytes];
-        const answers: number[] = [];
-        for (const request of pending) {
-          answers.push(g.queue.chain([request], [2000], true).writable[0]);
-          g.queue.kick();
-          while (done() === 0) await turn();
-        }
-        // The read has been refused by now
-        for (let i = 0; i < 20; i++) await turn();
-        open();
-        await g.queue.wait(2);
-        for (const answer of answers) assert.equal(g.memory.dv.getInt32(answer + 4, true), 0);
-        assert.deepEqual(Buffer.from(g.memory.u8.slice(answers[1] + 16, answers[1] + 1016)), Buffer.from(content.subarray(200_000, 201_000)));
-        assert.equal(await guest.close(node, fh), 0);
-      }, { write: { sizes: SMALL } });
-    });
-  }
-
   test('who was slower hears ESTALE, and finds what was written beside', async () => {
     const store = new MemoryStore();
     await store.put('d/f', bytes('one'));
@@ -321,14 +282,14 @@ describe('restarts', () => {
       await store.put('old', pattern(300_000));
       const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
       const options = { write: { cacheDirectory, durability, writebackDelay_ms: 60_000, sizes: SMALL } };
-      const first = new WritingGuest(await ObjectGuest.start(store, options));
+      const first = new Guest(await ObjectGuest.start(store, options));
       const { entry, fh } = await first.g.create(ROOT, 'new');
       await first.write(entry.node, fh, 0, pattern(200_000));
       const { node } = await first.g.lookup(ROOT, 'old');
       const old = await first.g.open(node, O_RDWR);
       await first.write(node, old, 100_000, bytes('changed'));
       await first.g.kill();
-      const second = new WritingGuest(await ObjectGuest.start(store, options));
+      const second = new Guest(await ObjectGuest.start(store, options));
       assert.equal(second.g.recovered.filter((line) => line.startsWith('goes on')).length, 2);
       assert.ok((await second.content((await second.g.lookup(ROOT, 'new')).node)).equals(pattern(200_000)));
       const model = Buffer.from(pattern(300_000));
@@ -348,7 +309,7 @@ describe('restarts', () => {
         const { store, done, open } = answersHeld(memory, [held]);
         const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
         const write = { cacheDirectory, onConflict };
-        const first = new WritingGuest(await ObjectGuest.start(store, { write }));
+        const first = new Guest(await ObjectGuest.start(store, { write }));
         await first.put('new', bytes('renamed'));
         const { entry, fh } = await first.g.create(ROOT, 'old');
         await first.write(entry.node, fh, 0, bytes('replaced'));

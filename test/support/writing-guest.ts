@@ -1,13 +1,17 @@
-/** What a program in a guest does with files, in the requests of Linux. */
+/** A guest that writes to a bucket: files as programs make them, in a few requests each. */
 import assert from 'node:assert/strict';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { concat, u32, u64 } from './frontend.js';
 import { OP } from './guest.js';
 import { ObjectGuest, type GuestOptions } from './object-guest.js';
 
-export const ROOT = 1n;
+const ROOT = 1n;
+/** So that a few hundred kilobytes are an upload in parts. */
+export const SMALL = { putMaxBytes: 64 << 10, partBytes: 32 << 10, copyMaxBytes: 256 << 10, growAfterParts: 4, partsAtOnce: 3 };
+export const PARTS = { partMinBytes: 16 << 10, partMaxBytes: 1 << 20, parts: 100 };
 
-export class WritingGuest {
+/** What tests of writing ask for again and again. */
+export class Guest {
   constructor(readonly g: ObjectGuest) {}
 
   async flush(node: bigint, fh: bigint): Promise<number> {
@@ -70,16 +74,16 @@ export class WritingGuest {
   }
 }
 
-export async function withGuest(store: ObjectStore, body: (guest: WritingGuest) => Promise<void>, options: GuestOptions = {}): Promise<void> {
+export async function withGuest(store: ObjectStore, body: (guest: Guest) => Promise<void>, options: GuestOptions = {}): Promise<void> {
   const g = await ObjectGuest.start(store, options);
   try {
-    await body(new WritingGuest(g));
+    await body(new Guest(g));
   } finally {
     await g.close();
   }
 }
 
-/** Read without the file system. */
+/** The content of an object, without a guest. */
 export async function objectOf(store: ObjectStore, key: string): Promise<Buffer> {
   const { size } = await store.head(key);
   const into = new Uint8Array(size);

@@ -5,7 +5,7 @@ import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR } from '../fuse-flags.js';
 import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
-import { inTurn, type ObjectNode } from './nodes.js';
+import { inTurn, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles } from './open-files.js';
 import type { Time } from './posix-metadata.js';
 import { COMMIT } from './settle.js';
@@ -91,7 +91,11 @@ export class AttributeChanges {
         const facts = change(node.facts);
         const metadata = this.#small.metadata(facts, E.NOSPC);
         try {
-          await this.#setMetadata(node, facts, metadata);
+          await replacing(given, async () => {
+            await this.#setMetadata(node, facts, metadata);
+            // It has been changed meanwhile: the next commit is not to undo this
+            if (given.staged?.dirty === true) given.staged.setAttributes(change(given.staged.facts()));
+          });
           return;
         } catch (error) {
           if (!(error instanceof StorageError) || error.code !== 'changed' || attempt === ATTEMPTS) throw error;

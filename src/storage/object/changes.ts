@@ -8,7 +8,7 @@ import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.
 import type { FileSystemRequest } from '../filesystem.js';
 import { HIDDEN } from './directory-handles.js';
 import type { Facts } from './facts.js';
-import { inTurn, type ObjectNode } from './nodes.js';
+import { inTurn, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles, WriteSide } from './open-files.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import type { ObjectStore, Version } from './store.js';
@@ -163,7 +163,11 @@ export class Changes {
   }
 
   /** The object goes; who has it open keeps it. */
-  async #remove(node: ObjectNode): Promise<void> {
+  #remove(node: ObjectNode): Promise<void> {
+    return replacing(node, () => this.#removeObject(node));
+  }
+
+  async #removeObject(node: ObjectNode): Promise<void> {
     const { ledger } = this.write.shop;
     const file = node.staged;
     if (file !== null) await this.write.committer.quiet(file);
@@ -231,29 +235,35 @@ export class Changes {
   }
 
   async #renameFile(parent: ObjectNode, node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
-    const { committer } = this.write;
-    if (there !== null) {
-      // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
-      if (there.staged !== null) await committer.committed(there.staged);
-      await this.files.preserve(there, () => this.#hiddenKey());
-    }
     const leaves = !key.startsWith(parent.key) || key.slice(parent.key.length).includes('/');
-    const file = await this.#settledFile(node);
-    if (file !== null) {
-      if (leaves) await this.#keepDirectory(parent, node.key);
-      this.#rekey(file, key, there);
+    if (leaves) await this.#keepDirectory(parent, node.key);
+    if (there === null) {
+      await this.#renameOnto(node, key, null, noReplace);
     } else {
-      if (leaves) await this.#keepDirectory(parent, node.key);
-      const version = await this.#moveObject(node, key, noReplace);
-      this.tree.changed(node.key);
-      this.files.moved(node, key, version);
+      // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
+      if (there.staged !== null) await this.write.committer.committed(there.staged);
+      await replacing(there, () => this.#renameOnto(node, key, there, noReplace));
     }
-    if (there !== null) await this.files.unlinked(there);
-    const from = node.key;
-    this.tree.nodes.rename(node, key);
-    this.tree.changed(from);
-    this.tree.changed(key);
     if (node.staged?.dirty === true) this.write.committer.later(node.staged);
+  }
+
+  async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
+    const from = node.key;
+    if (there !== null) await this.files.preserve(there, () => this.#hiddenKey());
+    const file = await this.#settledFile(node);
+    await replacing(node, async () => {
+      if (file !== null) {
+        this.#rekey(file, key, there);
+      } else {
+        const version = await this.#moveObject(node, key, noReplace);
+        this.tree.changed(from);
+        this.files.moved(node, key, version);
+      }
+      if (there !== null) await this.files.unlinked(there);
+      this.tree.nodes.rename(node, key);
+      this.tree.changed(from);
+      this.tree.changed(key);
+    });
   }
 
   /** The staged file of a node that is only there, to go on under another name; otherwise everything is in the object now: null. */

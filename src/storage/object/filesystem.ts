@@ -2,16 +2,14 @@
 import type { FileSystem } from '../filesystem.js';
 import { BlockCache, type BlockCacheLog } from './blocks/block-cache.js';
 import type { MemoryBudget } from './memory-budget.js';
-import type { OpenFiles } from './open-files.js';
 import { ObjectFileSystem, type OperationOptions } from './operations.js';
 import type { ObjectStore } from './store.js';
 import { Tree, type TreeLog } from './tree.js';
 import { CacheDirectory, CacheDirectoryError } from './write/cache-directory.js';
 import { CommitMaker } from './write/commit.js';
-import { Committer, type Durability } from './write/committer.js';
+import { Committer, type CommitEvents, type Durability } from './write/committer.js';
 import { COMMIT_SIZES, type CommitSizes } from './write/layout.js';
 import { recover } from './write/recovery.js';
-import type { StagedFile } from './write/staged-file.js';
 
 export interface WriteOptions {
   /** For staging files and the journal; see CacheDirectory. */
@@ -73,7 +71,9 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const { shop, files, report } = await recover(directory, store, budget, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
-    const events = { committed: (...of: Parameters<OpenFiles['committed']>) => fs.files.committed(...of), conflicted: (file: StagedFile) => fs.files.conflicted(file) };
+    const events: CommitEvents = {
+      waiting: (file) => fs.files.waiting(file), committed: (file, base, metadata) => fs.files.committed(file, base, metadata), conflicted: (file) => fs.files.conflicted(file),
+    };
     const committer = new Committer(maker, { durability: write.durability, writebackDelay_ms: write.writebackDelay_ms, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer }, blocks);
     for (const file of files) fs.goOn(file);

@@ -36,6 +36,8 @@ export interface ObjectNode extends InodeNumber {
   staged: StagedFile | null;
   /** Changes of names and attributes of one node come one after the other. */
   turn: Promise<unknown>;
+  /** One of them that makes another version of the object, or moves it: no commit begins until that is over. */
+  replacing: Promise<unknown> | null;
 }
 
 const REFS_MAX = 2 ** 53;
@@ -90,7 +92,7 @@ export class ObjectNodes {
     const { inoLow, inoHigh } = this.#ino(identity(directory, key));
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false,
-      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(),
+      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(), replacing: null,
     };
     this.#slots[slot] = node;
     this.#known.set(identity(directory, key), node);
@@ -161,6 +163,17 @@ export class ObjectNodes {
 }
 
 const identity = (directory: boolean, key: string): string => (directory ? 'd' : 'o') + key;
+
+/** Replace or move the object of a node, and say so to whoever has it open. */
+export async function replacing<T>(node: ObjectNode, body: () => Promise<T>): Promise<T> {
+  const done = body();
+  node.replacing = done.catch(() => undefined);
+  try {
+    return await done;
+  } finally {
+    node.replacing = null;
+  }
+}
 
 /** What is done to one node comes one after the other. */
 export async function inTurn<T>(node: ObjectNode, body: () => Promise<T>): Promise<T> {

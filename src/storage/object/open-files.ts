@@ -232,6 +232,11 @@ export class OpenFiles {
     if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
   }
 
+  /** What a commit of the file has to wait for. */
+  waiting(file: StagedFile): Promise<unknown> | null {
+    return this.#uses.get(file)?.node.replacing ?? null;
+  }
+
   /** A commit made an object of the file. */
   committed(file: StagedFile, base: Base, metadata: Metadata): void {
     const use = this.#uses.get(file);
@@ -277,8 +282,7 @@ export class OpenFiles {
     }
     const file = node.staged;
     if (file?.base != null && file.base.version === before) {
-      if (file.dirty || node.unlinked) file.rebase({ key, version, size: file.base.size });
-      else file.rename(key, { key, version, size: file.base.size });
+      file.rename(node.unlinked ? null : key, { key, version, size: file.base.size });
     }
     if (node.told === before) node.told = version;
     if (node.cached === before) node.cached = version;

@@ -18,6 +18,8 @@ export interface CommitterOptions {
 
 /** Told of what has become of a file. */
 export interface CommitEvents {
+  /** What to wait for before the file's object may be replaced; null: nothing. */
+  waiting(file: StagedFile): Promise<unknown> | null;
   /** All changes so far, or some of them, are in this object. */
   committed(file: StagedFile, base: Base, metadata: Metadata): void;
   /** The file's data was put aside; the name belongs to somebody else's object, or to nothing. */
@@ -65,7 +67,7 @@ export class Committer {
   /** Everything that was changed so far is in the object. */
   async committed(file: StagedFile): Promise<void> {
     for (const target = file.changes; !file.committedUpTo(target); ) {
-      const wait = this.#running.get(file) ?? this.gate.waiting(file.key ?? '');
+      const wait = this.#running.get(file) ?? this.gate.waiting(file.key ?? '') ?? this.events.waiting(file);
       await (wait ?? this.#run(file));
     }
   }

@@ -1,0 +1,127 @@
+/** Requests that overtake each other: the server has done what one of ours asked for, and nobody here has heard of it yet. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import type { Call } from '../../src/storage/object/layers/intercept.js';
+import { readPosix } from '../../src/storage/object/posix-metadata.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { concat, u32, u64 } from '../support/frontend.js';
+import { name, OP } from '../support/guest.js';
+import { answersHeld } from '../support/held-answers.js';
+import type { ObjectGuest } from '../support/object-guest.js';
+import { objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
+import { pattern } from './contract.js';
+
+const ROOT = 1n;
+
+const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
+
+describe('reads', () => {
+  const overtakers: Readonly<Record<string, { held: Call['operation']; ask: (g: ObjectGuest, node: bigint, fh: bigint) => { opcode: number; node: bigint; args: Uint8Array } }>> = {
+    'a commit': { held: 'completeUpload', ask: (_g, node, fh) => ({ opcode: OP.FSYNC, node, args: concat(u64(fh), u32(0, 0)) }) },
+    'a change of the metadata': {
+      held: 'setMetadata', ask: (_g, node) => ({ opcode: OP.SETATTR, node, args: concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)) }),
+    },
+    'a rename': { held: 'remove', ask: () => ({ opcode: OP.RENAME2, node: ROOT, args: concat(u64(ROOT), u32(0, 0), name('f'), name('g')) }) },
+  };
+  for (const [what, { held, ask }] of Object.entries(overtakers)) {
+    test(`a read that ${what} of ours overtakes is no ESTALE: it reads what is there then`, async () => {
+      const memory = new MemoryStore({ limits: PARTS, capabilities: { rename: false, metadataInPlace: false } });
+      const content = pattern(300_000);
+      await memory.put('f', content);
+      const { store, done, open } = answersHeld(memory, [held]);
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const { node } = await g.lookup(ROOT, 'f');
+        const fh = await g.open(node);
+        if (held === 'completeUpload') await guest.write(node, fh, 0, bytes('here'));
+        const { opcode, node: at, args } = ask(g, node, fh);
+        const pending = [g.request(opcode, at, args).bytes, g.request(OP.READ, node, concat(u64(fh, 200_000), u32(1000, 0), u64(0), u32(0, 0))).bytes];
+        const answers: number[] = [];
+        for (const request of pending) {
+          answers.push(g.queue.chain([request], [2000], true).writable[0]);
+          g.queue.kick();
+          while (done() === 0) await turn();
+        }
+        // The read has been refused by now
+        for (let i = 0; i < 20; i++) await turn();
+        open();
+        await g.queue.wait(2);
+        for (const answer of answers) assert.equal(g.memory.dv.getInt32(answer + 4, true), 0);
+        assert.deepEqual(Buffer.from(g.memory.u8.slice(answers[1] + 16, answers[1] + 1016)), Buffer.from(content.subarray(200_000, 201_000)));
+        assert.equal(await guest.close(node, fh), 0);
+      }, { write: { sizes: SMALL } });
+    });
+  }
+});
+
+describe('what is written while the object is replaced or moved by ourselves', () => {
+  const chmod = concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0));
+  const move = concat(u64(ROOT), u32(0, 0), name('f'), name('g'));
+  for (const [held, rename] of [['setMetadata', false], ['copy', false], ['remove', false], ['rename', true]] as const) {
+    test(`comes on top of it, and is no conflict (${held})`, async () => {
+      const memory = new MemoryStore({ capabilities: { metadataInPlace: false, rename } });
+      await memory.put('f', bytes('content'));
+      const { store, done, open } = answersHeld(memory, [held]);
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const { node } = await g.lookup(ROOT, 'f');
+        const fh = await g.open(node);
+        const answers: number[] = [];
+        const ask = (opcode: number, at: bigint, args: Uint8Array): void => {
+          answers.push(g.queue.chain([g.request(opcode, at, args).bytes], [400], true).writable[0]);
+          g.queue.kick();
+        };
+        if (held === 'setMetadata') ask(OP.SETATTR, node, chmod);
+        else ask(OP.RENAME2, ROOT, move);
+        while (done() === 0) await turn();
+        ask(OP.WRITE, node, concat(u64(fh, 0), u32(4, 0), u64(0), u32(0, 0), bytes('here')));
+        ask(OP.FSYNC, node, concat(u64(fh), u32(0, 0)));
+        for (let i = 0; i < 20; i++) await turn();
+        open();
+        await g.queue.wait(3);
+        for (const at of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+        assert.equal(await guest.close(node, fh), 0);
+      });
+      const key = held === 'setMetadata' ? 'f' : 'g';
+      assert.deepEqual((await memory.list({ prefix: '' })).objects.map((object) => object.key), [key]);
+      assert.equal((await objectOf(memory, key)).toString(), 'hereent');
+      assert.equal(readPosix((await memory.head(key)).metadata!).posix.mode! & 0o777, held === 'setMetadata' ? 0o600 : 0o644);
+    });
+  }
+
+  for (const [held, rename] of [['remove', false], ['copy', false], ['rename', true]] as const) {
+    for (const way of ['removed', 'replaced'] as const) {
+      if (way === 'removed' && held !== 'remove') continue;
+      test(`goes with the name that is being ${way} (${held})`, async () => {
+        const memory = new MemoryStore({ capabilities: { rename } });
+        for (const key of ['f', 'other']) await memory.put(key, bytes(key));
+        const { store, done, open } = answersHeld(memory, [held]);
+        await withGuest(store, async (guest) => {
+          const { g } = guest;
+          const { node } = await g.lookup(ROOT, 'f');
+          const fh = await g.open(node);
+          await guest.write(node, fh, 0, bytes('before'));
+          const answers: number[] = [];
+          const ask = (opcode: number, at: bigint, args: Uint8Array): void => {
+            answers.push(g.queue.chain([g.request(opcode, at, args).bytes], [400], true).writable[0]);
+            g.queue.kick();
+          };
+          if (way === 'removed') ask(OP.UNLINK, ROOT, name('f'));
+          else ask(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('other'), name('f')));
+          while (done() === 0) await turn();
+          ask(OP.WRITE, node, concat(u64(fh, 0), u32(4, 0), u64(0), u32(0, 0), bytes('late')));
+          ask(OP.FLUSH, node, concat(u64(fh), u32(0, 0), u64(0)));
+          for (let i = 0; i < 20; i++) await turn();
+          open();
+          await g.queue.wait(3);
+          for (const at of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+          assert.equal((await guest.readAll(node, fh)).toString(), 'latere');
+          assert.equal(await guest.close(node, fh), 0);
+        });
+        assert.deepEqual((await memory.list({ prefix: '' })).objects.map((object) => object.key), [way === 'removed' ? 'other' : 'f']);
+        if (way === 'replaced') assert.equal((await objectOf(memory, 'f')).toString(), 'other');
+      });
+    }
+  }
+});
