@@ -1,7 +1,8 @@
 /** Requests of our own (src/storage/object/stores/s3-lean.ts) against those of the SDK: the same is asked for, said and understood. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -362,6 +363,44 @@ describe('the connection', () => {
     into.fill(1);
     await closed;
     assert.ok(into.every((byte) => byte === 1));
+  });
+
+  test('a call that is given up while credentials are looked for is not made', async () => {
+    const given = new AbortController();
+    const slow = new S3Store({ bucket: 'b', endpoint: `http://127.0.0.1:${(recorder.server.address() as AddressInfo).port}`, region: 'us-east-1', pathStyle: true, credentials: CREDENTIALS });
+    recorder.seen.length = 0;
+    const removing = slow.remove('k', { signal: given.signal });
+    given.abort();
+    await assert.rejects(removing, { code: 'aborted' });
+    await slow.head('k');
+    assert.deepEqual(recorder.seen.map(({ request }) => request), ['HEAD /b/k']);
+    await slow.close();
+  });
+
+  test('over TLS, by the certificates that were named, and by no others', async (t) => {
+    const [key, cert] = [join(directory, 'tls.key'), join(directory, 'tls.crt')];
+    try {
+      execFileSync('openssl', [
+        'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1',
+        '-keyout', key, '-out', cert,
+      ], { stdio: 'ignore' });
+    } catch (error) {
+      return t.skip(`openssl makes no certificate here: ${String(error)}`);
+    }
+    const ca = readFileSync(cert, 'utf8');
+    const server = await S3Server.start({ tls: { key: readFileSync(key, 'utf8'), cert: ca } });
+    const options = { bucket: S3Server.BUCKET, endpoint: server.endpoint, region: 'us-east-1', pathStyle: true, credentials: CREDENTIALS };
+    const [trusting, doubting] = [new S3Store({ ...options, ca }), new S3Store(options)];
+    try {
+      await trusting.put('k', { fd, offset: 0, bytes: CONTENT.length });
+      const into = new Uint8Array(CONTENT.length);
+      assert.equal(await trusting.read('k', { offset: 0, into }), CONTENT.length);
+      assert.ok(CONTENT.equals(into));
+      await assert.rejects(doubting.head('k'), { code: 'unreachable' });
+    } finally {
+      await Promise.all([trusting.close(), doubting.close()]);
+      await server.stop();
+    }
   });
 
   test('an upload that is refused before all of it was sent is what the refusal says, and the next one has another connection', async () => {

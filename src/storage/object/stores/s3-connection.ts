@@ -21,7 +21,7 @@ export class S3Connection {
   #client: S3Client;
   #way: Promise<Way> | null = null;
   /** A region that the provider has named, and nothing has come from yet. */
-  #elsewhere: Promise<Way> | null = null;
+  #elsewhere: { readonly region: string; readonly way: Promise<Way> } | null = null;
 
   constructor(options: S3Options) {
     this.#options = options;
@@ -66,13 +66,18 @@ export class S3Connection {
     }));
   }
 
-  async #there(region: string): Promise<Way> {
-    const known = await this.#elsewhere?.catch(() => null);
-    if (known?.region === region) return known;
-    const options = { ...this.#options, region };
-    const client = sdkClient(options, this.#agents, this.#client.config.credentials);
-    this.#clients.push(client);
-    return (this.#elsewhere = wayOf(client, options, this.#agents));
+  #there(region: string): Promise<Way> {
+    if (this.#elsewhere?.region !== region) {
+      const options = { ...this.#options, region };
+      const client = sdkClient(options, this.#agents, this.#client.config.credentials);
+      this.#clients.push(client);
+      const way = wayOf(client, options, this.#agents).catch((error: unknown) => {
+        this.#elsewhere = null;
+        throw error;
+      });
+      this.#elsewhere = { region, way };
+    }
+    return this.#elsewhere.way;
   }
 }
 

@@ -109,9 +109,9 @@ export class LeanCalls implements S3Calls {
   async copy(from: string, to: string, { operation, described, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
     const replaced: Header[] = described === undefined ? [] : [...describedBy(described), ['x-amz-metadata-directive', 'REPLACE']];
     const received = await this.#request({
-      method: 'PUT', key: to, operation, body: new Uint8Array(0), signal,
+      method: 'PUT', key: to, operation, signal,
       headers: [
-        ...this.#making, ...replaced, ...conditioned(condition), ['x-amz-copy-source', copySource(this.options.bucket, from)],
+        ['content-length', '0'], ...this.#making, ...replaced, ...conditioned(condition), ['x-amz-copy-source', copySource(this.options.bucket, from)],
         ...given('x-amz-copy-source-if-match', sourceVersion === undefined ? undefined : quoted(sourceVersion)),
       ],
     });
@@ -147,7 +147,7 @@ export class LeanCalls implements S3Calls {
   /** One attempt; a second one if the first was refused for the time of its signature, and the answer tells what time it is. */
   async #request(request: Request): Promise<Received> {
     const { body, operation } = request;
-    const content = body === undefined ? NO_BODY : prepared(body, this.#checksums && bodyIsContent(request), operation);
+    const content = body === undefined ? NO_BODY : prepared(body, this.#checksums, operation);
     for (let corrected = false; ; corrected = true) {
       const received = await send(await this.#sending(request, content));
       const error = refusal(received);
@@ -203,9 +203,6 @@ function withEncoding(headers: readonly Header[], more: readonly Header[]): Head
 }
 
 const given = (name: string, value: string | undefined): readonly Header[] => (value === undefined ? [] : [[name, value]]);
-
-/** A copy has a body of nothing, and its content is elsewhere. */
-const bodyIsContent = ({ headers = [] }: Request): boolean => !headers.some(([name]) => name === 'x-amz-copy-source');
 
 const anonymous = (headers: Header[], contentHash: string): Header[] => (contentHash === UNSIGNED_TRAILER ? [...headers, ['x-amz-content-sha256', contentHash]] : headers);
 

@@ -49,6 +49,8 @@ export const isGood = (status: number): boolean => status >= 200 && status < 300
  * AbortError, or a StorageError; from then on neither memory nor file is touched.
  */
 export function send(sending: Sending): Promise<Received> {
+  // It may have happened while credentials were waited for
+  if (sending.signal?.aborted === true) return Promise.reject(aborted());
   return new Promise((resolve, reject) => new Exchange(sending, resolve, reject));
 }
 
@@ -60,7 +62,7 @@ class Exchange {
   #over = false;
   /** There is an answer, which says more than the error of sending what it did not wait for. */
   #answered = false;
-  readonly #abort = (): void => this.#fail(named('AbortError', 'the caller gave up'));
+  readonly #abort = (): void => this.#fail(aborted());
 
   constructor(sending: Sending, resolve: (received: Received) => void, reject: (error: unknown) => void) {
     this.#sending = sending;
@@ -175,6 +177,8 @@ class Exchange {
     });
   }
 }
+
+const aborted = (): Error => named('AbortError', 'the caller gave up');
 
 function named(name: string, message: string): Error {
   const error = new Error(message);

@@ -50,10 +50,10 @@ export class S3Store implements ObjectStore {
   readonly capabilities: Capabilities;
   readonly #connection: S3Connection;
   readonly #common: Common;
+  readonly #making: Record<string, string>;
   #renewing: Promise<void> | null = null;
   /** How often there were other credentials. */
   #generation = 0;
-  readonly #making: Record<string, string>;
 
   constructor(readonly options: S3Options) {
     this.location = `s3://${options.bucket}`;
