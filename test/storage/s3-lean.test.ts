@@ -1,8 +1,9 @@
 /** Requests of our own (src/storage/object/stores/s3-lean.ts) against those of the SDK: the same is asked for, said and understood. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -210,6 +211,7 @@ describe('the way to a bucket is the one that the SDK finds', () => {
     [{ bucket: 'some-bucket', region: 'us-east-2' }, ['https://some-bucket.s3-fips.us-east-2.amazonaws.com', 'us-east-2'], { AWS_USE_FIPS_ENDPOINT: 'true' }],
     [{ bucket: 'arn:aws:s3:eu-west-1:123456789012:accesspoint/point' }, ['https://point-123456789012.s3-accesspoint.eu-west-1.amazonaws.com', 'eu-west-1']],
     [{ bucket: 'name--euw1-az1--x-s3' }, null],
+    [{ bucket: 'arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap' }, null],
     [{ bucket: 'arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/lambda' }, null],
     [{ bucket: 'arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-01234567890123456/accesspoint/point' }, null],
   ] as [S3Options, unknown, Record<string, string>?][]) {
@@ -404,11 +406,33 @@ describe('the connection', () => {
   });
 
   test('an upload that is refused before all of it was sent is what the refusal says, and the next one has another connection', async () => {
-    recorder.answer = (_request, response) => response.writeHead(412).end('<Error><Code>PreconditionFailed</Code></Error>');
-    await assert.rejects(store.put('k', { fd, offset: 0, bytes: 1 << 20 }, { condition: { absent: true } }), { code: 'changed' });
+    let closed: Promise<number> | null = null;
+    recorder.answer = (request, response) => {
+      closed = new Promise((resolve) => request.socket.once('close', () => resolve(request.socket.bytesRead)));
+      response.writeHead(412).end('<Error><Code>PreconditionFailed</Code></Error>');
+    };
+    const big = { fd: openSync(join(directory, 'big'), 'w+'), offset: 0, bytes: 64 << 20 };
+    ftruncateSync(big.fd, big.bytes);
+    await assert.rejects(store.put('k', big, { condition: { absent: true } }), { code: 'changed' });
+    assert.ok((await closed!) < big.bytes, 'the rest is not sent');
+    closeSync(big.fd);
     recorder.answer = null;
     assert.equal(await store.put('k', { fd, offset: 0, bytes: 1 << 20 }), 'tag-1');
     assert.ok(recorder.seen.at(-1)!.body.equals(CONTENT));
+  });
+
+  test('a file is sent as it is to whoever takes it slowly', async () => {
+    const content = Buffer.concat(Array.from({ length: 24 }, (_, i) => pattern(1 << 20, i + 1)));
+    const [path, digest] = [join(directory, 'slow'), createHash('sha256')];
+    writeFileSync(path, content);
+    const slow = openSync(path, 'r');
+    recorder.answer = (request, response) => {
+      // All that fits into the buffers of sockets is there before the first byte is read
+      setTimeout(() => request.on('data', (chunk: Buffer) => digest.update(chunk)).on('end', () => response.writeHead(200, { etag: '"slow"' }).end()), 200);
+    };
+    assert.equal(await store.put('k', { fd: slow, offset: 0, bytes: content.length }), 'slow');
+    closeSync(slow);
+    assert.equal(digest.digest('hex'), createHash('sha256').update(content).digest('hex'));
   });
 
   test('an answer that begins and breaks off is interrupted, and a change in doubt', async () => {
