@@ -1,11 +1,6 @@
 /** Requests of our own (src/storage/object/stores/s3-lean.ts) against those of the SDK: the same is asked for, said and understood. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { once } from 'node:events';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
@@ -17,6 +12,7 @@ import type { S3Calls } from '../../src/storage/object/stores/s3-calls.js';
 import { agentsOf, endpointOf, sdkClient } from '../../src/storage/object/stores/s3-endpoint.js';
 import { LeanCalls } from '../../src/storage/object/stores/s3-lean.js';
 import { SdkCalls } from '../../src/storage/object/stores/s3-sdk.js';
+import { Recorder, type Seen } from '../support/s3/recorder.js';
 import { S3Server, type Harm } from '../support/s3/server.js';
 import { pattern } from './contract.js';
 
@@ -42,51 +38,6 @@ function amazonAt(endpoint: string): () => void {
   process.env['AWS_ENDPOINT_URL_S3'] = endpoint;
   return () => delete process.env['AWS_ENDPOINT_URL_S3'];
 }
-
-interface Seen {
-  readonly request: string;
-  readonly headers: Record<string, unknown>;
-  readonly body: Buffer;
-}
-
-/** Answers everything as if it were there, and remembers what was asked. */
-class Recorder {
-  readonly seen: Seen[] = [];
-  answer: ((request: IncomingMessage, response: ServerResponse) => void) | null = null;
-  readonly server: Server = createServer((request, response) => void this.#serve(request, response));
-
-  async start(): Promise<string> {
-    this.server.listen(0, '127.0.0.1');
-    await once(this.server, 'listening');
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
-  }
-
-  async stop(): Promise<void> {
-    this.server.close();
-    this.server.closeAllConnections();
-    await once(this.server, 'close');
-  }
-
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    if (this.answer !== null) return this.answer(request, response);
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
-    const target = String(request.url).replace(/([?&])x-id=\w+/, '$1').replace(/[?&]$/, '');
-    this.seen.push({ request: `${request.method} ${target}`, headers: { ...request.headers }, body: Buffer.concat(chunks) });
-    const told = { etag: '"tag-1"', 'last-modified': 'Thu, 01 Jan 2026 00:00:05 GMT', 'content-type': 'text/x-a', 'x-amz-meta-mode': '33188', 'x-amz-meta-t': '=?UTF-8?B?w7w=?=' };
-    if (target.includes('list-type=2')) return void response.end(LISTING);
-    if (request.headers['x-amz-copy-source'] !== undefined) return void response.end('<CopyObjectResult><ETag>&quot;tag-2&quot;</ETag></CopyObjectResult>');
-    if (request.method === 'GET') return void response.writeHead(206, { ...told, 'content-range': 'bytes 5-14/100', 'content-length': '10' }).end('0123456789');
-    if (request.method === 'DELETE') return void response.writeHead(204).end();
-    response.writeHead(200, { ...told, ...(request.method === 'HEAD' ? { 'content-length': '12345' } : {}) }).end();
-  }
-}
-
-const LISTING = `<?xml version="1.0" encoding="UTF-8"?>
-<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><IsTruncated>true</IsTruncated><EncodingType>url</EncodingType>
-<Contents><Key>d/a+b%26c%C3%BC</Key><LastModified>2026-01-01T00:00:05.678Z</LastModified><ETag>&quot;abc&quot;</ETag><Size>5368709120</Size>
-<Owner><ID>x</ID></Owner><StorageClass>STANDARD</StorageClass></Contents><Contents><Key>d/%E6%97%A5</Key><LastModified>2026-01-01T00:00:05Z</LastModified>
-<ETag>"def-3"</ETag><Size>0</Size></Contents><CommonPrefixes><Prefix>d/e%2Ff/</Prefix></CommonPrefixes><NextContinuationToken>1/+=&amp;</NextContinuationToken></ListBucketResult>`;
 
 /** What there is besides the content's form: chunks and checksum are taken apart, and what the SDK says of itself is left out. */
 function essence({ request, headers, body }: Seen, ofFile: boolean): object {
@@ -333,115 +284,6 @@ describe('what goes wrong', () => {
     await assert.rejects(read({ 'x-amz-checksum-crc32': 'AAAAAA==' }), { code: 'checksum' });
     client.destroy();
     restore();
-  });
-});
-
-describe('the connection', () => {
-  const recorder = new Recorder();
-  let store: S3Store;
-  before(async () => (store = new S3Store({ bucket: 'b', endpoint: await recorder.start(), region: 'us-east-1', pathStyle: true, credentials: CREDENTIALS })));
-  after(async () => {
-    await store.close();
-    await recorder.stop();
-  });
-  afterEach(() => (recorder.answer = null));
-
-  test('nothing is written into the memory of a read that was given up', async () => {
-    const given = new AbortController();
-    const began = new Promise<ServerResponse>((resolve) => {
-      recorder.answer = (_request, response) => {
-        response.writeHead(206, { 'content-range': 'bytes 0-99/100', 'content-length': '100' });
-        response.write('x'.repeat(50), () => resolve(response));
-      };
-    });
-    const into = new Uint8Array(100);
-    const reading = store.read('k', { offset: 0, into, signal: given.signal });
-    const response = await began;
-    while (into[49] === 0) await new Promise((resolve) => setImmediate(resolve));
-    const closed = once(response, 'close');
-    response.write('y'.repeat(50));
-    given.abort();
-    await assert.rejects(reading, { code: 'aborted' });
-    into.fill(1);
-    await closed;
-    assert.ok(into.every((byte) => byte === 1));
-  });
-
-  test('a call that is given up while credentials are looked for is not made', async () => {
-    const given = new AbortController();
-    const slow = new S3Store({ bucket: 'b', endpoint: `http://127.0.0.1:${(recorder.server.address() as AddressInfo).port}`, region: 'us-east-1', pathStyle: true, credentials: CREDENTIALS });
-    recorder.seen.length = 0;
-    const removing = slow.remove('k', { signal: given.signal });
-    given.abort();
-    await assert.rejects(removing, { code: 'aborted' });
-    await slow.head('k');
-    assert.deepEqual(recorder.seen.map(({ request }) => request), ['HEAD /b/k']);
-    await slow.close();
-  });
-
-  test('over TLS, by the certificates that were named, and by no others', async (t) => {
-    const [key, cert] = [join(directory, 'tls.key'), join(directory, 'tls.crt')];
-    try {
-      execFileSync('openssl', [
-        'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1',
-        '-keyout', key, '-out', cert,
-      ], { stdio: 'ignore' });
-    } catch (error) {
-      return t.skip(`openssl makes no certificate here: ${String(error)}`);
-    }
-    const ca = readFileSync(cert, 'utf8');
-    const server = await S3Server.start({ tls: { key: readFileSync(key, 'utf8'), cert: ca } });
-    const options = { bucket: S3Server.BUCKET, endpoint: server.endpoint, region: 'us-east-1', pathStyle: true, credentials: CREDENTIALS };
-    const [trusting, doubting] = [new S3Store({ ...options, ca }), new S3Store(options)];
-    try {
-      await trusting.put('k', { fd, offset: 0, bytes: CONTENT.length });
-      const into = new Uint8Array(CONTENT.length);
-      assert.equal(await trusting.read('k', { offset: 0, into }), CONTENT.length);
-      assert.ok(CONTENT.equals(into));
-      await assert.rejects(doubting.head('k'), { code: 'unreachable' });
-    } finally {
-      await Promise.all([trusting.close(), doubting.close()]);
-      await server.stop();
-    }
-  });
-
-  test('an upload that is refused before all of it was sent is what the refusal says, and the next one has another connection', async () => {
-    let closed: Promise<number> | null = null;
-    recorder.answer = (request, response) => {
-      closed = new Promise((resolve) => request.socket.once('close', () => resolve(request.socket.bytesRead)));
-      response.writeHead(412).end('<Error><Code>PreconditionFailed</Code></Error>');
-    };
-    const big = { fd: openSync(join(directory, 'big'), 'w+'), offset: 0, bytes: 64 << 20 };
-    ftruncateSync(big.fd, big.bytes);
-    await assert.rejects(store.put('k', big, { condition: { absent: true } }), { code: 'changed' });
-    assert.ok((await closed!) < big.bytes, 'the rest is not sent');
-    closeSync(big.fd);
-    recorder.answer = null;
-    assert.equal(await store.put('k', { fd, offset: 0, bytes: 1 << 20 }), 'tag-1');
-    assert.ok(recorder.seen.at(-1)!.body.equals(CONTENT));
-  });
-
-  test('a file is sent as it is to whoever takes it slowly', async () => {
-    const content = Buffer.concat(Array.from({ length: 24 }, (_, i) => pattern(1 << 20, i + 1)));
-    const [path, digest] = [join(directory, 'slow'), createHash('sha256')];
-    writeFileSync(path, content);
-    const slow = openSync(path, 'r');
-    recorder.answer = (request, response) => {
-      // All that fits into the buffers of sockets is there before the first byte is read
-      setTimeout(() => request.on('data', (chunk: Buffer) => digest.update(chunk)).on('end', () => response.writeHead(200, { etag: '"slow"' }).end()), 200);
-    };
-    assert.equal(await store.put('k', { fd: slow, offset: 0, bytes: content.length }), 'slow');
-    closeSync(slow);
-    assert.equal(digest.digest('hex'), createHash('sha256').update(content).digest('hex'));
-  });
-
-  test('an answer that begins and breaks off is interrupted, and a change in doubt', async () => {
-    recorder.answer = (request, response) => {
-      response.writeHead(200, { 'content-length': '100' });
-      response.write('x', () => request.socket.destroy());
-    };
-    const error = await store.put('k', CONTENT.subarray(0, 10)).then(() => assert.fail(), (reason: unknown) => reason as StorageError);
-    assert.deepEqual([error.code, error.detail.ambiguous], ['interrupted', true]);
   });
 });
 
