@@ -131,7 +131,9 @@ export class ObjectFileSystem {
 
   #later(r: FileSystemRequest, operation: () => Promise<number>): number {
     r.defer();
-    operation().catch((error: unknown) => this.#failed(r, error)).then(
+    // What it throws before it has to wait counts as well
+    const done = (async () => operation())();
+    done.catch((error: unknown) => this.#failed(r, error)).then(
       (result) => r.complete(result),
       (error: unknown) => {
         this.log.guest('defect', { err: error }, 'a request failed inside the daemon: please report this');
