@@ -102,6 +102,8 @@ export class CommitMaker {
    * @returned with the version.
    */
   async keep(file: StagedFile, key: string): Promise<{ version: Version; missing: readonly string[] }> {
+    // What was sent already was for the other key
+    await this.giveUp(file);
     await file.fill(0, file.size).catch((error: unknown) => {
       if (!(error instanceof StorageError)) throw error;
     });
@@ -149,11 +151,17 @@ export class CommitMaker {
     try {
       const { changes, size } = file;
       const parts = await upload.parts();
+      if (parts.length === 0) {
+        // Cut off meanwhile: there is no upload of nothing
+        await this.#dropStream(file, upload);
+        return await this.#make(file, key, condition, metadataNow, commit, null);
+      }
       const version = await settledComplete(store, upload.upload, parts, { commit, ...(condition === undefined ? {} : { condition }) });
       await upload.settled();
       this.#clean(upload);
       if (file.listener === upload) file.listener = null;
-      return { ...(await this.#describe(file, key, version, upload.metadata, commit)), size, changes };
+      const wanted = { ...metadataNow(), [COMMIT]: commit };
+      return { ...(await this.#describe(file, key, version, upload.metadata, wanted)), size, changes };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
       const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large'].includes(error.code);
@@ -170,8 +178,7 @@ export class CommitMaker {
   }
 
   /** Attributes that were set after the upload was begun. */
-  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, commit: string): Promise<Pick<Made, 'version' | 'metadata'>> {
-    const wanted = { ...this.metadata(file), [COMMIT]: commit };
+  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, wanted: Metadata): Promise<Pick<Made, 'version' | 'metadata'>> {
     const timed = file.timesAreSet || this.shop.store.capabilities.metadataInPlace;
     const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
     if (same) return { version, metadata: begun };
@@ -179,7 +186,7 @@ export class CommitMaker {
       return { version: await this.shop.store.setMetadata(key, version, wanted), metadata: wanted };
     } catch (error) {
       const there = await this.#headOrNull(key);
-      if (there?.metadata?.[COMMIT] !== commit) throw error;
+      if (there?.metadata?.[COMMIT] !== wanted[COMMIT]) throw error;
       if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return { version: there.version, metadata: wanted };
       throw error;
     }
