@@ -224,8 +224,8 @@ export class Changes {
   async #rename(parent: ObjectNode, name: Uint8Array, newParent: ObjectNode, name2: Uint8Array, noReplace: boolean): Promise<void> {
     const node = await this.tree.lookup(parent, name);
     const there = await this.#find(newParent, name2);
-    if (there === node) return;
     if (there !== null && noReplace) throw new FileError(E.EXIST);
+    if (there === node) return;
     // A name that is there is one that can be
     const key = there !== null && !there.directory ? there.key : this.tree.keyOf(newParent, name2);
     if (newParent.unlinked) throw new FileError(E.NOENT);
@@ -287,7 +287,10 @@ export class Changes {
   }
 
   #moveObject(node: ObjectNode, key: string, noReplace: boolean): Promise<Version> {
-    return this.#mover.move({ key: node.key, version: node.facts.version!, metadata: node.facts.kept, headers: node.facts.headers }, key, noReplace);
+    const { version } = node.facts;
+    // A commit that may have happened and could not be settled
+    if (version === null) throw new FileError(E.IO);
+    return this.#mover.move({ key: node.key, version, metadata: node.facts.kept, headers: node.facts.headers }, key, noReplace);
   }
 
   async #renameDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {

@@ -122,6 +122,8 @@ export class ObjectNodes {
   rename(node: ObjectNode, key: string): void {
     const there = this.find(node.directory, key);
     if (there !== null && there !== node) this.detach(there);
+    // Nobody knows it any more: whoever asks for the key is given another one
+    if (this.#slots[node.slot] !== node) return;
     this.#unname(node);
     this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
     node.key = key;
