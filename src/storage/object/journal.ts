@@ -185,8 +185,11 @@ export class Journal<R> {
     syncDirectory(this.path);
   }
 
+  /** Nothing is accepted any more. */
   close(): void {
-    closeSync(this.#fd);
+    if (this.#using === 0) closeSync(this.#fd);
+    this.#fd = -1;
+    this.#failed ??= Object.assign(new Error(`${this.path} is closed`), { errno: -E.BADF, code: 'EBADF', syscall: 'write' });
   }
 }
 

@@ -111,6 +111,7 @@ export class Committer {
     await this.quiet(file);
     this.#failures.delete(file);
     await this.maker.giveUp(file);
+    await file.synced();
   }
 
   /** Everything is committed, or has failed and waits for its next turn. */

@@ -46,7 +46,7 @@ export interface ChangeListener {
 
 export class StagedFile {
   readonly extents: Extents;
-  readonly #fd: number;
+  #fd: number;
   #key: string | null;
   #base: Base | null;
   #attributes: Attributes;
@@ -59,6 +59,8 @@ export class StagedFile {
   #disposed = false;
   /** The staging file would be found again after a power failure. */
   #isNamed = false;
+  /** Syncs under way: the descriptor stays open until then. */
+  readonly #syncs = new Set<Promise<void>>();
   /** Commits that may have happened. */
   readonly doubts: Set<string>;
   listener: ChangeListener | null = null;
@@ -214,7 +216,7 @@ export class StagedFile {
     }
   }
 
-  /** As Linux does when somebody without rights writes: set-user-id goes, and set-group-id of what the group may execute. */
+  /** Somebody without rights writes. */
   killPrivileges(): void {
     const facts = this.facts();
     const mode = withoutPrivileges(facts.mode);
@@ -326,8 +328,15 @@ export class StagedFile {
   /** Staging file and journal outlive the machine. */
   async sync(): Promise<void> {
     const { directory, ledger } = this.shop;
-    await Promise.all([fdatasyncAsync(this.#fd), ledger.sync(), ...(this.#isNamed ? [] : [directory.syncStaging()])]);
+    const sync = fdatasyncAsync(this.#fd);
+    this.#syncs.add(sync);
+    await Promise.all([sync.finally(() => this.#syncs.delete(sync)), ledger.sync(), ...(this.#isNamed ? [] : [directory.syncStaging()])]);
     this.#isNamed = true;
+  }
+
+  /** No sync is under way; how it ended is for others to hear. */
+  async synced(): Promise<void> {
+    await Promise.allSettled(this.#syncs);
   }
 
   /** Nothing of it is needed any more, or all of it is in the object. */
@@ -346,6 +355,8 @@ export class StagedFile {
     this.#disposed = true;
     this.#closeReader();
     closeSync(this.#fd);
+    // Another file may have that number soon
+    this.#fd = -1;
   }
 
   #baseReader(): Reader {
