@@ -79,7 +79,8 @@ export class AttributeChanges {
     requirePosix(this.tree);
     await this.tree.gate.through(() => given.key, () => inTurn(given, async () => {
       for (let attempt = 1; ; attempt++) {
-        const file = given.staged;
+        // What has no object any more is only here
+        const file = given.unlinked && !given.directory ? this.files.stageNode(given) : given.staged;
         if (file !== null && (file.dirty || given.unlinked)) {
           const facts = change(file.facts());
           this.#small.metadata(facts, E.NOSPC);
