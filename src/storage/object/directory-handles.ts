@@ -95,13 +95,14 @@ export class DirectoryHandle {
   async #load(page: Page, index: number): Promise<Loaded> {
     const { store } = this.tree;
     const prefix = this.node.key;
+    // Before the bucket is asked: what is committed meanwhile may be in no page
+    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length)).filter((component) => !component.includes('/')));
     const stamp = this.tree.changes;
     const asked_ms = performance.now();
     const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
     this.tree.listed.add(prefix, page.last, listed, stamp);
     const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
-    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length)).filter((component) => !component.includes('/')));
     for (const entry of entries) if (entry.object !== null) this.#staged.delete(entry.component);
     if (listed.next === null) entries.push(...[...this.#staged].map((component) => this.#stagedEntry(prefix + component, component)));
     this.#loaded = { ...page, entries, next: listed.next, stamp, asked_ms };
