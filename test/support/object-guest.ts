@@ -67,10 +67,12 @@ export class ObjectGuest extends FuseClient {
     return this.opened.recovered;
   }
 
-  async close(): Promise<void> {
+  /** @returns files of which something is in the cache directory only */
+  async close(): Promise<number> {
     await this.#disconnect();
-    await this.opened.close();
+    const left = await this.opened.close();
     if (this.ownsDirectory) this.discard();
+    return left;
   }
 
   /** The daemon is gone, as with SIGKILL; whatever was under way may or may not happen. */
