@@ -41,7 +41,7 @@ export class DirectoryHandle {
   readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
-  /** Components of files that are in no listing yet; those that came up in one are taken out. */
+  /** Components of files that are in no listing yet, and with a slash of directories of such; those that came up in one are taken out. */
   #staged: Set<string> | null = null;
 
   constructor(
@@ -87,7 +87,10 @@ export class DirectoryHandle {
     return performance.now() - loaded.asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
   }
 
-  #stagedEntry(key: string, component: string): Entry {
+  #stagedEntry(prefix: string, staged: string): Entry {
+    const component = staged.replace(/\/$/, '');
+    if (component !== staged) return { name: nameOf(component), component, object: null, clash: false };
+    const key = prefix + component;
     const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, headers: null };
     return { name: nameOf(component), component, object, clash: false };
   }
@@ -96,15 +99,15 @@ export class DirectoryHandle {
     const { store } = this.tree;
     const prefix = this.node.key;
     // Before the bucket is asked: what is committed meanwhile may be in no page
-    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length)).filter((component) => !component.includes('/')));
+    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length).replace(/\/.*/s, '/')));
     const stamp = this.tree.changes;
     const asked_ms = performance.now();
     const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
     this.tree.listed.add(prefix, page.last, listed, stamp);
     const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
-    for (const entry of entries) if (entry.object !== null) this.#staged.delete(entry.component);
-    if (listed.next === null) entries.push(...[...this.#staged].map((component) => this.#stagedEntry(prefix + component, component)));
+    for (const { object, component } of entries) this.#staged.delete(object === null ? `${component}/` : component);
+    if (listed.next === null) entries.push(...[...this.#staged].map((staged) => this.#stagedEntry(prefix, staged)));
     this.#loaded = { ...page, entries, next: listed.next, stamp, asked_ms };
     if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, last: lastKey(listed) ?? page.last, state, first: page.first + entries.length });
     return this.#loaded;

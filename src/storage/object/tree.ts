@@ -167,8 +167,7 @@ export class Tree {
     const [object, directory] = await this.#current(key, () =>
       Promise.all([component === '' && !named.object ? null : this.#head(key), this.firstBelow(`${key}/`)]));
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
-    const known = this.nodes.find(true, `${key}/`);
-    if (known !== null && directory === null && !named.object && this.hasStagedBelow(known.key)) return known;
+    if (directory === null && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     // The plain name is the directory's: the other one is the object's only where there is a directory
     if (object !== null && (directory !== null) === named.object) return this.putObject(object);
     if (component === '' && !named.object) {
@@ -181,8 +180,7 @@ export class Tree {
   /** A listing has shown what there is: only what listings do not have is asked for. */
   async #askListed(key: string, { object, directory }: Listed, named: Named): Promise<ObjectNode | null> {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
-    const known = this.nodes.find(true, `${key}/`);
-    if (known !== null && !directory && !named.object && this.hasStagedBelow(known.key)) return known;
+    if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null || directory !== named.object) return null;
     const info = this.knowsFromListing(object) ? object : await this.head(key);
     return info === null ? null : this.putObject(info);
@@ -226,12 +224,13 @@ export class Tree {
 
   /** Whether a directory has files that are not in the bucket yet. */
   hasStagedBelow(prefix: string): boolean {
-    return this.stagedBelow(prefix).length > 0;
+    for (const node of this.staged) if (isStagedBelow(node, prefix)) return true;
+    return false;
   }
 
   /** Nodes of files below a prefix that were changed and are not committed. */
   stagedBelow(prefix: string): ObjectNode[] {
-    return [...this.staged].filter((node) => !node.unlinked && node.staged?.dirty === true && node.key.startsWith(prefix));
+    return [...this.staged].filter((node) => isStagedBelow(node, prefix));
   }
 
   async #putDirectory(prefix: string, first: ObjectInfo): Promise<ObjectNode> {
@@ -286,6 +285,11 @@ export class Tree {
     return this.nodes.put(true, node.key, this.#directory(null).facts, this.#expiry());
   }
 
+  /** One that is only there because of files that are not in the bucket yet. */
+  #stagedDirectory(prefix: string): ObjectNode {
+    return this.nodes.find(true, prefix) ?? this.nodes.put(true, prefix, this.#directory(null).facts, this.#expiry());
+  }
+
   #directory(marker: ObjectInfo | null): Described {
     return describeDirectory(marker, this.options, this.options.posix !== 'off', this.#started);
   }
@@ -301,6 +305,8 @@ export class Tree {
     return performance.now() + this.options.metadataTtl_ms;
   }
 }
+
+const isStagedBelow = (node: ObjectNode, prefix: string): boolean => !node.unlinked && node.staged?.dirty === true && node.key.startsWith(prefix);
 
 /** −errno for what a request failed with. */
 export function errnoOf(error: unknown): number {
