@@ -220,6 +220,8 @@ export async function fgetattr(w: World): Promise<void> {
 /** What an fallocate(2) makes of the model's file. */
 function allocated(inode: Inode, handle: Handle, mode: number, offset: number, bytes: number): number {
   if (!isWritable(handle)) return -E.BADF;
+  // Whoever asks: the request does not say
+  killPrivileges(inode);
   const { data } = inode;
   switch (mode) {
     case 0:
@@ -237,8 +239,6 @@ function allocated(inode: Inode, handle: Handle, mode: number, offset: number, b
       return -E.OPNOTSUPP;
   }
   inode.changed();
-  // Whoever asks: the request does not say
-  killPrivileges(inode);
   return 0;
 }
 

@@ -27,6 +27,7 @@ async function vanish(w: World, dir: Inode): Promise<void> {
   for (let at = dir; at.parent !== null && at.entries.size === 0; ) {
     const prefix = w.prefixOf(at);
     if ((await w.keys(prefix)).length > 0) return;
+    assert.ok(w.implicit.has(at), `${w.label(at)} has a marker`);
     const { parent } = at;
     parent.entries.delete(w.steps(at).at(-1)!);
     parent.changed();
@@ -60,7 +61,7 @@ async function putObject(w: World, dir: Inode, entry: string): Promise<void> {
   inode.data.write(0, content);
   w.foreign.set(inode, `made by somebody as number ${w.history.length}`);
   await w.store.put(w.prefixOf(dir) + entry, content, {
-    metadata: { project: w.foreign.get(inode)!, ...(described ? { mode: String(TYPE.file | 0o604), uid: '1234', mtime: '1294250607' } : {}) }, contentType: 'text/x-test',
+    metadata: { project: w.foreign.get(inode)!, ...(described ? { mode: String(TYPE.file | 0o604), uid: '1234', mtime: '1294250607' } : {}) }, headers: { 'content-type': 'text/x-test' },
   });
   replaceBy(w, dir, entry, inode);
 }
@@ -235,10 +236,13 @@ async function killInRemove(w: World): Promise<void> {
   w.note(`${inode.isDirectory ? 'RMDIR' : 'UNLINK'} ${w.label(inode)}`);
   const parent = await w.reach(dir);
   const answered = await askAndKill(w, inode.isDirectory ? OP.RMDIR : OP.UNLINK, parent, name(entry));
-  const { error } = await w.call(OP.LOOKUP, await w.reach(dir), name(entry), ENTRY_BYTES);
+  // The marker that keeps the directory may not have been put yet
+  const gone = !answered && w.implicit.has(dir) && (await w.keys(w.prefixOf(dir))).length === 0 && ![...dir.entries.values()].some((one) => w.dirty.has(one));
+  const { error } = gone ? { error: -E.NOENT } : await w.call(OP.LOOKUP, await w.reach(dir), name(entry), ENTRY_BYTES);
   assert.ok(error === -E.NOENT || (!answered && error === 0), `${entry} ${errnoText(error)} after ${answered ? 'an' : 'no'} answer`);
   if (error === 0) return void w.note('  ... and was not done');
   w.same({ error: 0 }, inode.isDirectory ? w.model.rmdir(dir, entry) : w.model.unlink(dir, entry));
+  if (gone) await vanish(w, dir);
 }
 
 async function killInSync(w: World): Promise<void> {
