@@ -44,6 +44,7 @@ describe('files', () => {
       assert.equal(await guest.close(entry.node, fh), 0);
       assert.equal(text(await objectOf(store, 'new')), 'hello world');
       assert.equal(text(await guest.content(entry.node)), 'hello world');
+      await guest.g.opened.idle();
       assert.deepEqual(readdirSync(join(guest.g.cacheDirectory!, 'staging')), [], 'nothing stays staged');
     });
   });
