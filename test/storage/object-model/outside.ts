@@ -126,6 +126,8 @@ export async function conflict(w: World): Promise<void> {
   const key = w.prefixOf(place.dir) + place.name;
   const removes = w.random.chance(40);
   if (removes && !(await w.keys(key)).includes(key)) return;
+  // Where conditions are not honoured a commit that is under way overwrites what comes meanwhile
+  if (w.settings.capabilities.putIfVersion === false) await w.idle();
   const offset = w.pickOffset(inode.data.size);
   const data = w.random.bytes(1 + w.pickBytes());
   w.note(`WRITE ${w.label(inode)} @${offset} +${data.length} while somebody ${removes ? 'removes' : 'replaces'} it`);
