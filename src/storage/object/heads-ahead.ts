@@ -17,11 +17,17 @@ export class HeadsAhead {
 
   constructor(readonly tree: Tree) {}
 
-  /** The answer for a key, which is given once. */
-  take(key: string): Promise<Head> {
+  /** The answers for keys, each given once; undefined for those at which we have changed something while others were waited for. */
+  async take(keys: readonly (string | null)[]): Promise<Head[]> {
+    const taken = keys.map((key) => (key === null ? null : this.#take(key)));
+    const heads = await Promise.all(taken.map((asked) => asked?.answer));
+    return heads.map((head, i) => (taken[i] !== null && this.tree.isChangedSince(keys[i]!, taken[i].stamp) ? undefined : head));
+  }
+
+  #take(key: string): Asked {
     const asked = this.#asked.get(key);
     this.#asked.delete(key);
-    return asked !== undefined && this.#isGood(key, asked) ? asked.answer : this.#ask(key).answer;
+    return asked !== undefined && this.#isGood(key, asked) ? asked : this.#ask(key);
   }
 
   /** Keys that will be asked for next; what was asked for before and is not among them is forgotten. */
@@ -40,10 +46,11 @@ export class HeadsAhead {
   }
 
   #ask(key: string): Asked {
+    const stamp = this.tree.changes;
     const answer = this.tree.head(key).catch((error: unknown) => {
       if (!(error instanceof StorageError)) throw error;
       return undefined;
     });
-    return { answer, stamp: this.tree.changes, asked_ms: performance.now() };
+    return { answer, stamp, asked_ms: performance.now() };
   }
 }

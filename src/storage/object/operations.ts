@@ -317,7 +317,7 @@ export class ObjectFileSystem {
       if (entries.length === 0) return r.entries.used;
       const fitting = r.entries.fitting(entries);
       if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
+      const heads = plus ? await this.#headsOf(directory, entries, fitting, from > DOTS) : [];
       for (let i = 0; i < fitting; i++, number++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
         if (node !== null) this.#putEntry(r, node);
@@ -349,12 +349,13 @@ export class ObjectFileSystem {
   }
 
   /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
-  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number, goesOn: boolean): Promise<Head[]> {
     const key = (entry: Entry): string => keyOf(directory, entry);
-    const heads = entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? directory.heads.take(key(entry)) : undefined));
-    const next = entries.slice(fitting, fitting + ENTRIES_AHEAD).filter((entry) => this.#needsHead(directory, entry));
-    if (this.options.metadataTtl_ms > 0) directory.heads.prepare(next.map(key));
-    return Promise.all(heads);
+    const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
+    // Linux begins with a READDIRPLUS also where nobody wants to know more than names
+    const ahead = goesOn && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
+    directory.heads.prepare(ahead.filter((entry) => this.#needsHead(directory, entry)).map(key));
+    return heads;
   }
 
   #needsHead(directory: DirectoryHandle, entry: Entry): boolean {
