@@ -308,12 +308,23 @@ export class Changes {
     }
     if (!to.startsWith(parent.key)) await this.#keepDirectory(parent, from);
     await this.tree.gate.closed([from, to], async () => {
-      await this.#mover.moveTree(from, to, (old, key, version) => {
-        const open = this.tree.nodes.find(false, old);
-        if (open !== null) this.files.moved(open, key, version);
-      }, () => {
-        for (const { staged, key } of this.tree.stagedBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);
-      });
+      const now = new Map<ObjectNode, string>();
+      try {
+        await this.#mover.moveTree(from, to, there !== null, (old, key, version) => {
+          const open = this.tree.nodes.find(false, old);
+          if (open === null) return;
+          this.files.moved(open, key, version);
+          now.set(open, key);
+        }, () => {
+          for (const { staged, key } of this.tree.stagedBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);
+        });
+      } catch (error) {
+        this.tree.allChanged();
+        // What could not be put back
+        for (const [open, key] of now) if (key !== open.key) this.tree.nodes.rename(open, key);
+        for (const one of [...this.tree.nodes.below(from), ...this.tree.nodes.below(to)]) one.expires_ms = -Infinity;
+        throw error;
+      }
       if (there !== null) this.tree.nodes.detach(there);
       this.tree.allChanged();
       for (const one of this.tree.nodes.below(from)) {

@@ -4,13 +4,15 @@
  */
 import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
-import { StorageError } from '../errors.js';
+import { isTransient, StorageError } from '../errors.js';
 import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Metadata, ObjectHeaders, ObjectInfo, ObjectStore, Version } from '../store.js';
 import { FileError, type TreeLog } from '../tree.js';
 import type { Ledger } from './ledger.js';
 import type { Operation } from './records.js';
 
+/** A tree that could not be moved as a whole, for a reason that may pass, is tried so often. */
+const PASSES = 3;
 /** Objects of a tree that are moved at the same time. */
 const AT_ONCE = 16;
 
@@ -79,12 +81,55 @@ export class Mover {
     return version;
   }
 
-  /** Every object below `from`, the marker too. `moved` is told of each, `finished` before the journal says so. */
-  async moveTree(from: string, to: string, moved: (from: string, to: string, version: Version) => void, finished: () => void): Promise<void> {
+  /**
+   * Every object below `from`, the marker too. `moved` is told where each is by now, `finished` before the journal says so.
+   * @throws what an object could not be moved for; then all are where they were, as far as the store allows. `emptied`: there was
+   * a directory `to`, which stays.
+   */
+  async moveTree(from: string, to: string, emptied: boolean, moved: (from: string, now: string, version: Version) => void, finished: () => void): Promise<void> {
     const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: '' };
     this.ledger.begin(operation);
-    await this.#tree(operation, moved);
+    const begun = new Map<string, Version | null>();
+    try {
+      for (let pass = 1; ; pass++) {
+        try {
+          await this.#tree(operation, (object) => void begun.set(object.key, null), (old, key, version) => {
+            begun.set(old, version);
+            moved(old, key, version);
+          });
+          break;
+        } catch (error) {
+          if (pass === PASSES || !(error instanceof StorageError) || !isTransient(error.code)) throw error;
+        }
+      }
+    } catch (error) {
+      await this.#undo(operation, emptied, begun, moved);
+      throw error;
+    }
     finished();
+    this.ledger.finish(operation);
+  }
+
+  /** Whoever asked hears that nothing has happened. What cannot be put back is for people to look at, not for the next start to go on with. */
+  async #undo(operation: Operation, emptied: boolean, begun: ReadonlyMap<string, Version | null>, moved: (from: string, now: string, version: Version) => void): Promise<void> {
+    const { from, to } = operation;
+    const { location } = this.store;
+    let left = 0;
+    for (const [old, version] of begun) {
+      const key = to + old.slice(from.length);
+      try {
+        const there = await this.#headOrNull(key);
+        if (there === null) continue;
+        // A copy of what is still in its place, or what had the name before
+        const copied = (await this.#headOrNull(old)) !== null;
+        if (copied && !(emptied && key === to)) await this.#removeIfThere(key, there.version);
+        if (!copied && (version === null || there.version === version)) moved(old, old, await this.#moveOne(there, old));
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        left++;
+      }
+    }
+    if (left > 0) this.log.error({ from, to, left }, `${location}/${from} was renamed to ${to} in part, and ${left} objects could not be put back: they are below ${location}/${to}`);
     this.ledger.finish(operation);
   }
 
@@ -107,7 +152,7 @@ export class Mover {
     }
     if (operation.tree) {
       let count = 0;
-      await this.#tree(operation, () => count++);
+      await this.#tree(operation, () => undefined, () => count++);
       this.ledger.finish(operation);
       return `moved what was left below ${location}/${from} to ${to}: ${count} objects`;
     }
@@ -140,12 +185,13 @@ export class Mover {
     return source?.version === object.version ? new FileError(E.EXIST) : error;
   }
 
-  async #tree({ from, to }: Operation, moved: (from: string, to: string, version: Version) => void): Promise<void> {
+  async #tree({ from, to }: Operation, begins: (object: ObjectInfo) => void, moved: (from: string, to: string, version: Version) => void): Promise<void> {
     let failed: unknown = null;
     const running = new Set<Promise<void>>();
     for await (const object of this.#below(from)) {
       if (failed !== null) break;
       const key = to + object.key.slice(from.length);
+      begins(object);
       const one = this.#moveOne(object, key).then((version) => moved(object.key, key, version)).catch((error: unknown) => void (failed ??= error)).finally(() => running.delete(one));
       running.add(one);
       if (running.size >= AT_ONCE) await Promise.race(running);
