@@ -26,6 +26,7 @@ const MEANINGS: readonly (readonly [keyof Capabilities, string])[] = [
   ['rename', 'rename as one step'],
   ['listingHasMetadata', 'listings with metadata'],
   ['metadataInPlace', 'metadata changed without a copy'],
+  ['fetch', 'content along with metadata, in one request'],
 ];
 
 /** A report for people. @throws StartError when the bucket cannot even be listed */

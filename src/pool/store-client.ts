@@ -114,6 +114,7 @@ function storeOf(description: StoreDescription, forward: Forward, close: () => P
     check: (options) => call('check', [], options),
     head: (key, options) => call('head', [key], options),
     read: (key, options) => call('read', [key], options),
+    fetch: (key, options) => call('fetch', [key], options),
     put: (key, body, options) => call('put', [key, body], options),
     remove: (key, options) => call('remove', [key], options),
     copy: (from, to, options) => call('copy', [from, to], options),

@@ -2,7 +2,7 @@
 import { BroadcastChannel, workerData as given } from 'node:worker_threads';
 import { StorageError } from '../storage/object/errors.js';
 import { openStore } from '../storage/object/open-store.js';
-import type { ObjectStore, ReadOptions } from '../storage/object/store.js';
+import type { Fetched, FetchOptions, ObjectStore, ReadOptions } from '../storage/object/store.js';
 import type { StoreAnswer, StoreDescription, StoreTask, StoreWorkerData } from './store-messages.js';
 
 const { config, abortChannel } = given as StoreWorkerData;
@@ -22,7 +22,8 @@ export default async function serve(task: StoreTask): Promise<StoreAnswer> {
     const args = [...task.args];
     if (task.optionsAt >= 0) args[task.optionsAt] = { ...(args[task.optionsAt] as object | undefined), signal: caller.signal };
     const value = await (store[task.method] as (...args: unknown[]) => Promise<unknown>)(...args);
-    return task.method === 'read' ? answerRead(args[1] as ReadOptions, value as number) : { ok: true, value };
+    if (task.method === 'read') return answerRead(args[1] as ReadOptions, value, value as number);
+    return task.method === 'fetch' ? answerRead(args[1] as FetchOptions, value, (value as Fetched).bytes) : { ok: true, value };
   } catch (error) {
     if (error instanceof StorageError) return { ok: false, code: error.code, operation: error.operation, detail: portable(error) };
     const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
@@ -33,9 +34,9 @@ export default async function serve(task: StoreTask): Promise<StoreAnswer> {
 }
 
 /** A buffer that the caller shares has the bytes already; of another one the worker has a copy. */
-function answerRead({ into }: ReadOptions, value: number): StoreAnswer {
+function answerRead({ into }: FetchOptions, value: unknown, bytes: number): StoreAnswer {
   const shared = !(into instanceof Uint8Array) || into.buffer instanceof SharedArrayBuffer;
-  return shared ? { ok: true, value } : { ok: true, value, read: into.subarray(0, value) };
+  return shared ? { ok: true, value } : { ok: true, value, read: into.subarray(0, bytes) };
 }
 
 function describe({ kind, location, limits, capabilities }: ObjectStore): StoreDescription {

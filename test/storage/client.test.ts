@@ -22,7 +22,15 @@ test('a read goes straight into memory that is shared, and is copied into memory
       assert.equal(new Uint8Array(buffer)[7], 0);
       assert.equal(new Uint8Array(buffer)[14], 0);
     }
+    const info = await store.head('k');
+    for (const buffer of [new SharedArrayBuffer(64), new ArrayBuffer(64)]) {
+      const into = new Uint8Array(buffer, 8, 6);
+      assert.deepEqual(await store.fetch('k', { into }), { info, bytes: 6 });
+      assert.equal(Buffer.from(buffer).subarray(7, 15).toString(), '\x00012345\0');
+    }
     const native = NativeMemory.allocate(4096);
+    assert.deepEqual(await store.fetch('k', { into: { address: native.address, bytes: 64 } }), { info, bytes: 10 });
+    assert.equal(Buffer.from(native.u8.subarray(0, 11)).toString(), '0123456789\0');
     assert.equal(await store.read('k', { offset: 4, into: { address: native.address + 100, bytes: 64 } }), 6);
     assert.equal(Buffer.from(native.u8.subarray(100, 107)).toString(), '456789\0');
     native.free();

@@ -125,6 +125,25 @@ export function contract(name: string, subject: ContractSubject): void {
       assert.ok(Math.abs(info.modified_ms - before) < 600_000, 'the clocks are ten minutes apart at most');
     });
 
+    test('fetch is head and the beginning of the content, of one version', async () => {
+      const key = `${fresh()}f`;
+      const content = pattern(5000, 3);
+      const into = new Uint8Array(8000);
+      if (!store.capabilities.fetch) return fails('unsupported', store.fetch(key, { into }));
+      await fails('not-found', store.fetch(key, { into }));
+      await store.put(key, content, { metadata: { mode: '33188', odd: 'a=b, c; %20 +' }, headers: { 'content-type': 'text/plain', 'cache-control': 'no-cache' } });
+      const info = await store.head(key);
+      assert.deepEqual(await store.fetch(key, { into }), { info, bytes: 5000 });
+      assert.deepEqual(into.subarray(0, 5001), Uint8Array.of(...content, 0));
+      for (const length of [4999, 5000]) {
+        const less = new Uint8Array(length);
+        assert.deepEqual(await store.fetch(key, { into: less }), { info, bytes: length }, 'the rest is left out');
+        assert.deepEqual(less, content.subarray(0, length));
+      }
+      await store.put(key, new Uint8Array(0));
+      assert.deepEqual(await store.fetch(key, { into }), { info: await store.head(key), bytes: 0 });
+    });
+
     test('metadata beyond the limit is refused, and nothing is stored', async () => {
       const key = `${fresh()}m`;
       await fails(['too-large', 'invalid'], store.put(key, bytes('x'), { metadata: { big: 'v'.repeat(store.limits.metadataBytes + 1) } }));

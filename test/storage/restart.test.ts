@@ -121,6 +121,18 @@ describe('restart', () => {
     assert.equal(s.clock.alarms, 0, 'no alarm stays');
   });
 
+  test('so is a fetch', async () => {
+    const s = await setUp();
+    await usual(s, 10);
+    s.next.push('stuck');
+    const into = new Uint8Array(4 * KIB);
+    const answer = s.store.fetch('k', { into });
+    await turn();
+    s.clock.pass(1000);
+    assert.equal((await answer).bytes, 4 * KIB);
+    assert.deepEqual([into, s.begun], [CONTENT.slice(0, 4 * KIB), 10]);
+  });
+
   test('what is slow depends on what reads of that size take: six times as long', async () => {
     const s = await setUp();
     await usual(s, 10, 4 * KIB);

@@ -68,6 +68,18 @@ export interface ReadOptions extends CallOptions {
   readonly into: Target;
 }
 
+/** Where an object's content goes that is fetched along with what there is to know of it. */
+export interface FetchOptions extends CallOptions {
+  /** Filled from its start, as far as the object goes; not empty. */
+  readonly into: Target;
+}
+
+export interface Fetched {
+  readonly info: ObjectInfo;
+  /** So many have come: fewer than `info.size` where there was no room for more. They are of the version that `info` is of. */
+  readonly bytes: number;
+}
+
 export interface CopyOptions extends PutOptions {
   /** Only this version of the source: `changed` otherwise. */
   readonly sourceVersion?: Version;
@@ -157,6 +169,8 @@ export interface Capabilities {
   readonly listingHasMetadata: boolean;
   /** setMetadata() costs no copy of the content. */
   readonly metadataInPlace: boolean;
+  /** fetch() is there. */
+  readonly fetch: boolean;
 }
 
 export interface ObjectStore {
@@ -173,6 +187,8 @@ export interface ObjectStore {
   head(key: string, options?: CallOptions): Promise<ObjectInfo>;
   /** @returns bytes read: fewer than asked for only at the end of the object, 0 at and beyond it. */
   read(key: string, options: ReadOptions): Promise<number>;
+  /** head() and read() of the beginning, of one version, as one request; `unsupported` unless capabilities.fetch. */
+  fetch(key: string, options: FetchOptions): Promise<Fetched>;
   put(key: string, body: Body, options?: PutOptions): Promise<Version>;
   /** Removing what is not there is no error, unless a version was named: then `changed` (or `not-found`). */
   remove(key: string, options?: CallOptions & { readonly version?: Version }): Promise<void>;

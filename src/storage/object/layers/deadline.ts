@@ -17,7 +17,7 @@ export const DEADLINES: Deadlines = { call_ms: 15_000, work_ms: 300_000, perMiB_
 const LONG_WORK: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['copy', 'rename', 'copyPart', 'setMetadata', 'completeUpload']);
 
 /** What may have happened when such a call is given up: only these change nothing. */
-const HARMLESS: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['check', 'head', 'read', 'list', 'listUploads']);
+const HARMLESS: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['check', 'head', 'read', 'fetch', 'list', 'listUploads']);
 
 export function withDeadline(store: ObjectStore, deadlines: Deadlines = DEADLINES): ObjectStore {
   return intercept(store, async (call, attempt) => {

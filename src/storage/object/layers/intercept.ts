@@ -6,7 +6,7 @@ import type { CallOptions, ObjectStore, PutOptions } from '../store.js';
 export interface Call {
   readonly operation: keyof Pick<
     ObjectStore,
-    'check' | 'head' | 'read' | 'put' | 'remove' | 'copy' | 'rename' | 'setMetadata' | 'list' | 'beginUpload' | 'putPart' | 'copyPart' | 'completeUpload' | 'abortUpload' | 'listUploads'
+    'check' | 'head' | 'read' | 'fetch' | 'put' | 'remove' | 'copy' | 'rename' | 'setMetadata' | 'list' | 'beginUpload' | 'putPart' | 'copyPart' | 'completeUpload' | 'abortUpload' | 'listUploads'
   >;
   /** "put s3://bucket/key", for messages. */
   readonly subject: string;
@@ -37,6 +37,7 @@ export function intercept(store: ObjectStore, around: Around): ObjectStore {
     check: (options) => through('check', '', 0, options, (o) => store.check(o)),
     head: (key, options) => through('head', key, 0, options, (o) => store.head(key, o)),
     read: (key, options) => through('read', key, targetBytes(options.into), options, (o) => store.read(key, o)),
+    fetch: (key, options) => through('fetch', key, targetBytes(options.into), options, (o) => store.fetch(key, o)),
     put: (key, body, options) => through('put', key, bodyBytes(body), options, (o: PutOptions) => store.put(key, body, o), options?.condition !== undefined),
     remove: (key, options) => through('remove', key, 0, options, (o) => store.remove(key, o), options?.version !== undefined),
     copy: (from, to, options) => through('copy', `${from} to ${to}`, 0, options, (o) => store.copy(from, to, o), options?.condition !== undefined),

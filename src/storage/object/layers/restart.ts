@@ -80,7 +80,7 @@ export function withRestart(store: ObjectStore, given: Partial<RestartOptions> =
   };
 
   return intercept(store, async (call, attempt) => {
-    if (call.operation !== 'read') return attempt(call.signal);
+    if (call.operation !== 'read' && call.operation !== 'fetch') return attempt(call.signal);
     const usual = usualOf(classes, call.bytes);
     const slow_ms = usual.slow_ms(options);
     if (slow_ms === null) return timed(usual, () => attempt(call.signal));

@@ -8,7 +8,7 @@ import type { IncomingMessage } from 'node:http';
 import { targetBytes, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
   ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 import { checkCrc32c } from './gcs-crc32c.js';
@@ -32,7 +32,7 @@ export const GCS_LIMITS: Limits = {
 
 const CAPABILITIES: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'whole', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true,
+  copyPart: 'whole', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: false,
 };
 
 export interface GcsOptions extends GcsConnection {
@@ -100,6 +100,11 @@ export class GcsStore implements ObjectStore {
       },
       (response) => receive(response, operation, offset, targetView(into), generation),
     );
+  }
+
+  /** Which of an object's metadata is told along with its media the documentation does not say; listings have all of it. */
+  async fetch(key: string): Promise<Fetched> {
+    throw new StorageError('unsupported', `fetch ${this.location}/${key}`);
   }
 
   async put(key: string, body: Body, options: PutOptions = {}): Promise<Version> {

@@ -7,8 +7,8 @@ import { bodyContent, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import { compareUtf8 } from '../listing.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
-  ReadOptions, RenameOptions, Upload, UploadInfo, Version,
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
+  PutOptions, ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 
 interface Stored {
@@ -33,7 +33,7 @@ export const MEMORY_LIMITS: Limits = {
 
 const EVERYTHING: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true,
+  copyPart: 'range', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: true,
 };
 
 export class MemoryStore implements ObjectStore {
@@ -67,6 +67,16 @@ export class MemoryStore implements ObjectStore {
     const part = content.subarray(options.offset, options.offset + into.length);
     into.set(part);
     return part.length;
+  }
+
+  async fetch(key: string, options: FetchOptions): Promise<Fetched> {
+    const operation = this.#begin('fetch', key, options);
+    if (!this.capabilities.fetch) throw new StorageError('unsupported', operation);
+    const { content, info } = this.#existing(operation, key);
+    const into = targetView(options.into);
+    const part = content.subarray(0, into.length);
+    into.set(part);
+    return { info, bytes: part.length };
   }
 
   async put(key: string, body: Body, options: PutOptions = {}): Promise<Version> {

@@ -22,6 +22,12 @@ export interface GetCall {
   readonly signal: AbortSignal | undefined;
 }
 
+export interface Got {
+  readonly bytes: number;
+  /** null: the provider does not say how long the whole object is. */
+  readonly info: ObjectInfo | null;
+}
+
 export interface PutCall {
   readonly operation: string;
   readonly described: Description;
@@ -45,7 +51,7 @@ export interface PartCall {
 
 export interface S3Calls {
   head(key: string, operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo>;
-  get(key: string, call: GetCall): Promise<number>;
+  get(key: string, call: GetCall): Promise<Got>;
   put(key: string, body: Body, call: PutCall): Promise<Version>;
   remove(key: string, version: Version | undefined, operation: string, signal: AbortSignal | undefined): Promise<void>;
   copy(from: string, to: string, call: CopyCall): Promise<Version>;

@@ -6,14 +6,14 @@ import type { S3Client } from '@aws-sdk/client-s3';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
 import { HEADERS, type Body, type Condition, type ObjectHeaders, type ListOptions, type ListPage, type ObjectInfo, type Part, type Upload, type Version } from '../store.js';
-import type { CopyCall, Description, GetCall, PartCall, PutCall, S3Calls } from './s3-calls.js';
+import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
 import { CONNECT_MS, type Agents, type Endpoint } from './s3-endpoint.js';
 import { S3Refusal } from './s3-errors.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 import { isGood, send, type Received, type Sending } from './s3-send.js';
 import { escapedKey, queryOf, Signer, type Header } from './s3-sign.js';
-import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeBytes, version } from './s3-values.js';
+import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version, type AnsweredRange } from './s3-values.js';
 import { childText, parseXml, type Element } from './s3-xml.js';
 
 /** A clock that is so far off is put right by that of the provider, as the SDK does; S3 refuses 15 minutes. */
@@ -67,29 +67,24 @@ export class LeanCalls implements S3Calls {
   /** API_HeadObject.html: headers as of GET, and no body even when it is refused. */
   async head(key: string, operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
     const { headers } = await this.#request({ method: 'HEAD', key, operation, signal });
-    const metadata: Record<string, string> = {};
-    for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = String(headers[name]);
-    return {
-      key, size: Number(headers['content-length'] ?? 0), version: version(headers.etag), modified_ms: time_ms(headers['last-modified']),
-      metadata: decodeMetadata(metadata), headers: keptOf(headers),
-    };
+    return infoOf(key, Number(headers['content-length'] ?? 0), headers);
   }
 
   /** API_GetObject.html: Range and If-Match as in HTTP; with x-amz-checksum-mode, the checksum of what was asked for where there is one. */
-  async get(key: string, call: GetCall): Promise<number> {
+  async get(key: string, call: GetCall): Promise<Got> {
     const { operation, offset, into, version: only, signal } = call;
-    let announced = 0;
+    let announced: AnsweredRange = { bytes: 0, size: null };
     const { headers, bytes, status } = await this.#request({
       method: 'GET', key, operation, signal, into,
       headers: [
         ['range', `bytes=${offset}-${offset + into.length - 1}`], ...given('if-match', only === undefined ? undefined : quoted(only)),
         ...given('x-amz-checksum-mode', this.#checksums ? 'ENABLED' : undefined),
       ],
-      inspect: (told) => (announced = rangeBytes(told['content-range'], offset, told['content-length'], operation)),
+      inspect: (told) => (announced = rangeOf(told['content-range'], offset, told['content-length'], operation)),
     });
-    if (bytes !== announced) throw new StorageError('short-body', operation, { status, providerMessage: `${bytes} of ${announced} bytes came` });
+    if (bytes !== announced.bytes) throw new StorageError('short-body', operation, { status, providerMessage: `${bytes} of ${announced.bytes} bytes came` });
     if (this.#checksums && !verified(headers, into.subarray(0, bytes), operation)) return this.sdk.get(key, call);
-    return bytes;
+    return { bytes, info: announced.size === null ? null : infoOf(key, announced.size, headers) };
   }
 
   /** API_PutObject.html: If-None-Match and If-Match; 412 when they fail, 409 when somebody else is faster. */
@@ -213,6 +208,14 @@ function describedBy({ metadata, headers }: Description): Header[] {
 function conditioned(condition: Condition | undefined): readonly Header[] {
   const { IfNoneMatch, IfMatch } = conditionOf(condition);
   return [...given('if-none-match', IfNoneMatch), ...given('if-match', IfMatch)];
+}
+
+function infoOf(key: string, size: number, headers: Received['headers']): ObjectInfo {
+  const metadata: Record<string, string> = {};
+  for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = String(headers[name]);
+  return {
+    key, size, version: version(headers.etag), modified_ms: time_ms(headers['last-modified']), metadata: decodeMetadata(metadata), headers: keptOf(headers),
+  };
 }
 
 function time_ms(text: string | undefined): number {

@@ -1,15 +1,15 @@
 /** The calls of s3-calls.ts, by the SDK: for what is not asked for with plain signatures (directory buckets, access points of several regions). */
 import type { Readable } from 'node:stream';
 import {
-  CopyObjectCommand, DeleteObjectCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutObjectCommand, UploadPartCommand, type HeadObjectCommandOutput,
-  type S3Client,
+  CopyObjectCommand, DeleteObjectCommand, GetObjectCommand, HeadObjectCommand, ListObjectsV2Command, PutObjectCommand, UploadPartCommand,
+  type GetObjectCommandOutput, type HeadObjectCommandOutput, type S3Client,
 } from '@aws-sdk/client-s3';
 import { bodyBytes, bodyStream } from '../body.js';
 import { StorageError } from '../errors.js';
 import type { Body, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
-import type { CopyCall, Description, GetCall, PartCall, PutCall, S3Calls } from './s3-calls.js';
+import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import type { S3Options } from './s3-options.js';
-import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeBytes, version } from './s3-values.js';
+import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version } from './s3-values.js';
 
 /** What every request has, as the SDK calls it. */
 export interface Common {
@@ -79,18 +79,15 @@ export class SdkCalls implements S3Calls {
 
   async head(key: string, _operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
     const out = await this.client.send(new HeadObjectCommand({ ...this.#common, Key: key }), obeying(signal));
-    return {
-      key, size: out.ContentLength ?? 0, version: version(out.ETag), modified_ms: out.LastModified?.getTime() ?? 0,
-      metadata: decodeMetadata(out.Metadata ?? {}), headers: headersOf(out),
-    };
+    return infoOf(key, out.ContentLength ?? 0, out);
   }
 
-  async get(key: string, { operation, offset, into, version: only, signal }: GetCall): Promise<number> {
+  async get(key: string, { operation, offset, into, version: only, signal }: GetCall): Promise<Got> {
     const Range = `bytes=${offset}-${offset + into.length - 1}`;
     const IfMatch = only === undefined ? {} : { IfMatch: quoted(only) };
     const out = await this.client.send(new GetObjectCommand({ ...this.#common, Key: key, Range, ...IfMatch }), obeying(signal));
-    const announced = rangeBytes(out.ContentRange, offset, out.ContentLength, operation);
-    return receive(out.Body as Readable, into, announced, operation);
+    const range = rangeOf(out.ContentRange, offset, out.ContentLength, operation);
+    return { bytes: await receive(out.Body as Readable, into, range.bytes, operation), info: range.size === null ? null : infoOf(key, range.size, out) };
   }
 
   async put(key: string, body: Body, { operation, described, condition, signal }: PutCall): Promise<Version> {
@@ -135,6 +132,12 @@ export class SdkCalls implements S3Calls {
     const out = await this.client.send(new UploadPartCommand(input), obeying(signal));
     return { number, tag: version(out.ETag), bytes };
   }
+}
+
+function infoOf(key: string, size: number, out: GetObjectCommandOutput | HeadObjectCommandOutput): ObjectInfo {
+  return {
+    key, size, version: version(out.ETag), modified_ms: out.LastModified?.getTime() ?? 0, metadata: decodeMetadata(out.Metadata ?? {}), headers: headersOf(out),
+  };
 }
 
 function content(body: Body, operation: string): Uint8Array | Readable {

@@ -29,13 +29,19 @@ export function decodeKey(encoded: string): string {
   }
 }
 
-/** Bytes that follow, by Content-Range: "bytes 5-9/100". */
-export function rangeBytes(range: string | undefined, offset: number, length: string | number | undefined, operation: string): number {
-  const parsed = /^bytes (\d+)-(\d+)\//.exec(range ?? '');
+/** What follows, by Content-Range: "bytes 5-9/100". */
+export interface AnsweredRange {
+  readonly bytes: number;
+  /** Of the whole object; null: it is not said. */
+  readonly size: number | null;
+}
+
+export function rangeOf(range: string | undefined, offset: number, length: string | number | undefined, operation: string): AnsweredRange {
+  const parsed = /^bytes (\d+)-(\d+)\/(\d+|\*)/.exec(range ?? '');
   if (parsed === null || Number(parsed[1]) !== offset) {
     throw new StorageError('invalid', operation, { providerMessage: `asked for bytes from ${offset}, got ${range ?? `all ${length ?? '?'}`}` });
   }
-  return Number(parsed[2]) - offset + 1;
+  return { bytes: Number(parsed[2]) - offset + 1, size: parsed[3] === '*' ? null : Number(parsed[3]) };
 }
 
 /** RFC 2047, which AWS uses itself where metadata is not ASCII; also for spaces at the ends, which HTTP drops. */

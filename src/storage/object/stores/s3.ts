@@ -9,8 +9,8 @@ import {
 import { bodyBytes, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
-  ReadOptions, Upload, UploadInfo, Version,
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
+  PutOptions, ReadOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 import type { Description } from './s3-calls.js';
 import { S3Connection } from './s3-connection.js';
@@ -33,7 +33,7 @@ export const S3_LIMITS: Limits = {
 /** AWS itself; others are asked (probe.ts). */
 const AWS: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false,
+  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false, fetch: true,
 };
 
 const STORAGE_CLASS = 'x-amz-storage-class';
@@ -79,13 +79,28 @@ export class S3Store implements ObjectStore {
     if (into.length === 0) return 0;
     const { offset, version: only } = options;
     try {
-      return await this.#call('read', key, false, options, (signal, operation) =>
+      const { bytes } = await this.#call('read', key, false, options, (signal, operation) =>
         this.#connection.run((calls) => calls.get(key, { operation, offset, into, signal, ...(only === undefined ? {} : { version: only }) })));
+      return bytes;
     } catch (error) {
       if (!(error instanceof StorageError) || error.detail.status !== 416) throw error;
       // Beyond the end of what is there. RFC 9110 §13.2.2 has the version compared first, and not everybody keeps to it
       if (only !== undefined && (await this.head(key, options)).version !== only) throw new StorageError('changed', error.operation, { status: 416 });
       return 0;
+    }
+  }
+
+  async fetch(key: string, options: FetchOptions): Promise<Fetched> {
+    const into = targetView(options.into);
+    try {
+      const { info, bytes } = await this.#call('fetch', key, false, options, (signal, operation) =>
+        this.#connection.run((calls) => calls.get(key, { operation, offset: 0, into, signal })));
+      if (info === null) throw new StorageError('unexpected', `fetch ${this.location}/${key}`, { providerMessage: 'the answer does not say how long the object is' });
+      return { info, bytes };
+    } catch (error) {
+      if (!(error instanceof StorageError) || error.detail.status !== 416) throw error;
+      // Of an empty object there is no range
+      return { info: await this.head(key, options), bytes: 0 };
     }
   }
 
