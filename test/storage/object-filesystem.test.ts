@@ -285,6 +285,24 @@ describe('reading', () => {
     });
   });
 
+  test('who opens a file reads what is there then, whatever a listing has told of it before', async () => {
+    const store = await storeOf(Object.fromEntries(Array.from({ length: 10 }, (_, i) => [`d/n${i}`, 'before'])));
+    await withGuest(store, async (g) => {
+      const { node } = await g.lookup(ROOT, 'd');
+      assert.equal((await list(g, node)).length, 12);
+      for (let i = 0; i < 8; i++) await g.lookup(node, `n${i}`);
+      await store.put('d/n1', bytes('after it'));
+      const file = await g.lookup(node, 'n1');
+      assert.equal(file.size, 6, 'names and attributes are believed for a while');
+      assert.equal((await g.call(OP.OPEN, file.node, u32(0, 0), 16)).error, -E.STALE, 'so that the guest asks for the new size');
+      assert.equal((await g.lookup(node, 'n1')).size, 8);
+      assert.equal((await content(g, file.node, 8)).toString(), 'after it');
+      await store.remove('d/n2');
+      assert.equal((await g.call(OP.OPEN, (await g.lookup(node, 'n2')).node, u32(0, 0), 16)).error, -E.NOENT);
+      assert.equal((await g.call(OP.LOOKUP, node, name('n2'), 128)).error, -E.NOENT);
+    }, { metadataTtl_ms: 60_000 });
+  });
+
   test('changes of others are seen when the time to live is over, and not before', async () => {
     const store = await storeOf({ f: '1' });
     await withGuest(store, async (g) => {

@@ -22,6 +22,8 @@ interface Segment {
   /** Changes of ours that happened before it was asked for. */
   readonly stamp: number;
   readonly expires_ms: number;
+  /** Keys of which it is known by now that they have changed. */
+  readonly outdated: Set<string>;
   hits: number;
 }
 
@@ -66,12 +68,18 @@ export class ListedDirectories {
     if (directory === undefined) return undefined;
     const time = performance.now();
     for (const segment of directory.segments) {
-      if (segment.expires_ms <= time || this.clock.isChangedSince(key, segment.stamp) || compareUtf8(key, segment.after) <= 0) continue;
+      if (segment.expires_ms <= time || this.clock.isChangedSince(key, segment.stamp) || compareUtf8(key, segment.after) <= 0 || segment.outdated.has(key)) continue;
       if (segment.until !== null && compareUtf8(`${key}/`, segment.until) > 0) continue;
       segment.hits++;
       return { object: segment.objects.get(key) ?? null, directory: segment.prefixes.has(`${key}/`) };
     }
     return undefined;
+  }
+
+  /** The store has told what there is at a key: a listing that says otherwise is not believed any more. null: nothing */
+  compare(key: string, now: ObjectInfo | null): void {
+    const directory = this.#directories.get(key.slice(0, key.lastIndexOf('/') + 1));
+    for (const { objects, outdated } of directory?.segments ?? []) if (objects.get(key)?.version !== now?.version) outdated.add(key);
   }
 
   /**
@@ -104,7 +112,7 @@ export class ListedDirectories {
     const until = page.next === null ? null : lastKey(page) ?? after;
     this.#put(prefix, {
       after, until, objects: new Map(page.objects.map((object) => [object.key, object])), prefixes: new Set(page.prefixes), stamp,
-      expires_ms: performance.now() + this.ttl_ms, hits: 0,
+      expires_ms: performance.now() + this.ttl_ms, outdated: new Set(), hits: 0,
     });
     this.#of(prefix).small = after === '' && page.next === null;
   }

@@ -28,7 +28,7 @@ export interface ObjectNode extends InodeNumber {
   expires_ms: number;
   /** The version whose attributes the guest was told last. */
   told: Version | null;
-  /** When a LOOKUP that no OPEN has used yet was answered. */
+  /** When the store has answered a lookup that no OPEN has used yet; what a listing has told before is too old for one. */
   lookedUp_ms: number;
   /** The version whose content the guest may have in its cache. */
   cached: Version | null;

@@ -186,7 +186,6 @@ export class ObjectFileSystem {
     const parent = this.#node(r);
     await this.tree.gate.pass(() => parent.key);
     const node = await this.tree.lookup(parent, r.nameBytes());
-    node.lookedUp_ms = performance.now();
     this.#putEntry(r, node);
     return 0;
   }

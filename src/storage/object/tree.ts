@@ -169,10 +169,10 @@ export class Tree {
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
     if (directory === null && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     // The plain name is the directory's: the other one is the object's only where there is a directory
-    if (object !== null && (directory !== null) === named.object) return this.putObject(object);
+    if (object !== null && (directory !== null) === named.object) return this.#lookedUp(object);
     if (component === '' && !named.object) {
       const marker = await this.#head(key);
-      if (marker !== null && marker.size > 0) return this.putObject(marker);
+      if (marker !== null && marker.size > 0) return this.#lookedUp(marker);
     }
     return null;
   }
@@ -182,8 +182,16 @@ export class Tree {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null || directory !== named.object) return null;
-    const info = this.knowsFromListing(object) ? object : await this.head(key);
-    return info === null ? null : this.putObject(info);
+    if (this.knowsFromListing(object)) return this.putObject(object);
+    const info = await this.head(key);
+    return info === null ? null : this.#lookedUp(info);
+  }
+
+  /** The node of an object that the store was asked about just now. */
+  #lookedUp(info: ObjectInfo): ObjectNode {
+    const node = this.putObject(info);
+    node.lookedUp_ms = performance.now();
+    return node;
   }
 
   /** The component that a long name stands for, by listing those that begin like it. */
@@ -272,6 +280,7 @@ export class Tree {
     if (node.unlinked || node.staged?.dirty === true) return node;
     if (!node.directory) {
       const info = await this.#current(node.key, () => this.#head(node.key));
+      this.listed.compare(node.key, info);
       if (node.unlinked) return node;
       if (info !== null) return this.putObject(info);
       if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
