@@ -26,7 +26,7 @@ class Bucket {
   reads = 0;
   bytes = 0;
   readonly store: ObjectStore = intercept(this.inner, (call, attempt) => {
-    if (call.operation === 'read') {
+    if (call.operation === 'read' || call.operation === 'fetch') {
       this.reads++;
       this.bytes += call.bytes;
     }

@@ -3,6 +3,7 @@ import type { FileSystem } from '../filesystem.js';
 import { BlockCache, type BlockCacheLog } from './blocks/block-cache.js';
 import type { MemoryBudget } from './memory-budget.js';
 import { ObjectFileSystem, type OperationOptions } from './operations.js';
+import { SmallFiles } from './small-files.js';
 import type { ObjectStore } from './store.js';
 import { Tree, type TreeLog } from './tree.js';
 import { CacheDirectory, CacheDirectoryError } from './write/cache-directory.js';
@@ -61,13 +62,13 @@ export interface OpenedObjects {
  * @throws CacheDirectoryError, JournalError, an error of the file system
  */
 export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog): Promise<OpenedObjects> {
-  const tree = new Tree(store, options, log);
   const { write } = options;
-  if (write === null) return openReadOnly(store, budget, options, log, tree);
+  if (write === null) return openReadOnly(store, budget, options, log);
   const directory = CacheDirectory.open(write.cacheDirectory, { location: store.location, prefix: options.prefix, reopen: write.reopen });
   let blocks: BlockCache | null = null;
   try {
     blocks = await openBlocks(directory, store, budget, options, log);
+    const tree = treeOf(store, budget, options, log, blocks);
     const { shop, files, report } = await recover(directory, store, budget, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
@@ -113,10 +114,10 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
 }
 
 /** The cache directory is only for the block cache then: without it everything can be read all the same. */
-async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog, tree: Tree): Promise<OpenedObjects> {
+async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog): Promise<OpenedObjects> {
   const directory = options.blocks == null ? null : openForReading(options.blocks.cacheDirectory, store, options, log);
   const blocks = directory === null ? null : await openBlocks(directory, store, budget, options, log);
-  const fs = new ObjectFileSystem(store, budget, options, log, tree, null, blocks);
+  const fs = new ObjectFileSystem(store, budget, options, log, treeOf(store, budget, options, log, blocks), null, blocks);
   return {
     fs: fs.port(), recovered: [],
     idle: async () => blocks?.idle(),
@@ -132,6 +133,11 @@ async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: O
       directory?.close();
     },
   };
+}
+
+function treeOf(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog, blocks: BlockCache | null): Tree {
+  const small = new SmallFiles(store, budget, (key, version, size) => blocks !== null && blocks.object(key, version, size).isWhole);
+  return new Tree(store, options, log, small);
 }
 
 function openForReading(path: string, store: ObjectStore, options: ObjectOptions, log: ObjectLog): CacheDirectory | null {

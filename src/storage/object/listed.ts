@@ -2,6 +2,7 @@
  * What listings have shown of directories: while that is young it answers lookups, so that many names of one directory are not
  * asked for one by one. A listing knows an object, a directory, or that there is neither.
  */
+import { StorageError } from './errors.js';
 import { compareUtf8, lastKey } from './listing.js';
 import type { ListPage, ObjectInfo, ObjectStore } from './store.js';
 
@@ -25,6 +26,8 @@ interface Segment {
   /** Keys of which it is known by now that they have changed. */
   readonly outdated: Set<string>;
   hits: number;
+  /** It is being asked for anew. */
+  renewed: boolean;
 }
 
 interface Directory {
@@ -52,6 +55,8 @@ const PAGE = 1000;
 /** So many names of a directory are asked for one by one before it is listed instead. */
 const ASKED_BEFORE_LISTING = 3;
 const USELESS_MAX = 6;
+/** A listing that has answered so many lookups is asked for anew before it is too old. */
+const HITS_BEFORE_RENEWAL = 4;
 
 export class ListedDirectories {
   readonly #directories = new Map<string, Directory>();
@@ -71,6 +76,7 @@ export class ListedDirectories {
       if (segment.expires_ms <= time || this.clock.isChangedSince(key, segment.stamp) || compareUtf8(key, segment.after) <= 0 || segment.outdated.has(key)) continue;
       if (segment.until !== null && compareUtf8(`${key}/`, segment.until) > 0) continue;
       segment.hits++;
+      if (segment.hits >= HITS_BEFORE_RENEWAL && !segment.renewed && segment.expires_ms - time < this.ttl_ms / 2) this.#renew(prefix, key, directory, segment);
       return { object: segment.objects.get(key) ?? null, directory: segment.prefixes.has(`${key}/`) };
     }
     return undefined;
@@ -112,7 +118,7 @@ export class ListedDirectories {
     const until = page.next === null ? null : lastKey(page) ?? after;
     this.#put(prefix, {
       after, until, objects: new Map(page.objects.map((object) => [object.key, object])), prefixes: new Set(page.prefixes), stamp,
-      expires_ms: performance.now() + this.ttl_ms, outdated: new Set(), hits: 0,
+      expires_ms: performance.now() + this.ttl_ms, outdated: new Set(), hits: 0, renewed: false,
     });
     this.#of(prefix).small = after === '' && page.next === null;
   }
@@ -120,6 +126,14 @@ export class ListedDirectories {
   /** We have made it: there is nothing in it. */
   addEmpty(prefix: string): void {
     this.add(prefix, '', { objects: [], prefixes: [], next: null }, this.clock.changes);
+  }
+
+  /** Nobody waits for it; who comes too early, or after it has failed, asks. */
+  #renew(prefix: string, key: string, directory: Directory, segment: Segment): void {
+    segment.renewed = true;
+    this.list(prefix, directory.small ? '' : before(prefix, key)).catch((error: unknown) => {
+      if (!(error instanceof StorageError)) throw error;
+    });
   }
 
   #of(prefix: string): Directory {

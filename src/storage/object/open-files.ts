@@ -12,7 +12,7 @@ import { HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { readAgain, sourceOf } from './overtaken.js';
-import { Reader } from './reader.js';
+import type { Reader } from './reader.js';
 import type { Metadata, ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
@@ -31,7 +31,6 @@ interface Use {
   handles: number;
 }
 
-const LOOKUP_SERVES_OPEN_MS = 10;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 /** What is not larger is kept in a staging file when it is removed while it is open; of more the server makes a copy. */
@@ -73,10 +72,7 @@ export class OpenFiles {
     let node = given;
     if (node.directory) return -E.ISDIR;
     if (this.tree.gate.waiting(node.key) !== null) await this.tree.gate.pass(() => given.key);
-    // Close-to-open: what others have closed by now is what is read
-    const lookedUp = performance.now() - node.lookedUp_ms <= LOOKUP_SERVES_OPEN_MS;
-    node.lookedUp_ms = -Infinity;
-    if (!lookedUp || (writable && node.facts.kept === null)) node = await this.tree.refresh(node);
+    node = await this.tree.atOpen(node, writable, !writable && !truncate);
     const type = node.facts.mode & S_IFMT;
     if (type !== S_IFREG) return type === S_IFLNK ? -E.LOOP : -E.NXIO;
     const dirty = node.staged?.dirty === true;
@@ -145,8 +141,7 @@ export class OpenFiles {
       if (r.offset >= file.staged.size) return 0;
       return file.staged.isStaged(r.offset, r.offset + r.size) ? file.staged.readStaged(r) : file.staged.read(r);
     }
-    const { key, version, size } = file.base!;
-    file.reader ??= new Reader(this.store, this.budget, key, version, size, this.blocks);
+    file.reader ??= this.tree.small.reader(file.base!, this.blocks);
     return file.reader.serve(r, r.size);
   }
 
@@ -325,6 +320,7 @@ export class OpenFiles {
   /** The guest has gone. */
   reset(): void {
     for (const [number, file] of this.#handles) this.#drop(number, file);
+    this.tree.small.clear();
   }
 
   /** Copies of what was open are removed. */
@@ -334,6 +330,7 @@ export class OpenFiles {
   }
 
   abandon(): void {
+    this.tree.small.clear();
     for (const { reader } of this.#handles.values()) reader?.close();
     this.#handles.clear();
     for (const file of this.#uses.keys()) file.abandon();
@@ -411,6 +408,7 @@ export class OpenFiles {
     this.#handles.delete(number);
     handle.reader?.close();
     const { node, staged } = handle;
+    if (handle.reader === null && handle.base !== null) this.tree.small.drop(handle.base.key);
     node.opens--;
     if (staged !== null) this.#leave(staged);
     this.#hidden?.release(node);

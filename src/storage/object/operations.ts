@@ -186,6 +186,7 @@ export class ObjectFileSystem {
     const parent = this.#node(r);
     await this.tree.gate.pass(() => parent.key);
     const node = await this.tree.lookup(parent, r.nameBytes());
+    if (!node.directory) this.tree.small.note(node.key, 'lookups');
     this.#putEntry(r, node);
     return 0;
   }

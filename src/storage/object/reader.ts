@@ -38,6 +38,8 @@ interface Part {
   kept: Promise<void> | null;
   /** How many bytes have come; −1: it is on its way, or has failed. */
   bytes: number;
+  /** So many are to be delivered before it is given up; Infinity: the reads that follow decide. */
+  left: number;
   /** Reads that copy from it now, and the block cache while it writes. */
   users: number;
   dropped: boolean;
@@ -98,6 +100,16 @@ export class Reader {
     this.#cached = this.blocks?.object(key, version, this.size) ?? null;
   }
 
+  /** All of it has come already, into memory of the budget, which is the reader's from now on: for one reading of the file. */
+  adopt(memory: NativeMemory): void {
+    const part: Part = {
+      from: 0, to: this.size, memory, caller: new AbortController(), done: Promise.resolve(this.size), kept: null, bytes: this.size, left: this.size, users: 0,
+      dropped: false, released: false,
+    };
+    this.#parts = [part];
+    if (this.#cached !== null) part.kept = this.#keep(part, this.#cached, this.size);
+  }
+
   /** The request's range, of which `bytes` bytes are wanted: without waiting where it is here already. @throws as read() */
   serve(r: ReadRequest, bytes: number): number | Promise<number> {
     const now = this.#readNow(r, bytes);
@@ -128,6 +140,8 @@ export class Reader {
       if (this.#cached !== null) this.#cached.cache.statistics.misses++;
       this.#follow(r.offset, end);
       this.#fetchAhead(r.offset);
+      part.left -= bytes;
+      if (part.left <= 0) this.#giveUp(part);
       return bytes;
     }
     return -1;
@@ -212,7 +226,7 @@ export class Reader {
     const caller = new AbortController();
     const cached = this.#cached;
     const done = this.#readStore(from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
-    const part: Part = { from, to, memory, caller, done, kept: null, bytes: -1, users: 0, dropped: false, released: false };
+    const part: Part = { from, to, memory, caller, done, kept: null, bytes: -1, left: Infinity, users: 0, dropped: false, released: false };
     void done.then((result) => (part.bytes = typeof result === 'number' ? result : -1));
     if (cached !== null) part.kept = done.then((result) => this.#keep(part, cached, result));
     return part;
@@ -263,8 +277,7 @@ export class Reader {
     // Whatever came in between, this read asks for itself and gets an answer of its own; the part's memory goes back before
     // it needs some
     part.users--;
-    this.#parts = this.#parts.filter((one) => one !== part);
-    this.#drop(part);
+    this.#giveUp(part);
     return this.#exact(at, Math.min(end, part.to), into, deliver);
   }
 
@@ -313,6 +326,11 @@ export class Reader {
         throw missing && error.code === 'not-found' ? new StorageError('changed', error.operation, error.detail) : error;
       }
     }
+  }
+
+  #giveUp(part: Part): void {
+    this.#parts = this.#parts.filter((one) => one !== part);
+    this.#drop(part);
   }
 
   #drop(part: Part): void {

@@ -5,7 +5,8 @@ import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
 import { ObjectNodes, type ObjectNode } from './nodes.js';
-import type { ObjectInfo, ObjectStore } from './store.js';
+import type { SmallFiles } from './small-files.js';
+import type { ObjectInfo, ObjectStore, Version } from './store.js';
 import { Gate } from './write/gate.js';
 
 /** Metadata of objects: ignored, read where one object is asked for, or read also for each entry of a listing. */
@@ -30,6 +31,7 @@ export interface TreeLog {
   error(fields: object, message: string): unknown;
 }
 
+const LOOKUP_SERVES_OPEN_MS = 10;
 /** Names that are known not to be there. */
 const ABSENT_MAX = 10_000;
 /** Changes of ours that are remembered one by one. */
@@ -56,6 +58,7 @@ export class Tree {
     readonly store: ObjectStore,
     readonly options: TreeOptions,
     readonly log: TreeLog,
+    readonly small: SmallFiles,
   ) {
     const root = this.nodes.put(true, options.prefix, this.#directory(null).facts, 0);
     root.refs = 1;
@@ -183,7 +186,8 @@ export class Tree {
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null || directory !== named.object) return null;
     if (this.knowsFromListing(object)) return this.putObject(object);
-    const info = await this.head(key);
+    const isThere = hasContent(this.nodes.find(false, key), object.version);
+    const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
     return info === null ? null : this.#lookedUp(info);
   }
 
@@ -208,10 +212,10 @@ export class Tree {
     throw new FileError(E.NOENT);
   }
 
-  async #head(key: string): Promise<ObjectInfo | null> {
+  async #head(key: string, asked?: Promise<ObjectInfo>): Promise<ObjectInfo | null> {
     if (key === '') return null;
     try {
-      return await this.store.head(key);
+      return await (asked ?? this.store.head(key));
     } catch (error) {
       if (error instanceof StorageError && error.code === 'not-found') return null;
       throw error;
@@ -275,11 +279,20 @@ export class Tree {
     return performance.now() < node.expires_ms ? node : this.refresh(node);
   }
 
-  /** Ask the store, however young the facts are. */
-  async refresh(node: ObjectNode): Promise<ObjectNode> {
+  /** Close-to-open: what others have closed by now is what is opened. @throws FileError ENOENT when it is gone */
+  async atOpen(node: ObjectNode, writable: boolean, reading: boolean): Promise<ObjectNode> {
+    const lookedUp = performance.now() - node.lookedUp_ms <= LOOKUP_SERVES_OPEN_MS;
+    node.lookedUp_ms = -Infinity;
+    if (lookedUp && reading) this.small.note(node.key, 'opens');
+    return lookedUp && !(writable && node.facts.kept === null) ? node : this.refresh(node, reading);
+  }
+
+  /** Ask the store, however young the facts are; `reading`: its content is going to be asked for next. */
+  async refresh(node: ObjectNode, reading = false): Promise<ObjectNode> {
     if (node.unlinked || node.staged?.dirty === true) return node;
     if (!node.directory) {
-      const info = await this.#current(node.key, () => this.#head(node.key));
+      const fetches = reading && !hasContent(node, node.facts.version);
+      const info = await this.#current(node.key, () => this.#head(node.key, fetches ? this.small.open(node.key, node.facts) : undefined));
       this.listed.compare(node.key, info);
       if (node.unlinked) return node;
       if (info !== null) return this.putObject(info);
@@ -316,6 +329,9 @@ export class Tree {
 }
 
 const isStagedBelow = (node: ObjectNode, prefix: string): boolean => !node.unlinked && node.staged?.dirty === true && node.key.startsWith(prefix);
+
+/** The guest has it in its cache, or the daemon in a staging file: it is not going to be read from the store. */
+const hasContent = (node: ObjectNode | null, version: Version | null): boolean => node !== null && (node.cached === version || node.staged !== null);
 
 /** −errno for what a request failed with. */
 export function errnoOf(error: unknown): number {

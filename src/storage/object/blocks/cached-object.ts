@@ -24,6 +24,11 @@ export class CachedObject {
     return this.cache.blockBytes;
   }
 
+  /** All of its blocks are there. */
+  get isWhole(): boolean {
+    return this.missingFrom(0, this.size) >= this.size;
+  }
+
   blockAt(offset: number): number {
     return Math.floor(offset / this.blockBytes);
   }
