@@ -72,6 +72,35 @@ test('reading on gets everything, with few large requests', async () => {
   assert.equal(memory.used, 0);
 });
 
+test('who reads from the beginning on has 4 MiB fetched ahead after 256 KiB, then 4 times what was read; elsewhere it is twice as much', async () => {
+  // Of those elsewhere the first one is a jump, and does not count
+  for (const [start, first, least, most, later] of [[0, 256, 4 * MIB, 5 * MIB, 12 * MIB], [5 * MIB, 384, MIB, 2 * MIB, 6 * MIB]]) {
+    const { reader, ranges, memory } = await setUp(256 * MIB);
+    const fetchedTo = (): number => Math.max(...ranges.map(([from, bytes]) => from + bytes)) - start;
+    const readOn = async (from: number, to: number): Promise<void> => {
+      for (let at = start + from; at < start + to; at += 128 * 1024) same(await read(reader, at, 128 * 1024), at, 128 * 1024);
+    };
+    await readOn(0, 128 * 1024);
+    assert.equal(fetchedTo(), 128 * 1024, 'one read is not a stream');
+    await readOn(128 * 1024, first * 1024);
+    assert.ok(fetchedTo() >= least && fetchedTo() <= most, `${fetchedTo()} at ${start}`);
+    await readOn(first * 1024, 3 * MIB);
+    // All but a part that would be cut short
+    assert.ok(fetchedTo() >= later && fetchedTo() <= 3 * MIB + later, `${fetchedTo()} at ${start}`);
+    reader.close();
+    await new Promise(setImmediate);
+    assert.equal(memory.used, 0);
+  }
+});
+
+test('reads here and there near the beginning are not a reading from the beginning on', async () => {
+  const { reader, ranges } = await setUp();
+  for (const at of [0, 1, 2, 3.5]) same(await read(reader, at * MIB, 100_000), at * MIB, 100_000);
+  assert.ok(ranges.every(([, bytes]) => bytes <= MIB));
+  assert.ok(Math.max(...ranges.map(([from, bytes]) => from + bytes)) <= 5 * MIB);
+  reader.close();
+});
+
 test('several ranges at once and out of order, as readahead asks for them, are one stream', async () => {
   const { reader, ranges } = await setUp(64 * MIB, true);
   for (let at = 0; at < CONTENT.length; at += MIB) {
