@@ -11,6 +11,7 @@ import type { Facts } from './facts.js';
 import { inTurn, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles, WriteSide } from './open-files.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
+import { settledRemove } from './settle.js';
 import type { ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { now } from './write/attributes.js';
@@ -177,7 +178,14 @@ export class Changes {
       // Its data is in the journal: what is begun here is finished there
       const operation = { op: ledger.nextId(), kind: 'remove', from: node.key, to: '', tree: false, version: file.base?.version ?? null, commit: '' } as const;
       ledger.begin(operation);
-      await this.store.remove(node.key);
+      try {
+        await settledRemove(this.store, node.key, null);
+      } catch (error) {
+        // Nor is it done by the next start: the guest has been told, and goes on with the file
+        ledger.finish(operation);
+        this.write.committer.later(file);
+        throw error;
+      }
       file.rename(null, file.base);
       ledger.finish(operation);
     } else if (inBucket) {

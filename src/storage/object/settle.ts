@@ -67,11 +67,11 @@ export async function settledRename(
   }
 }
 
-/** Remove exactly this version. That it is gone after a doubtful attempt is success. */
-export async function settledRemove(store: ObjectStore, key: string, version: Version, options: CallOptions = {}, settle = SETTLE): Promise<void> {
+/** Remove exactly this version, or whatever is there. That it is gone after a doubtful attempt is success. */
+export async function settledRemove(store: ObjectStore, key: string, version: Version | null, options: CallOptions = {}, settle = SETTLE): Promise<void> {
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
-      return await store.remove(key, { ...options, version });
+      return await store.remove(key, version === null ? options : { ...options, version });
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       if (doubt && error.code === 'not-found') return;

@@ -3,6 +3,7 @@
  * old one is removed. What takes several steps is in the journal before the first, so that the next start finishes it.
  */
 import { randomUUID } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { E } from '../../../base/errno.js';
 import { isTransient, StorageError } from '../errors.js';
 import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
@@ -13,6 +14,8 @@ import type { Operation } from './records.js';
 
 /** A tree that could not be moved as a whole, for a reason that may pass, is tried so often. */
 const PASSES = 3;
+/** So many objects of a tree are remembered, to be put back if others cannot be moved. */
+const UNDONE_MAX = 100_000;
 /** Objects of a tree that are moved at the same time. */
 const AT_ONCE = 16;
 
@@ -93,8 +96,8 @@ export class Mover {
     try {
       for (let pass = 1; ; pass++) {
         try {
-          await this.#tree(operation, (object) => void begun.set(object.key, null), (old, key, version) => {
-            begun.set(old, version);
+          await this.#tree(operation, ({ key }) => void (begun.size < UNDONE_MAX && begun.set(key, null)), (old, key, version) => {
+            if (begun.has(old)) begun.set(old, version);
             moved(old, key, version);
           });
           break;
@@ -110,7 +113,10 @@ export class Mover {
     this.ledger.finish(operation);
   }
 
-  /** Whoever asked hears that nothing has happened. What cannot be put back is for people to look at, not for the next start to go on with. */
+  /**
+   * Whoever asked hears that nothing has happened. What cannot be put back is for people to look at, not for the
+   * next start to go on with: the guest may have made something else of the names by then.
+   */
   async #undo(operation: Operation, emptied: boolean, begun: ReadonlyMap<string, Version | null>, moved: (from: string, now: string, version: Version) => void): Promise<void> {
     const { from, to } = operation;
     const { location } = this.store;
@@ -118,12 +124,14 @@ export class Mover {
     for (const [old, version] of begun) {
       const key = to + old.slice(from.length);
       try {
-        const there = await this.#headOrNull(key);
+        const [there, still] = await Promise.all([this.#headOrNull(key), this.#headOrNull(old)]);
         if (there === null) continue;
-        // A copy of what is still in its place, or what had the name before
-        const copied = (await this.#headOrNull(old)) !== null;
-        if (copied && !(emptied && key === to)) await this.#removeIfThere(key, there.version);
-        if (!copied && (version === null || there.version === version)) moved(old, old, await this.#moveOne(there, old));
+        if (still === null) {
+          // If somebody else has replaced it, it is theirs
+          if (version === null || there.version === version) moved(old, old, await this.#moveOne(there, old));
+        } else if (isCopy(there, still) && !(emptied && key === to)) {
+          await this.#removeIfThere(key, there.version);
+        }
       } catch (error) {
         if (!(error instanceof StorageError)) throw error;
         left++;
@@ -237,3 +245,5 @@ export class Mover {
     }
   }
 }
+
+const isCopy = (copy: ObjectInfo, of: ObjectInfo): boolean => copy.size === of.size && isDeepStrictEqual(copy.metadata, of.metadata);
