@@ -4,7 +4,6 @@
  * acknowledged is in the bucket, what failed has happened or not, and nothing is left behind.
  */
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,24 +12,22 @@ import { E, errnoName } from '../../src/base/errno.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
-import type { Capabilities, ObjectStore } from '../../src/storage/object/store.js';
+import type { ObjectStore } from '../../src/storage/object/store.js';
 import { FaultyStore, type Fault } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { CacheDirectory } from '../../src/storage/object/write/cache-directory.js';
 import { inspect } from '../../src/storage/object/write/recovery.js';
-import { concat, u32, u64 } from '../support/frontend.js';
-import { name, OP } from '../support/guest.js';
 import { MortalStore } from '../support/mortal-store.js';
-import { Files, O_RDWR, type OpenFile } from '../support/object-files.js';
-import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
-import { pattern } from './contract.js';
+import { Files } from '../support/object-files.js';
+import { ObjectGuest } from '../support/object-guest.js';
+import { Actor, digest } from './write-faults/actor.js';
+import { flushes, large, piece, SCENARIOS, small, type Scenario } from './write-faults/scenarios.js';
 
 const KIB = 1 << 10;
 const SIZES = { putMaxBytes: 16 * KIB, partBytes: 8 * KIB, copyMaxBytes: 64 * KIB, growAfterParts: 4, partsAtOnce: 3 };
 const LIMITS = { partMinBytes: 4 * KIB, partMaxBytes: 256 * KIB, parts: 100 };
 const CASES_AT_ONCE = 12;
 const MEMORY = '/dev/shm';
-const ROOT = 1n;
 
 const FAULTS: Readonly<Record<string, Fault>> = {
   'is refused': { kind: 'before', code: 'unavailable' },
@@ -40,243 +37,6 @@ const FAULTS: Readonly<Record<string, Fault>> = {
 
 /** What changes nothing fails in one way. */
 const READS: ReadonlySet<Call['operation']> = new Set(['head', 'list', 'read']);
-
-/** A guest, and what it has open. */
-class Actor {
-  readonly files: Files;
-  file: OpenFile = { node: 0n, fh: 0n };
-
-  constructor(
-    readonly g: ObjectGuest,
-    /** Somebody else's way to the bucket. */
-    readonly others: ObjectStore,
-  ) {
-    this.files = new Files(g);
-  }
-
-  /** The node of a path, or −errno. */
-  async walk(path: string): Promise<bigint> {
-    let node = ROOT;
-    for (const step of path.split('/').filter((one) => one !== '')) {
-      const reply = await this.g.call(OP.LOOKUP, node, name(step), 128);
-      if (reply.error !== 0) return BigInt(reply.error);
-      node = reply.data.getBigUint64(0, true);
-    }
-    return node;
-  }
-
-  /** −errno, or what `body` says of the directory and the last name of a path. */
-  async in(path: string, body: (dir: bigint, last: string) => Promise<number>): Promise<number> {
-    const at = path.lastIndexOf('/');
-    const dir = await this.walk(path.slice(0, at + 1));
-    return dir < 0n ? Number(dir) : body(dir, path.slice(at + 1));
-  }
-
-  /** As Linux does: what is changed is looked up first. */
-  call(opcode: number, path: string, args: (last: string) => Uint8Array, room = 0, lookedUp = true): Promise<number> {
-    return this.in(path, async (dir, last) => {
-      if (lookedUp) await this.g.call(OP.LOOKUP, dir, name(last), 128);
-      return (await this.g.call(opcode, dir, args(last), room)).error;
-    });
-  }
-
-  rename(from: string, to: string): Promise<number> {
-    return this.in(from, (a, old) => this.in(to, async (b, last) => {
-      for (const [dir, one] of [[a, old], [b, last]] as const) await this.g.call(OP.LOOKUP, dir, name(one), 128);
-      return (await this.g.call(OP.RENAME2, a, concat(u64(b), u32(0, 0), name(old), name(last)))).error;
-    }));
-  }
-
-  unlink = (path: string): Promise<number> => this.call(OP.UNLINK, path, name);
-  rmdir = (path: string): Promise<number> => this.call(OP.RMDIR, path, name);
-  mkdir = (path: string): Promise<number> => this.call(OP.MKDIR, path, (last) => concat(u32(0o750, 0), name(last)), 128);
-  symlink = (path: string, target: string): Promise<number> => this.call(OP.SYMLINK, path, (last) => concat(name(last), name(target)), 128);
-
-  async setattr(path: string, valid: number, put: (args: DataView) => void): Promise<number> {
-    const node = await this.walk(path);
-    return node < 0n ? Number(node) : this.setattrOf(node, valid, put);
-  }
-
-  async setattrOf(node: bigint, valid: number, put: (args: DataView) => void): Promise<number> {
-    const args = new DataView(new ArrayBuffer(88));
-    args.setUint32(0, valid, true);
-    put(args);
-    return (await this.g.call(OP.SETATTR, node, new Uint8Array(args.buffer), 104)).error;
-  }
-
-  chmod = (path: string, mode: number): Promise<number> => this.setattr(path, 1, (args) => args.setUint32(68, mode, true));
-  chmodOpen = (mode: number): Promise<number> => this.setattrOf(this.file.node, 1, (args) => args.setUint32(68, mode, true));
-  truncate = (path: string, size: number): Promise<number> => this.setattr(path, 8, (args) => args.setBigUint64(16, BigInt(size), true));
-
-  async setxattr(path: string, key: string, value: string): Promise<number> {
-    const node = await this.walk(path);
-    return node < 0n ? Number(node) : (await this.g.call(OP.SETXATTR, node, concat(u32(value.length, 0, 0, 0), name(key), Buffer.from(value)))).error;
-  }
-
-  async create(path: string, content: Uint8Array): Promise<void> {
-    assert.equal(await this.in(path, async (dir, last) => {
-      const { entry, fh } = await this.g.create(dir, last);
-      this.file = { node: entry.node, fh };
-      return 0;
-    }), 0);
-    assert.equal(await this.files.write(this.file, 0, content), 0);
-  }
-
-  async change(path: string, offset: number, content: Uint8Array): Promise<void> {
-    const node = await this.walk(path);
-    this.file = { node, fh: await this.g.open(node, O_RDWR) };
-    assert.equal(await this.files.write(this.file, offset, content), 0);
-  }
-
-  fsync = (): Promise<number> => this.files.fsync(this.file);
-
-  /** Everything that there is, with its content. */
-  async tree(path = '', found: Record<string, string> = {}): Promise<Record<string, string>> {
-    for (const bytes of await this.files.names(await this.walk(path))) {
-      const below = `${path}${bytes.toString()}`;
-      const node = await this.walk(below);
-      assert.ok(node > 0n, `${below} is listed`);
-      const attr = await this.g.call(OP.GETATTR, node, new Uint8Array(16), 104);
-      const type = attr.data.getUint32(16 + 60, true) & 0o170000;
-      if (type === 0o040000) {
-        found[`${below}/`] = '';
-        await this.tree(`${below}/`, found);
-      } else if (type === 0o100000) {
-        const opened = await this.g.call(OP.OPEN, node, u32(0, 0), 16);
-        assert.equal(opened.error, 0);
-        const file = { node, fh: opened.data.getBigUint64(0, true) };
-        const content = await this.files.read(file);
-        assert.ok(typeof content !== 'number', below);
-        found[below] = digest(content);
-        await this.files.close(file);
-      } else {
-        found[below] = 'special';
-      }
-    }
-    return found;
-  }
-}
-
-interface Scenario {
-  readonly capabilities?: Partial<Capabilities>;
-  readonly options?: GuestOptions;
-  readonly durability?: 'remote' | 'writeback';
-  /** Objects that others have put. */
-  readonly there?: Readonly<Record<string, Uint8Array>>;
-  prepare?(actor: Actor): Promise<void>;
-  /** @returns 0 or −errno */
-  act(actor: Actor): Promise<number>;
-  /** What a second attempt may say, if the first was done and nobody heard. */
-  readonly again?: number;
-  /** Whatever `act` says, what was prepared is to be in the bucket in the end. */
-  readonly acknowledged?: boolean;
-  /** What a change that failed may leave: markers of directories that are there anyway. */
-  readonly mayStay?: readonly string[];
-  /** Keys in the bucket afterwards. */
-  readonly keys: readonly string[];
-}
-
-const small = pattern(5 * KIB);
-const large = pattern(60 * KIB);
-const piece = pattern(9 * KIB).map((byte) => byte ^ 0x55);
-const huge = pattern((8 << 20) + 100 * KIB);
-const flushes = (actor: Actor): Promise<number> => actor.fsync();
-
-const writes = async (actor: Actor): Promise<number> => {
-  assert.equal(await actor.files.write(actor.file, 0, large), 0);
-  return actor.fsync();
-};
-
-const SCENARIOS: Readonly<Record<string, Scenario>> = {
-  'a new file': { prepare: (a) => a.create('f', small), act: flushes, acknowledged: true, keys: ['f'] },
-  'a new file, written back': { durability: 'writeback', prepare: (a) => a.create('f', small), act: flushes, acknowledged: true, keys: ['f'] },
-  'a new file where conditions are not honoured': {
-    capabilities: { putIfAbsent: false, putIfVersion: false }, prepare: (a) => a.create('f', small), act: flushes, acknowledged: true, keys: ['f'],
-  },
-  'a changed file': { there: { f: small }, prepare: (a) => a.change('f', 100, pattern(10)), act: flushes, acknowledged: true, keys: ['f'] },
-  'a new file in parts': { prepare: (a) => a.create('f', small), act: writes, acknowledged: true, keys: ['f'] },
-  'a new file in parts, written back': { durability: 'writeback', prepare: (a) => a.create('f', small), act: writes, acknowledged: true, keys: ['f'] },
-  'a new file in parts that has got another mode meanwhile': {
-    prepare: (a) => a.create('f', small), acknowledged: true, keys: ['f'],
-    act: async (a) => {
-      assert.equal(await a.files.write(a.file, 0, large), 0);
-      assert.equal(await a.chmodOpen(0o600), 0);
-      return a.fsync();
-    },
-  },
-  'a changed file in parts, most of them copied': { there: { f: large }, prepare: (a) => a.change('f', 20 * KIB, piece), act: flushes, acknowledged: true, keys: ['f'] },
-  'a changed file in parts, where copies have to be compared': {
-    capabilities: { copyPartIfVersion: false }, there: { f: large }, prepare: (a) => a.change('f', 20 * KIB, piece), act: flushes, acknowledged: true, keys: ['f'],
-  },
-  'a changed file in parts, where nothing can be copied': {
-    capabilities: { copyPart: 'none' }, there: { f: large }, prepare: (a) => a.change('f', 20 * KIB, piece), act: flushes, acknowledged: true, keys: ['f'],
-  },
-  'a truncated file': { there: { f: small }, act: (a) => a.truncate('f', 1000), keys: ['f'] },
-  'a file that others have changed': {
-    there: { f: small }, keys: ['.bucketfsd-conflicts/f.ID', 'f'], acknowledged: true,
-    prepare: async (a) => {
-      await a.change('f', 0, small.map((byte) => ~byte));
-      await a.others.put('f', pattern(77));
-    },
-    act: async (a) => {
-      const error = await a.fsync();
-      return error === -E.STALE ? 0 : error;
-    },
-  },
-  ...Object.fromEntries([true, false].flatMap((rename) => {
-    const capabilities = { rename };
-    const where = `where the store ${rename ? 'renames' : 'copies'}`;
-    return Object.entries<Scenario>({
-      [`rename of a file ${where}`]: { capabilities, there: { f: small }, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'] },
-      [`rename of a file over another ${where}`]: {
-        capabilities, there: { f: small, g: large }, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'],
-      },
-      [`rename of a file that was made and closed here ${where}`]: {
-        capabilities, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'],
-        prepare: async (a) => {
-          await a.create('f', small);
-          assert.equal(await a.files.close(a.file), 0);
-        },
-      },
-      [`rename out of a directory without a marker ${where}`]: {
-        capabilities, there: { 'd/f': small }, act: (a) => a.rename('d/f', 'g'), again: -E.NOENT, keys: ['d/', 'g'], mayStay: ['d/'],
-      },
-      [`rename of a file that is being changed ${where}`]: {
-        capabilities, there: { f: small }, prepare: (a) => a.change('f', 100, pattern(10)), act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'],
-      },
-      [`rename of a tree ${where}`]: {
-        capabilities, there: { 'd/': new Uint8Array(0), 'd/a': small, 'd/e/b': large, 'd/e/c': piece, x: small }, act: (a) => a.rename('d', 'n'), again: -E.NOENT,
-        keys: ['n/', 'n/a', 'n/e/b', 'n/e/c', 'x'],
-      },
-      [`rename of a tree over an empty directory ${where}`]: {
-        capabilities, there: { 'd/a': small, 'd/b': piece, 'n/': new Uint8Array(0) }, act: (a) => a.rename('d', 'n'), again: -E.NOENT, keys: ['n/', 'n/a', 'n/b'],
-      },
-    });
-  })),
-  'rename of a file that is only here': { prepare: (a) => a.create('f', small), act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'] },
-  'unlink of a file': { there: { f: small, g: piece }, act: (a) => a.unlink('f'), again: -E.NOENT, keys: ['g'] },
-  'unlink of a file that is being changed': {
-    there: { f: small, g: piece }, prepare: (a) => a.change('f', 100, pattern(10)), act: (a) => a.unlink('f'), again: -E.NOENT, keys: ['g'],
-  },
-  'unlink of the last file of a directory without a marker': { there: { 'd/f': small }, act: (a) => a.unlink('d/f'), again: -E.NOENT, keys: ['d/'], mayStay: ['d/'] },
-  'unlink of a large file that is open': {
-    there: { f: huge, g: piece }, act: (a) => a.unlink('f'), again: -E.NOENT, keys: ['g'],
-    prepare: async (a) => {
-      const node = await a.walk('f');
-      a.file = { node, fh: await a.g.open(node, 0) };
-    },
-  },
-  'rmdir': { there: { 'd/': new Uint8Array(0), g: piece }, act: (a) => a.rmdir('d'), again: -E.NOENT, keys: ['g'] },
-  'rmdir in a directory without a marker': { there: { 'd/e/': new Uint8Array(0) }, act: (a) => a.rmdir('d/e'), again: -E.NOENT, keys: ['d/'], mayStay: ['d/'] },
-  'mkdir': { act: (a) => a.mkdir('d'), again: -E.EXIST, keys: ['d/'] },
-  'symlink': { act: (a) => a.symlink('l', 'target'), again: -E.EXIST, keys: ['l'] },
-  'chmod of a file': { there: { f: small }, act: (a) => a.chmod('f', 0o640), keys: ['f'] },
-  'chmod of a directory': { there: { 'd/': new Uint8Array(0) }, act: (a) => a.chmod('d', 0o710), keys: ['d/'] },
-  'chmod of a directory without a marker': { there: { 'd/f': small }, act: (a) => a.chmod('d', 0o710), keys: ['d/', 'd/f'] },
-  'setxattr': { there: { f: small }, act: (a) => a.setxattr('f', 'user.colour', 'green'), keys: ['f'] },
-};
-
-const digest = (content: Uint8Array): string => `${content.length} bytes ${createHash('sha1').update(content).digest('hex').slice(0, 12)}`;
 
 /** Every object, with what others see of it; ids of conflicts are all the same. */
 async function contentsOf(store: ObjectStore): Promise<Record<string, string>> {
