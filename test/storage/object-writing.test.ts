@@ -225,7 +225,15 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
         assert.equal((await guest.g.call(OP.UNLINK, ROOT, name(file), 0)).error, 0);
         await assert.rejects(store.head(file), { code: 'not-found' });
         assert.ok((await guest.readAll(node, fh)).equals(content));
+        const again = await guest.g.open(node, 0); // as by /proc/self/fd
+        assert.ok((await guest.readAll(node, again)).equals(content));
+        const mode = new DataView(new ArrayBuffer(88));
+        mode.setUint32(0, 1, true);
+        mode.setUint32(68, 0o600, true);
+        assert.equal((await guest.g.call(OP.SETATTR, node, new Uint8Array(mode.buffer), 104)).error, 0);
         await guest.write(node, fh, 0, bytes('S'));
+        assert.equal((await guest.g.read(node, again, 0, 1)).data.getUint8(0), 'S'.charCodeAt(0));
+        await guest.release(node, again);
         assert.deepEqual(await guest.g.list(ROOT), []);
         assert.equal(await guest.close(node, fh), 0);
         await guest.g.opened.idle();

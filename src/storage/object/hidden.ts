@@ -6,6 +6,7 @@ import type { Ledger } from './write/ledger.js';
 
 export class HiddenObjects {
   readonly #keys = new Map<ObjectNode, string>();
+  readonly #copies = new Map<ObjectNode, Base>();
   readonly #removing = new Set<Promise<void>>();
 
   constructor(
@@ -19,7 +20,14 @@ export class HiddenObjects {
     this.ledger.hide(key);
     this.#keys.set(node, key);
     const version = await this.store.copy(base.key, key, { sourceVersion: base.version });
-    return { ...base, key, version };
+    const copy = { ...base, key, version };
+    this.#copies.set(node, copy);
+    return copy;
+  }
+
+  /** What stands for the object of a node that has lost its name. */
+  copyOf(node: ObjectNode): Base | null {
+    return node.unlinked ? this.#copies.get(node) ?? null : null;
   }
 
   /** If nobody has the node open any more. */
@@ -27,6 +35,7 @@ export class HiddenObjects {
     const key = this.#keys.get(node);
     if (key === undefined || node.opens > 0) return;
     this.#keys.delete(node);
+    this.#copies.delete(node);
     const removing = this.store.remove(key).then(
       () => this.ledger.removed(key),
       () => undefined, // the next start does it
@@ -38,4 +47,10 @@ export class HiddenObjects {
   async settled(): Promise<void> {
     await Promise.all(this.#removing);
   }
+}
+
+/** Where the content of a file is that is not being changed; null: nowhere yet. */
+export function baseOf(node: ObjectNode, hidden: HiddenObjects | null): Base | null {
+  const { version, size } = node.facts;
+  return hidden?.copyOf(node) ?? (version === null ? null : { key: node.key, version, size });
 }

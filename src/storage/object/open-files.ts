@@ -8,7 +8,7 @@ import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { describeObject } from './facts.js';
 import type { FileHandle } from './file-handle.js';
-import { HiddenObjects } from './hidden.js';
+import { baseOf, HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { readAgain, sourceOf } from './overtaken.js';
@@ -117,10 +117,10 @@ export class OpenFiles {
 
   /** The staged file of a node without a handle. @throws FileError, an error of the cache directory */
   stageNode(node: ObjectNode): StagedFile {
-    const { version, size } = node.facts;
     if (node.staged !== null) return node.staged;
-    if (version === null) throw new FileError(E.IO);
-    return this.#stage(node, { key: node.key, version, size });
+    const base = baseOf(node, this.#hidden);
+    if (base === null) throw new FileError(E.IO);
+    return this.#stage(node, base);
   }
 
   release(r: FileSystemRequest): void {
@@ -340,8 +340,8 @@ export class OpenFiles {
   #install(r: FileSystemRequest, node: ObjectNode, writable: boolean): FileHandle | number {
     const number = this.nextHandle();
     if (number < 0) return number;
-    const { version, size } = node.facts;
-    const base = version === null ? null : { key: node.key, version, size };
+    const { version } = node.facts;
+    const base = baseOf(node, this.#hidden);
     const file: FileHandle = { node, base, reader: null, staged: null, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false };
     node.opens++;
     this.#handles.set(number, file);
