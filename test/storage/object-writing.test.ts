@@ -13,6 +13,7 @@ import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
+import { MortalStore } from '../support/mortal-store.js';
 import { ObjectGuest } from '../support/object-guest.js';
 import { Guest, objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
@@ -264,6 +265,25 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
 });
 
 describe('conflicts', () => {
+  test('what somebody else has made of a file goes along with its directory; what is written here is no part of it', async () => {
+    const store = new MemoryStore({ capabilities: { rename: false } });
+    await store.put('d/f', bytes('first'));
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const d = await g.lookup(ROOT, 'd');
+      const { node } = await g.lookup(d.node, 'f');
+      const fh = await g.open(node, O_RDWR);
+      await store.put('d/f', bytes('theirs, and longer'));
+      assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e')), 0)).error, 0);
+      await guest.write(node, fh, 0, bytes('OURS'));
+      assert.equal(await guest.close(node, fh), -E.STALE);
+    });
+    assert.equal(text(await objectOf(store, 'e/f')), 'theirs, and longer');
+    const kept = (await store.list({ prefix: '.bucketfsd-conflicts/' })).objects;
+    assert.equal(kept.length, 1);
+    assert.match(text(await objectOf(store, kept[0].key)), /^OURS/);
+  });
+
   test('who was slower hears ESTALE, and finds what was written beside', async () => {
     const store = new MemoryStore();
     await store.put('d/f', bytes('one'));
@@ -285,6 +305,32 @@ describe('conflicts', () => {
 });
 
 describe('restarts', () => {
+  test('a rename of a directory that cannot be finished now ends the start, and the next one finishes it', async () => {
+    const memory = new MemoryStore({ capabilities: { rename: false } });
+    for (const key of ['d/a', 'd/b', 'd/c']) await memory.put(key, bytes(key));
+    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+    const options = { write: { cacheDirectory } };
+    const mortal = new MortalStore(memory);
+    const first = await ObjectGuest.start(mortal.store, options);
+    await first.lookup(ROOT, 'd');
+    mortal.dieAt(8, true);
+    first.queue.chain([first.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))).bytes], [16], true);
+    first.queue.kick();
+    while (!mortal.dead) await turn();
+    const killed = first.kill();
+    mortal.end();
+    await killed;
+    const faulty = new FaultyStore(memory);
+    const refuse = { nth: 1, fault: { kind: 'before', code: 'unavailable' } } as const;
+    faulty.inject({ operation: 'copy', ...refuse }, { operation: 'remove', ...refuse });
+    await assert.rejects(ObjectGuest.start(faulty.store, options), { code: 'unavailable' });
+    const last = await ObjectGuest.start(memory, options);
+    assert.match(last.recovered.join(), /moved what was left below memory:\/d\//);
+    await last.close();
+    assert.deepEqual((await memory.list({ prefix: '' })).objects.map(({ key }) => key), ['e/a', 'e/b', 'e/c']);
+    rmSync(cacheDirectory, { recursive: true });
+  });
+
   for (const durability of ['remote', 'writeback'] as const) {
     test(`acknowledged writes survive the daemon (${durability})`, async () => {
       const store = new MemoryStore({ limits: PARTS });

@@ -318,10 +318,10 @@ export class Changes {
     await this.tree.gate.closed([from, to], async () => {
       const now = new Map<ObjectNode, string>();
       try {
-        await this.#mover.moveTree(from, to, there !== null, (old, key, version) => {
+        await this.#mover.moveTree(from, to, there !== null, (old, key, version, source) => {
           const open = this.tree.nodes.find(false, old);
           if (open === null) return;
-          this.files.moved(open, key, version);
+          this.files.moved(open, key, version, source);
           now.set(open, key);
         }, () => {
           for (const { staged, key } of this.tree.stagedBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);

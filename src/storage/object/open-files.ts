@@ -13,7 +13,7 @@ import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { readAgain, sourceOf } from './overtaken.js';
 import type { Reader } from './reader.js';
-import type { Metadata, ObjectStore } from './store.js';
+import type { Metadata, ObjectStore, Version } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
@@ -267,9 +267,13 @@ export class OpenFiles {
     this.#dispose(file);
   }
 
-  /** The same content is at another key now, as another version. */
-  moved(node: ObjectNode, key: string, version: string): void {
+  /**
+   * The same content is at another key now, as another version. `source` is the version that it was: if that is not the one known here, who has the
+   * file open has another one, which is gone.
+   */
+  moved(node: ObjectNode, key: string, version: Version, source: Version | null = node.facts.version): void {
     const before = node.facts.version;
+    if (before !== source) return;
     for (const handle of this.#handles.values()) {
       if (handle.node !== node || handle.base === null || handle.base.version !== before) continue;
       handle.base = { ...handle.base, key, version };

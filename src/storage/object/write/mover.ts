@@ -28,6 +28,9 @@ export interface Moved {
   readonly headers: ObjectHeaders | null;
 }
 
+/** An object has another key, where it is another version: `source` is the one it was. */
+type TellMoved = (from: string, now: string, version: Version, source: Version) => void;
+
 export class Mover {
   /** Something that speaks the provider's protocol may not know that request: then it is not asked again. */
   #renames: boolean;
@@ -89,16 +92,16 @@ export class Mover {
    * @throws what an object could not be moved for; then all are where they were, as far as the store allows. `emptied`: there was
    * a directory `to`, which stays.
    */
-  async moveTree(from: string, to: string, emptied: boolean, moved: (from: string, now: string, version: Version) => void, finished: () => void): Promise<void> {
+  async moveTree(from: string, to: string, emptied: boolean, moved: TellMoved, finished: () => void): Promise<void> {
     const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: '' };
     this.ledger.begin(operation);
     const begun = new Map<string, Version | null>();
     try {
       for (let pass = 1; ; pass++) {
         try {
-          await this.#tree(operation, ({ key }) => void (begun.size < UNDONE_MAX && begun.set(key, null)), (old, key, version) => {
+          await this.#tree(operation, ({ key }) => void (begun.size < UNDONE_MAX && begun.set(key, null)), (old, key, version, source) => {
             if (begun.has(old)) begun.set(old, version);
-            moved(old, key, version);
+            moved(old, key, version, source);
           });
           break;
         } catch (error) {
@@ -117,7 +120,7 @@ export class Mover {
    * Whoever asked hears that nothing has happened. What cannot be put back is for people to look at, not for the
    * next start to go on with: the guest may have made something else of the names by then.
    */
-  async #undo(operation: Operation, emptied: boolean, begun: ReadonlyMap<string, Version | null>, moved: (from: string, now: string, version: Version) => void): Promise<void> {
+  async #undo(operation: Operation, emptied: boolean, begun: ReadonlyMap<string, Version | null>, moved: TellMoved): Promise<void> {
     const { from, to } = operation;
     const { location } = this.store;
     let left = 0;
@@ -128,7 +131,7 @@ export class Mover {
         if (there === null) continue;
         if (still === null) {
           // If somebody else has replaced it, it is theirs
-          if (version === null || there.version === version) moved(old, old, await this.#moveOne(there, old));
+          if (version === null || there.version === version) moved(old, old, await this.#moveOne(there, old), there.version);
         } else if (isCopy(there, still) && !(emptied && key === to)) {
           await this.#removeIfThere(key, there.version);
         }
@@ -193,14 +196,14 @@ export class Mover {
     return source?.version === object.version ? new FileError(E.EXIST) : error;
   }
 
-  async #tree({ from, to }: Operation, begins: (object: ObjectInfo) => void, moved: (from: string, to: string, version: Version) => void): Promise<void> {
+  async #tree({ from, to }: Operation, begins: (object: ObjectInfo) => void, moved: TellMoved): Promise<void> {
     let failed: unknown = null;
     const running = new Set<Promise<void>>();
     for await (const object of this.#below(from)) {
       if (failed !== null) break;
       const key = to + object.key.slice(from.length);
       begins(object);
-      const one = this.#moveOne(object, key).then((version) => moved(object.key, key, version)).catch((error: unknown) => void (failed ??= error)).finally(() => running.delete(one));
+      const one = this.#moveOne(object, key).then((version) => moved(object.key, key, version, object.version)).catch((error: unknown) => void (failed ??= error)).finally(() => running.delete(one));
       running.add(one);
       if (running.size >= AT_ONCE) await Promise.race(running);
     }

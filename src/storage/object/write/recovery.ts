@@ -5,7 +5,7 @@
 import type { BlockCache } from '../blocks/block-cache.js';
 import { Journal } from '../journal.js';
 import type { MemoryBudget } from '../memory-budget.js';
-import { StorageError } from '../errors.js';
+import { isTransient, StorageError } from '../errors.js';
 import type { ObjectStore } from '../store.js';
 import type { TreeLog } from '../tree.js';
 import { CacheDirectory, CacheDirectoryError } from './cache-directory.js';
@@ -94,7 +94,11 @@ function restored(shop: Workshop, pending: Pending, report: string[]): StagedFil
   return files;
 }
 
-/** What fails here stays in the journal, for the next start. */
+/**
+ * Operations are finished before anybody makes something else of their names: where that is not possible now the start fails; what never will be
+ * is given up. Uploads and copies that cannot be removed stay in the journal, for the next start.
+ * @throws StorageError
+ */
 async function finish(shop: Workshop, pending: Pending, report: string[], log: TreeLog): Promise<void> {
   const { store, ledger } = shop;
   const mover = new Mover(store, ledger, log);
@@ -107,7 +111,15 @@ async function finish(shop: Workshop, pending: Pending, report: string[], log: T
     }
   };
   for (const operation of pending.operations.values()) {
-    await tried(`${operation.kind} of ${store.location}/${operation.from}`, () => mover.resume(operation));
+    try {
+      report.push(await mover.resume(operation));
+    } catch (error) {
+      if (!(error instanceof StorageError) || isTransient(error.code)) throw error;
+      const { kind, from, to } = operation;
+      const where = kind === 'rename' ? `: what was moved is at ${store.location}/${to}, the rest still at ${from}` : '';
+      report.push(`gave up the ${kind} of ${store.location}/${from}, which had been begun (${error.message})${where}`);
+      ledger.finish(operation);
+    }
   }
   const cleaning = [
     ...[...pending.uploads.values()].map((upload) => () =>
