@@ -48,6 +48,8 @@ export const OURS = 'bucketfsd';
 /** This daemon on a directory of the host: what reading again is compared with. */
 export const DIRECTORY = 'directory';
 const MAIN = join(projectRoot, 'build/src/main.js');
+/** The others keep what they read without a limit of theirs: as much as any size of the bench needs. */
+const CACHE_MIB = 16_384;
 const MOUNT_TIMEOUT_MS = 20_000;
 
 const baseEnv = (folder: string): NodeJS.ProcessEnv => ({ PATH: process.env['PATH'], HOME: folder, LANG: 'C' });
@@ -60,13 +62,13 @@ function ourselves(extra: readonly string[]): Contender {
   const durabilityOf = (durability: Durability): string => (durability === 'cached' ? 'writeback' : 'remote');
   return {
     name: OURS,
-    mode: (durability) => (durability === 'none' ? 'defaults' : `--durability ${durabilityOf(durability)}`),
+    mode: (durability) => (durability === 'none' ? '' : `--durability ${durabilityOf(durability)} `) + `--cache-size ${CACHE_MIB}`,
     missing: () => null,
     start: async (bucket, durability, folder) => {
       const socket = join(folder, 'sock');
       const argv = [
         process.execPath, MAIN, '--socket-path', socket, '--source', `s3://${bucket.name}`, '--endpoint', bucket.endpoint, '--path-style',
-        '--cache-dir', join(folder, 'cache'), '--durability', durabilityOf(durability), ...extra,
+        '--cache-dir', join(folder, 'cache'), '--cache-size', String(CACHE_MIB), '--durability', durabilityOf(durability), ...extra,
       ];
       const env = { ...baseEnv(folder), AWS_REGION: 'us-east-1', AWS_ACCESS_KEY_ID: bucket.accessKeyId, AWS_SECRET_ACCESS_KEY: bucket.secretAccessKey };
       const log = join(folder, 'log');
