@@ -267,10 +267,7 @@ export class OpenFiles {
     this.#dispose(file);
   }
 
-  /**
-   * The same content is at another key now, as another version. `source` is the version that it was: if that is not the one known here, who has the
-   * file open has another one, which is gone.
-   */
+  /** The version `source` is at another key now, as another version. Who has another one open has one that is gone. */
   moved(node: ObjectNode, key: string, version: Version, source: Version | null = node.facts.version): void {
     const before = node.facts.version;
     if (before !== source) return;
