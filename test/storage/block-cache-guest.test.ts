@@ -5,6 +5,7 @@ import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, st
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
 import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
@@ -25,12 +26,13 @@ class Bucket {
   readonly inner = new MemoryStore();
   reads = 0;
   bytes = 0;
+  delay_ms = 0;
   readonly store: ObjectStore = intercept(this.inner, (call, attempt) => {
     if (call.operation === 'read' || call.operation === 'fetch') {
       this.reads++;
       this.bytes += call.bytes;
     }
-    return attempt(call.signal);
+    return this.delay_ms === 0 ? attempt(call.signal) : sleep(this.delay_ms).then(() => attempt(call.signal));
   });
 
   /** What `body` reads of the store. */
@@ -167,6 +169,24 @@ describe('what was read once', () => {
       assert.equal(bucket.bytes, 2 * 4096 + MIB);
       assert.equal(await bucket.during(async () => {
         for (let i = 0; i < 20; i++) await at(MIB + i * 50 * KIB);
+      }), 0);
+      await release(g, node, fh);
+    });
+  });
+
+  test('of a bucket that is far away the block of a piece that is read is fetched at once, while there is room', async (t) => {
+    const bucket = new Bucket();
+    const large = pattern(32 * MIB);
+    await bucket.inner.put('f', large);
+    bucket.delay_ms = 30;
+    await withGuest(bucket, directoryOf(t), async (g) => {
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, 0);
+      for (let block = 0; block < 32; block += 2) assert.equal((await g.read(node, fh, block * MIB + 500_000, 4096)).error, 0);
+      await g.opened.idle();
+      // The first ones only show how far it is
+      assert.equal(await bucket.during(async () => {
+        for (let block = 20; block < 32; block += 2) assert.equal((await g.read(node, fh, block * MIB + 40_000, 4096)).error, 0);
       }), 0);
       await release(g, node, fh);
     });

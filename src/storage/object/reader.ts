@@ -314,9 +314,11 @@ export class Reader {
     const memory = await this.budget.take(to - from);
     let writing: Promise<void> | null = null;
     try {
+      const began = performance.now();
       const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
       deliver(into, memory.address, bytes);
       if (cached !== null && bytes > 0) {
+        cached.cache.fetched(performance.now() - began);
         cached.cache.statistics.misses++;
         writing = cached.keep(from, from + bytes, memory.u8);
         for (const block of cached.missed(from, from + bytes)) this.#fetchBlock(cached, block);

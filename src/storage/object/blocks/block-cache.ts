@@ -38,7 +38,9 @@ const PENDING_SHARE = 1 / 8;
 const PENDING_MAX_BYTES = 64 << 20;
 /** libuv has four threads for everything; commits need some of them too. */
 const WRITES_AT_ONCE = 2;
-/** Whole blocks that are fetched because parts of them were asked for again. */
+/** From there on a round trip costs more than the rest of a block. */
+const FAR_MS = 10;
+/** Whole blocks that are fetched because parts of them were asked for. */
 const FETCHES_AT_ONCE = 4;
 /** Once the cache is full, they are at most so many times what was asked for: where it is too small, it would only fetch and throw away. */
 const FETCHED_PER_MISSED = 8;
@@ -92,6 +94,8 @@ export class BlockCache {
   #fetches = 0;
   /** Bytes that whole blocks may have, by what was asked for until now. */
   #credit = 0;
+  /** What fetching a range takes, on average. */
+  #usual_ms = 0;
   #readable = true;
   #writable = true;
 
@@ -200,14 +204,22 @@ export class BlockCache {
     }));
   }
 
-  /** `bytes` bytes of a block had to be fetched. @returns whether that happened before, not long ago: then the whole block may be worth it */
+  /** A range had to be fetched, which took so long. */
+  fetched(took_ms: number): void {
+    this.#usual_ms += (took_ms - this.#usual_ms) / 8;
+  }
+
+  /**
+   * `bytes` bytes of a block had to be fetched. @returns whether the whole block may be worth it: if that happened before, not long ago, or, as long
+   * as there is room, if the bucket is far away
+   */
   missed(id: ObjectId, block: number, bytes: number): boolean {
     this.#credit = Math.min(CREDIT_BLOCKS * this.blockBytes, this.#credit + FETCHED_PER_MISSED * bytes);
     const tag = (id[1] ^ Math.imul(block + 1, 0x85ebca6b)) >>> 0 || 1;
     const at = tag % MISSES;
     const again = this.#missed[at] === tag;
     this.#missed[at] = again ? 0 : tag;
-    return again;
+    return again || (!this.#full && this.#usual_ms >= FAR_MS);
   }
 
   /** Nobody waits for a whole block that is fetched, so few are at a time. */
