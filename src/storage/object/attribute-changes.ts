@@ -7,7 +7,7 @@ import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import { inTurn, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles } from './open-files.js';
-import type { Time } from './posix-metadata.js';
+import { PERMISSIONS, type Time } from './posix-metadata.js';
 import { COMMIT } from './settle.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import type { Metadata, ObjectStore } from './store.js';
@@ -25,7 +25,6 @@ const UTIME_OMIT = 0x3ffffffe;
 const SECONDS_MIN = -62_135_596_800;
 const SECONDS_MAX = 253_402_300_799;
 const ATTEMPTS = 3;
-const PERMISSIONS = 0o7777;
 
 export class AttributeChanges {
   readonly #small: SmallObjects;

@@ -6,10 +6,13 @@ import { randomUUID } from 'node:crypto';
 import { E } from '../../base/errno.js';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
+import { pagesOf } from './asking.js';
 import { HIDDEN } from './directory-handles.js';
 import type { Facts } from './facts.js';
+import { baseOf } from './hidden.js';
 import { inTurn, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles, WriteSide } from './open-files.js';
+import { PERMISSIONS } from './posix-metadata.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import { settledRemove } from './settle.js';
 import type { ObjectStore, Version } from './store.js';
@@ -19,7 +22,6 @@ import { Mover } from './write/mover.js';
 import type { StagedFile } from './write/staged-file.js';
 
 const RENAME_NOREPLACE = 1;
-const PERMISSIONS = 0o7777;
 
 export class Changes {
   readonly #mover: Mover;
@@ -216,16 +218,10 @@ export class Changes {
   /** What there is below a prefix, apart from the key `without`, or everything below it if it is a prefix. */
   async #inside(prefix: string, without: string | null = null): Promise<{ marker: boolean; others: boolean }> {
     let marker = false;
-    let token: string | undefined;
-    do {
-      const page = await this.store.list({ prefix, delimiter: '/', limit: 3, ...(token === undefined ? {} : { token }) });
-      for (const { key } of page.objects) {
-        if (key === prefix) marker = true;
-        else if (key !== without) return { marker, others: true };
-      }
-      if (page.prefixes.some((one) => one !== without)) return { marker, others: true };
-      token = page.next ?? undefined;
-    } while (token !== undefined);
+    for await (const { objects, prefixes } of pagesOf(this.store, { prefix, delimiter: '/', limit: 3 })) {
+      marker ||= objects.some(({ key }) => key === prefix);
+      if (objects.some(({ key }) => key !== prefix && key !== without) || prefixes.some((one) => one !== without)) return { marker, others: true };
+    }
     return { marker, others: false };
   }
 
@@ -289,7 +285,7 @@ export class Changes {
 
   /** Of a file that is not in the bucket: it will be made where it is wanted, in place of what is there. */
   #rekey(file: StagedFile, key: string, there: ObjectNode | null): void {
-    const base = there === null ? null : there.staged?.base ?? (there.facts.version === null ? null : { key, version: there.facts.version, size: there.facts.size });
+    const base = there === null ? null : there.staged?.base ?? baseOf(there, null);
     file.rename(key, base === null ? null : { ...base, key });
     if (there?.staged != null) there.staged.rename(null, there.staged.base);
   }
@@ -347,5 +343,4 @@ export class Changes {
   #below<T>(node: ObjectNode, body: () => Promise<T>): Promise<T> {
     return this.tree.gate.through(() => node.key, body);
   }
-
 }

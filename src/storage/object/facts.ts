@@ -1,7 +1,7 @@
 /** What a guest is told of an object or a directory: from the listing, the metadata, and defaults. */
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { STATX, STATX_BASIC_STATS } from '../statx.js';
-import { readPosix, type Time } from './posix-metadata.js';
+import { PERMISSIONS, readPosix, type Time } from './posix-metadata.js';
 import type { Metadata, ObjectHeaders, ObjectInfo, Version } from './store.js';
 
 /** For what objects do not say. */
@@ -33,7 +33,6 @@ export interface Facts {
 }
 
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map();
-const PERMISSIONS = 0o7777;
 const BLOCK_BYTES = 512;
 /** What programs take as the best size of a read: one request of the guest. */
 const BLKSIZE = 1 << 17;

@@ -1,4 +1,5 @@
 /** Copies that stand for objects which were removed or replaced while they were open: they go when the last handle does. */
+import { Underway } from '../../base/underway.js';
 import type { ObjectNode } from './nodes.js';
 import type { ObjectStore } from './store.js';
 import type { Base } from './write/records.js';
@@ -7,7 +8,7 @@ import type { Ledger } from './write/ledger.js';
 export class HiddenObjects {
   readonly #keys = new Map<ObjectNode, string>();
   readonly #copies = new Map<ObjectNode, Base>();
-  readonly #removing = new Set<Promise<void>>();
+  readonly #removing = new Underway();
 
   constructor(
     readonly store: ObjectStore,
@@ -36,16 +37,14 @@ export class HiddenObjects {
     if (key === undefined || node.opens > 0) return;
     this.#keys.delete(node);
     this.#copies.delete(node);
-    const removing = this.store.remove(key).then(
+    this.#removing.add(this.store.remove(key).then(
       () => this.ledger.removed(key),
       () => undefined, // the next start does it
-    );
-    this.#removing.add(removing);
-    void removing.then(() => this.#removing.delete(removing));
+    ));
   }
 
   async settled(): Promise<void> {
-    await Promise.all(this.#removing);
+    await this.#removing.settled();
   }
 }
 

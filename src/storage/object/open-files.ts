@@ -3,6 +3,7 @@
  * all of them see the staged file, as POSIX wants it.
  */
 import { E } from '../../base/errno.js';
+import { Underway } from '../../base/underway.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
@@ -17,7 +18,7 @@ import type { Metadata, ObjectStore, Version } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
-import { errnoOfSystem, StagedFile, type Workshop } from './write/staged-file.js';
+import { StagedFile, type Workshop } from './write/staged-file.js';
 
 /** What a file system that may be written to has besides. */
 export interface WriteSide {
@@ -40,7 +41,7 @@ export class OpenFiles {
   readonly #handles = new Map<number, FileHandle>();
   readonly #uses = new Map<StagedFile, Use>();
   readonly #hidden: HiddenObjects | null;
-  readonly #cleaning = new Set<Promise<void>>();
+  readonly #cleaning = new Underway();
 
   constructor(
     readonly store: ObjectStore,
@@ -71,7 +72,7 @@ export class OpenFiles {
     if ((writable || truncate) && this.write === null) return -E.ROFS;
     let node = given;
     if (node.directory) return -E.ISDIR;
-    if (this.tree.gate.waiting(node.key) !== null) await this.tree.gate.pass(() => given.key);
+    await this.tree.gate.pass(() => given.key);
     node = await this.tree.atOpen(node, writable, !writable && !truncate);
     const type = node.facts.mode & S_IFMT;
     if (type !== S_IFREG) return type === S_IFLNK ? -E.LOOP : -E.NXIO;
@@ -155,7 +156,7 @@ export class OpenFiles {
       staged = this.#stagedOf(file);
       if ((r.fuseFlags & WRITE_KILL_SUIDGID) !== 0) staged.killPrivileges();
     } catch (error) {
-      return error instanceof FileError ? -error.errno : errnoOfSystem(error);
+      return errnoOf(error);
     }
     const n = staged.write(r, r.offset);
     if (n <= 0) return n;
@@ -181,7 +182,7 @@ export class OpenFiles {
       if (r.session.killprivV2) staged.killPrivileges();
       return staged.fallocate(r.flags, r.offset, r.offset + r.length);
     } catch (error) {
-      return error instanceof FileError ? -error.errno : errnoOfSystem(error);
+      return errnoOf(error);
     }
   }
 
@@ -326,7 +327,7 @@ export class OpenFiles {
 
   /** Copies of what was open are removed. */
   async settled(): Promise<void> {
-    await Promise.all(this.#cleaning);
+    await this.#cleaning.settled();
     await this.#hidden?.settled();
   }
 
@@ -435,11 +436,9 @@ export class OpenFiles {
     if (use === undefined) return;
     this.#uses.delete(file);
     this.#unlink(file, use.node);
-    const disposing = this.write!.committer.forget(file).then(() => file.dispose()).catch((error: unknown) => {
+    this.#cleaning.add(this.write!.committer.forget(file).then(() => file.dispose()).catch((error: unknown) => {
       this.tree.log.error({ err: error, id: file.id }, `staging file ${file.id} cannot be given up: the next start looks at it again`);
-    });
-    this.#cleaning.add(disposing);
-    void disposing.then(() => this.#cleaning.delete(disposing));
+    }));
   }
 
   /** Files of which something is not in the bucket, for reports. */

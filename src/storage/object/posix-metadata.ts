@@ -38,7 +38,7 @@ export interface PosixMetadata {
 export type Convention = 's3' | 'gcs';
 
 const ID_MAX = 0xfffffffe;
-const PERMISSIONS = 0o7777;
+export const PERMISSIONS = 0o7777;
 const TYPES: ReadonlySet<number> = new Set([0o010000, 0o020000, 0o040000, 0o060000, 0o100000, 0o120000, 0o140000]);
 /** 9999-12-31, and as far back: whatever is farther is a mistake. */
 const SECONDS_MAX = 253_402_300_799;

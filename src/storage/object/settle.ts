@@ -7,8 +7,9 @@
  * object is asked whose it is.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ifThere } from './asking.js';
 import { StorageError, isTransient } from './errors.js';
-import type { Body, CallOptions, Condition, CopyOptions, ObjectInfo, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
+import type { Body, CallOptions, Condition, CopyOptions, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
 
 /** Name in the metadata of the id of the write that made the object. */
 export const COMMIT = 'bucketfsd-commit';
@@ -59,10 +60,10 @@ export async function settledRename(
       const lost = doubt && (error.code === 'changed' || error.code === 'not-found');
       if (error.detail.ambiguous !== true && !lost) throw error;
       doubt = true;
-      const [old, there] = await Promise.all([headOrNull(store, from, rest), headOrNull(store, to, rest)]);
+      const [old, there] = await Promise.all([ifThere(store.head(from, signalOf(rest))), ifThere(store.head(to, signalOf(rest)))]);
       if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
       if (!mayTryAgain(error, attempt, settle)) throw error;
-      await sleep(settle.pause_ms, undefined, rest.signal === undefined ? {} : { signal: rest.signal });
+      await sleep(settle.pause_ms, undefined, signalOf(rest));
     }
   }
 }
@@ -77,7 +78,7 @@ export async function settledRemove(store: ObjectStore, key: string, version: Ve
       if (doubt && error.code === 'not-found') return;
       if (!mayTryAgain(error, attempt, settle)) throw error;
       doubt = true;
-      await sleep(settle.pause_ms, undefined, options.signal === undefined ? {} : { signal: options.signal });
+      await sleep(settle.pause_ms, undefined, signalOf(options));
     }
   }
 }
@@ -97,25 +98,18 @@ async function settled(
       const ours = await versionOf(store, key, commit, options);
       if (ours !== null) return ours;
       if (!again) throw error;
-      await sleep(settle.pause_ms, undefined, options.signal === undefined ? {} : { signal: options.signal });
+      await sleep(settle.pause_ms, undefined, signalOf(options));
     }
   }
 }
+
+const signalOf = ({ signal }: CallOptions): CallOptions => (signal === undefined ? {} : { signal });
 
 const mayTryAgain = (error: StorageError, attempt: number, settle: SettleOptions): boolean =>
   error.detail.ambiguous === true && isTransient(error.code) && attempt < settle.attempts;
 
 /** The version of the object if it is the one that this commit made. */
 async function versionOf(store: ObjectStore, key: string, commit: string, options: CallOptions): Promise<Version | null> {
-  const info = await headOrNull(store, key, options);
+  const info = await ifThere(store.head(key, signalOf(options)));
   return info?.metadata?.[COMMIT] === commit ? info.version : null;
-}
-
-async function headOrNull(store: ObjectStore, key: string, { signal }: CallOptions): Promise<ObjectInfo | null> {
-  try {
-    return await store.head(key, signal === undefined ? {} : { signal });
-  } catch (error) {
-    if (error instanceof StorageError && error.code === 'not-found') return null;
-    throw error;
-  }
 }

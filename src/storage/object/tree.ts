@@ -1,6 +1,7 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
 import { E } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
+import { ifThere, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
@@ -201,36 +202,22 @@ export class Tree {
   /** The component that a long name stands for, by listing those that begin like it. */
   async #longComponent(prefix: string, named: Named & { kind: 'long' }): Promise<string> {
     const begins = prefix + named.head.split('__')[0];
-    let token: string | undefined;
-    do {
-      const page = await this.store.list({ prefix: begins, delimiter: '/', ...(token === undefined ? {} : { token }) });
+    for await (const page of pagesOf(this.store, { prefix: begins, delimiter: '/' })) {
       const keys = [...page.objects.map((object) => object.key), ...page.prefixes.map((one) => one.slice(0, -1))];
       const found = keys.map((key) => key.slice(prefix.length)).find((component) => isLong(component, named));
       if (found !== undefined) return found;
-      token = page.next ?? undefined;
-    } while (token !== undefined);
+    }
     throw new FileError(E.NOENT);
   }
 
   async #head(key: string, asked?: Promise<ObjectInfo>): Promise<ObjectInfo | null> {
-    if (key === '') return null;
-    try {
-      return await (asked ?? this.store.head(key));
-    } catch (error) {
-      if (error instanceof StorageError && error.code === 'not-found') return null;
-      throw error;
-    }
+    return key === '' ? null : ifThere(asked ?? this.store.head(key));
   }
 
   /** The first object below a prefix, which shows that the directory is there. */
   async firstBelow(prefix: string): Promise<ObjectInfo | null> {
     if (Buffer.byteLength(prefix) > this.store.limits.keyBytes) return null;
-    let token: string | undefined;
-    do {
-      const page = await this.store.list({ prefix, limit: 1, ...(token === undefined ? {} : { token }) });
-      if (page.objects.length > 0) return page.objects[0];
-      token = page.next ?? undefined;
-    } while (token !== undefined);
+    for await (const { objects } of pagesOf(this.store, { prefix, limit: 1 })) if (objects.length > 0) return objects[0];
     return null;
   }
 

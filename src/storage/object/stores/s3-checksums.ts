@@ -3,9 +3,8 @@
  * https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
  */
 import { createHash } from 'node:crypto';
-import { readSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
-import { bodyBytes } from '../body.js';
+import { bodyBytes, bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import type { Body } from '../store.js';
 import { crc32c, crc32cText as base64 } from './gcs-crc32c.js';
@@ -39,7 +38,7 @@ export const NO_BODY: Prepared = { headers: [], contentHash: NOTHING_HASH, conte
 export function prepared(body: Body, checksums: boolean, operation: string): Prepared {
   const bytes = bodyBytes(body);
   if (body instanceof Uint8Array || bytes <= AT_ONCE) {
-    const content = body instanceof Uint8Array ? body : fileContent(body, operation);
+    const content = bodyContent(body, operation);
     const sum: Header[] = checksums ? [['x-amz-sdk-checksum-algorithm', 'CRC32'], [TRAILER, base64(crc32(content))]] : [];
     return { headers: [['content-length', String(bytes)], ...sum], contentHash: sha256Hex(content), content };
   }
@@ -49,16 +48,6 @@ export function prepared(body: Body, checksums: boolean, operation: string): Pre
     ['x-amz-sdk-checksum-algorithm', 'CRC32'], ['x-amz-trailer', TRAILER],
   ];
   return { headers, contentHash: UNSIGNED_TRAILER, content: { range: body, chunked: true } };
-}
-
-function fileContent({ fd, offset, bytes }: FileRange, operation: string): Buffer {
-  const content = Buffer.allocUnsafe(bytes);
-  for (let at = 0; at < bytes; ) {
-    const n = readSync(fd, content, at, bytes - at, offset + at);
-    if (n === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${bytes - at} bytes early` });
-    at += n;
-  }
-  return content;
 }
 
 /** What comes before the bytes of a chunk. */

@@ -7,6 +7,7 @@ import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { E } from '../../../base/errno.js';
+import { Underway } from '../../../base/underway.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 
@@ -38,7 +39,7 @@ export interface ShareIdentity {
 
 export class CacheDirectory {
   readonly #lockFd: number;
-  readonly #removing = new Set<Promise<void>>();
+  readonly #removing = new Underway();
   /** Of staging/, once something in it was synced. */
   #stagingFd: number | null = null;
 
@@ -117,12 +118,7 @@ export class CacheDirectory {
 
   /** Not at once: freeing a large file takes a while. What is left when the daemon dies the next start removes. */
   removeStaging(id: number, fd: number | null = null): void {
-    const removing = unlink(this.stagingPath(id))
-      .catch(() => undefined)
-      .then(() => (fd === null ? undefined : closeLater(fd)))
-      .catch(() => undefined)
-      .then(() => void this.#removing.delete(removing));
-    this.#removing.add(removing);
+    this.#removing.add(unlink(this.stagingPath(id)).catch(() => undefined).then(() => (fd === null ? undefined : closeLater(fd))).catch(() => undefined));
   }
 
   /** That staging files are there outlives the machine. */
@@ -133,7 +129,7 @@ export class CacheDirectory {
 
   /** Staging files that are to be removed are gone. */
   async settled(): Promise<void> {
-    await Promise.all(this.#removing);
+    await this.#removing.settled();
   }
 
   /** For the block cache. */

@@ -3,7 +3,9 @@
  * file was opened from. Nothing here decides when; see committer.ts.
  */
 import { randomUUID } from 'node:crypto';
-import { readSync } from 'node:fs';
+import { Underway } from '../../../base/underway.js';
+import { ifThere } from '../asking.js';
+import { bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import { COMMIT, settledComplete, settledPut } from '../settle.js';
 import type { Body, Condition, Metadata, ObjectInfo, Version } from '../store.js';
@@ -52,7 +54,7 @@ export class ConflictError extends Error {
 }
 
 export class CommitMaker {
-  readonly #cleaning = new Set<Promise<void>>();
+  readonly #cleaning = new Underway();
 
   constructor(
     readonly shop: Workshop,
@@ -70,7 +72,7 @@ export class CommitMaker {
       } catch (error) {
         const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
         if (!lost) throw error;
-        const there = await this.#headOrNull(file.key!);
+        const there = await ifThere(this.shop.store.head(file.key!));
         const own = there?.metadata?.[COMMIT];
         if (there !== null && own !== undefined && file.doubts.has(own)) {
           // A commit of ours of which we did not hear
@@ -93,7 +95,7 @@ export class CommitMaker {
     const commit = randomUUID();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
     const upload = await PartedUpload.begin(store, ledger, file, file.key!, growingLayout(this.options.sizes, store.limits), this.options.sizes, metadata, commit);
-    file.listener = upload;
+    file.upload = upload;
     upload.follow();
   }
 
@@ -116,7 +118,7 @@ export class CommitMaker {
 
   /** An upload that was begun is not wanted any more. */
   async giveUp(file: StagedFile): Promise<void> {
-    if (file.listener instanceof PartedUpload) await this.#dropStream(file, file.listener);
+    if (file.upload !== null) await this.#dropStream(file, file.upload);
   }
 
   metadata(file: StagedFile): Metadata {
@@ -124,7 +126,7 @@ export class CommitMaker {
   }
 
   async #attempt(file: StagedFile): Promise<Committed> {
-    const stream = file.listener instanceof PartedUpload ? file.listener : null;
+    const stream = file.upload;
     const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity;
     if (stream !== null && !usable) await this.#dropStream(file, stream);
     const commit = usable ? stream.commit : randomUUID();
@@ -144,10 +146,10 @@ export class CommitMaker {
       const { changes, size } = file;
       const metadata = metadataNow();
       const options = { commit, metadata, headers: file.attributes().headers, ...(condition === undefined ? {} : { condition }) };
-      return { version: await settledPut(store, key, bodyOf(file, size), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
+      return { version: await settledPut(store, key, bodyOf(file, size, `put ${store.location}/${key}`), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
     const upload = stream ?? (await this.#beginParts(file, key, metadataNow(), commit));
-    file.listener = upload;
+    file.upload = upload;
     try {
       const { changes, size } = file;
       const parts = await upload.parts();
@@ -159,7 +161,7 @@ export class CommitMaker {
       const version = await settledComplete(store, upload.upload, parts, { commit, ...(condition === undefined ? {} : { condition }) });
       await upload.settled();
       this.#clean(upload);
-      if (file.listener === upload) file.listener = null;
+      if (file.upload === upload) file.upload = null;
       const wanted = { ...metadataNow(), [COMMIT]: commit };
       return { ...(await this.#describe(file, key, version, upload.metadata, wanted)), size, changes };
     } catch (error) {
@@ -185,7 +187,7 @@ export class CommitMaker {
     try {
       return { version: await this.shop.store.setMetadata(key, version, wanted), metadata: wanted };
     } catch (error) {
-      const there = await this.#headOrNull(key);
+      const there = await ifThere(this.shop.store.head(key));
       if (there?.metadata?.[COMMIT] !== wanted[COMMIT]) throw error;
       if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return { version: there.version, metadata: wanted };
       throw error;
@@ -194,21 +196,19 @@ export class CommitMaker {
 
   /** What was sent before an upload was completed, where that leaves something behind. */
   #clean({ upload }: PartedUpload): void {
-    const cleaning = this.shop.store.abortUpload(upload).then(
+    this.#cleaning.add(this.shop.store.abortUpload(upload).then(
       () => this.shop.ledger.uploadEnded(upload),
       () => undefined, // the next start does it
-    );
-    this.#cleaning.add(cleaning);
-    void cleaning.then(() => this.#cleaning.delete(cleaning));
+    ));
   }
 
   /** Nothing is left behind by what was completed. */
   async settled(): Promise<void> {
-    await Promise.all(this.#cleaning);
+    await this.#cleaning.settled();
   }
 
   async #dropStream(file: StagedFile, upload: PartedUpload): Promise<void> {
-    if (file.listener === upload) file.listener = null;
+    if (file.upload === upload) file.upload = null;
     await upload.abort().catch((error: unknown) => {
       if (!(error instanceof StorageError)) throw error;
     });
@@ -223,7 +223,7 @@ export class CommitMaker {
       : parted ? capabilities.completeIfVersion : capabilities.putIfVersion;
     if (honoured) return base === null ? { absent: true } : { version: base.version };
     // The provider does not compare: we do, as near to the write as can be
-    const there = await this.#headOrNull(file.key!);
+    const there = await ifThere(this.shop.store.head(file.key!));
     if ((there?.version ?? null) !== (base?.version ?? null)) throw new StorageError('changed', `commit ${this.shop.store.location}/${file.key!}`);
     return undefined;
   }
@@ -233,15 +233,6 @@ export class CommitMaker {
     const end = there?.size ?? 0;
     for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(Math.max(end, piece.from), piece.to, false);
     file.rebase(there === null ? null : { key: there.key, version: there.version, size: there.size });
-  }
-
-  async #headOrNull(key: string): Promise<ObjectInfo | null> {
-    try {
-      return await this.shop.store.head(key);
-    } catch (error) {
-      if (error instanceof StorageError && error.code === 'not-found') return null;
-      throw error;
-    }
   }
 }
 
@@ -255,13 +246,7 @@ const TIMES: ReadonlySet<string> = new Set([
 
 const cut = (text: string, bytes: number): string => (text.length <= bytes ? text : `${text.slice(0, bytes)}...`);
 
-function bodyOf(file: StagedFile, size: number): Body {
-  if (size > SNAPSHOT_BYTES) return { fd: file.fd, offset: 0, bytes: size };
-  const content = new Uint8Array(size);
-  for (let at = 0; at < size; ) {
-    const n = readSync(file.fd, content, at, size - at, at);
-    if (n === 0) break;
-    at += n;
-  }
-  return content;
+function bodyOf(file: StagedFile, size: number, operation: string): Body {
+  const body = { fd: file.fd, offset: 0, bytes: size };
+  return size > SNAPSHOT_BYTES ? body : bodyContent(body, operation);
 }

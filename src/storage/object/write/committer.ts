@@ -80,11 +80,7 @@ export class Committer {
 
   /** Data was written: when there is enough of it from the beginning on, it is sent while more is written. */
   wrote(file: StagedFile): void {
-    const { listener } = file;
-    if (listener !== null) {
-      (listener as { sendWritten?: () => void }).sendWritten?.();
-      return;
-    }
+    if (file.upload !== null) return file.upload.sendWritten();
     const [first] = file.extents.staged;
     const enough = first !== undefined && first.from === 0 && first.to > this.maker.options.sizes.putMaxBytes;
     if (!enough || this.#beginnings.has(file) || this.#running.has(file) || this.#failures.has(file) || file.key === null || this.#closed) return;

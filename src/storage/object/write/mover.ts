@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { E } from '../../../base/errno.js';
+import { ifThere, pagesOf } from '../asking.js';
 import { isTransient, StorageError } from '../errors.js';
 import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Metadata, ObjectHeaders, ObjectInfo, ObjectStore, Version } from '../store.js';
@@ -61,7 +62,7 @@ export class Mover {
       return await settledRename(this.store, object.key, to, { version: object.version, commit: object.metadata?.[COMMIT], ...condition });
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      const unknown = error.code === 'unsupported' || (error.code === 'not-found' && (await this.#headOrNull(object.key))?.version === object.version);
+      const unknown = error.code === 'unsupported' || (error.code === 'not-found' && (await ifThere(this.store.head(object.key)))?.version === object.version);
       if (!unknown) throw error;
       this.#renames = false;
       return null;
@@ -127,7 +128,7 @@ export class Mover {
     for (const [old, version] of begun) {
       const key = to + old.slice(from.length);
       try {
-        const [there, still] = await Promise.all([this.#headOrNull(key), this.#headOrNull(old)]);
+        const [there, still] = await Promise.all([ifThere(this.store.head(key)), ifThere(this.store.head(old))]);
         if (there === null) continue;
         if (still === null) {
           // If somebody else has replaced it, it is theirs
@@ -174,7 +175,7 @@ export class Mover {
 
   async #resumeObject({ from, to, version, commit }: Operation): Promise<string> {
     const { location } = this.store;
-    const [there, old] = await Promise.all([this.#headOrNull(to), this.#headOrNull(from)]);
+    const [there, old] = await Promise.all([ifThere(this.store.head(to)), ifThere(this.store.head(from))]);
     const copied = there?.metadata?.[COMMIT] === commit;
     // Nobody was told that the name has changed: what was not copied stays
     if (!copied) return `${location}/${from} was not moved to ${to}: that had only been begun`;
@@ -187,12 +188,12 @@ export class Mover {
   async #copy({ from, to, commit }: Operation, sourceVersion: Version, object: Pick<Moved, 'metadata' | 'headers'>, noReplace: boolean): Promise<Version> {
     const { capabilities } = this.store;
     const condition = noReplace && capabilities.copyIfAbsent ? { condition: { absent: true } as const } : {};
-    if (noReplace && !capabilities.copyIfAbsent && (await this.#headOrNull(to)) !== null) throw new FileError(E.EXIST);
+    if (noReplace && !capabilities.copyIfAbsent && (await ifThere(this.store.head(to))) !== null) throw new FileError(E.EXIST);
     return settledCopy(this.store, from, to, { commit, metadata: object.metadata ?? {}, headers: object.headers ?? {}, sourceVersion, ...condition });
   }
 
   async #whatChanged(object: Moved, error: StorageError): Promise<Error> {
-    const source = await this.#headOrNull(object.key);
+    const source = await ifThere(this.store.head(object.key));
     return source?.version === object.version ? new FileError(E.EXIST) : error;
   }
 
@@ -221,12 +222,7 @@ export class Mover {
   }
 
   async *#below(prefix: string): AsyncGenerator<ObjectInfo> {
-    let token: string | undefined;
-    do {
-      const page = await this.store.list({ prefix, ...(token === undefined ? {} : { token }) });
-      yield* page.objects;
-      token = page.next ?? undefined;
-    } while (token !== undefined);
+    for await (const page of pagesOf(this.store, { prefix })) yield* page.objects;
   }
 
   async #removeIfThere(key: string, version: Version | null): Promise<void> {
@@ -236,15 +232,6 @@ export class Mover {
     } catch (error) {
       // Somebody else's by now
       if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
-    }
-  }
-
-  async #headOrNull(key: string): Promise<ObjectInfo | null> {
-    try {
-      return await this.store.head(key);
-    } catch (error) {
-      if (error instanceof StorageError && error.code === 'not-found') return null;
-      throw error;
     }
   }
 }

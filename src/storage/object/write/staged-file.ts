@@ -19,6 +19,7 @@ import type { ObjectStore } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
 import type { CacheDirectory } from './cache-directory.js';
 import type { Ledger } from './ledger.js';
+import type { PartedUpload } from './upload.js';
 import type { Attributes, Base, FileState, JournalRecord, LeftFile } from './records.js';
 
 const fdatasyncAsync = promisify(fdatasync);
@@ -37,11 +38,6 @@ export interface Workshop {
   readonly ledger: Ledger;
   /** For what is read of the objects that files were opened from. */
   readonly blocks: BlockCache | null;
-}
-
-/** Told of changes, so that what was sent already is sent again. */
-export interface ChangeListener {
-  changed(from: number, to: number): void;
 }
 
 export class StagedFile {
@@ -63,7 +59,8 @@ export class StagedFile {
   readonly #syncs = new Set<Promise<void>>();
   /** Commits that may have happened. */
   readonly doubts: Set<string>;
-  listener: ChangeListener | null = null;
+  /** Sends it in parts: told of changes, so that what was sent already is sent again. */
+  upload: PartedUpload | null = null;
 
   private constructor(
     readonly shop: Workshop,
@@ -236,7 +233,7 @@ export class StagedFile {
     this.extents.truncate(size);
     this.#wrote_ms = Date.now();
     if (size < before) this.#punch(size, before);
-    this.listener?.changed(Math.min(size, before), Math.max(size, before));
+    this.upload?.changed(Math.min(size, before), Math.max(size, before));
     return 0;
   }
 
@@ -395,7 +392,7 @@ export class StagedFile {
     }
     this.extents.write(from, to);
     this.#wrote_ms = Date.now();
-    this.listener?.changed(from, to);
+    this.upload?.changed(from, to);
     return true;
   }
 

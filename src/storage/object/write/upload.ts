@@ -1,7 +1,7 @@
 /** An upload in parts of a file that may change meanwhile: a part that was changed after it was sent is sent again. */
 import type { Ledger } from './ledger.js';
 import { cellsOf, type Cell, type CommitSizes, type Layout } from './layout.js';
-import type { ChangeListener, StagedFile } from './staged-file.js';
+import type { StagedFile } from './staged-file.js';
 import type { Metadata, ObjectStore, Part, Upload } from '../store.js';
 import { StorageError } from '../errors.js';
 
@@ -15,7 +15,7 @@ interface Sent {
 /** While somebody goes on writing, what was changed is sent again so often before the object is made. */
 const ROUNDS_MAX = 3;
 
-export class PartedUpload implements ChangeListener {
+export class PartedUpload {
   readonly #sent = new Map<number, Sent>();
   #running = 0;
   readonly #waiting: (() => void)[] = [];
@@ -42,6 +42,7 @@ export class PartedUpload implements ChangeListener {
     return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit);
   }
 
+  /** What was sent of this range is sent again. */
   changed(from: number, to: number): void {
     for (const sent of this.#sent.values()) if (sent.cell.from < to && from < sent.cell.to) sent.stale = true;
   }

@@ -1,0 +1,15 @@
+/** Work that nobody waits for, until the end. */
+export class Underway {
+  readonly #works = new Set<Promise<unknown>>();
+
+  /** It handles its own errors: `work` never rejects. */
+  add(work: Promise<unknown>): void {
+    this.#works.add(work);
+    void work.then(() => this.#works.delete(work));
+  }
+
+  /** What is under way now is over. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#works);
+  }
+}
