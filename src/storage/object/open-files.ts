@@ -18,7 +18,7 @@ import type { Metadata, ObjectStore, Version } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
-import { StagedFile, type Workshop } from './write/staged-file.js';
+import { canAllocate, StagedFile, type Workshop } from './write/staged-file.js';
 
 /** What a file system that may be written to has besides. */
 export interface WriteSide {
@@ -176,6 +176,7 @@ export class OpenFiles {
     const file = this.get(r);
     if (!file.writable) return -E.BADF;
     if (file.stale) return -E.STALE;
+    if (!canAllocate(r.flags)) return -E.OPNOTSUPP;
     try {
       const staged = this.#stagedOf(file);
       // As with HANDLE_KILLPRIV_V2 of a directory: no flag says so

@@ -220,6 +220,8 @@ export async function fgetattr(w: World): Promise<void> {
 /** What an fallocate(2) makes of the model's file. */
 function allocated(inode: Inode, handle: Handle, mode: number, offset: number, bytes: number): number {
   if (!isWritable(handle)) return -E.BADF;
+  // Space cannot be reserved, and nothing moved
+  if (![0, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE | KEEP_SIZE, ZERO_RANGE].includes(mode)) return -E.OPNOTSUPP;
   // Whoever asks: the request does not say
   killPrivileges(inode);
   const { data } = inode;
@@ -234,9 +236,6 @@ function allocated(inode: Inode, handle: Handle, mode: number, offset: number, b
     case ZERO_RANGE:
       data.punch(offset, bytes);
       if (offset + bytes > data.size) data.truncate(offset + bytes);
-      break;
-    default: // Space cannot be reserved, and nothing moved
-      return -E.OPNOTSUPP;
   }
   inode.changed();
   return 0;

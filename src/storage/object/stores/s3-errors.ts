@@ -83,7 +83,7 @@ function byStatus(status: number | undefined): StorageErrorCode {
 }
 
 /** Node's codes where certificates are not accepted, or the other side speaks another protocol. */
-const isTls = (code: string): boolean => /^(ERR_TLS|ERR_SSL|CERT_|HPE_)|^EPROTO$|CERT|SELF_SIGNED|UNABLE_TO_/.test(code);
+const isTls = (code: string): boolean => /^(ERR_TLS|ERR_SSL|ERR_HTTP_ANSWER|CERT_|HPE_)|^EPROTO$|CERT|SELF_SIGNED|UNABLE_TO_/.test(code);
 
 /** What the SDK says of a body that does not match its header; the error has no name of its own (@aws-sdk/middleware-flexible-checksums). */
 const CHECKSUM = /^Checksum mismatch: expected /;

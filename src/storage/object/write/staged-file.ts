@@ -40,6 +40,11 @@ export interface Workshop {
   readonly blocks: BlockCache | null;
 }
 
+/** Of fallocate(2): nothing is moved, and space beyond the end is not reserved. */
+export function canAllocate(mode: number): boolean {
+  return [0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE].includes(mode);
+}
+
 export class StagedFile {
   readonly extents: Extents;
   #fd: number;
@@ -198,19 +203,11 @@ export class StagedFile {
     return this.#staged(from, end) ? 0 : -E.NOSPC;
   }
 
-  /** fallocate(2) of [from, to). @returns 0 or −errno */
+  /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno */
   fallocate(mode: number, from: number, to: number): number {
-    switch (mode) {
-      case 0: // Space cannot be reserved in a bucket
-        return to > this.extents.size ? this.truncate(to) : 0;
-      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
-      case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
-        return this.zero(from, to, false);
-      case FALLOC_FL_ZERO_RANGE:
-        return this.zero(from, to, true);
-      default:
-        return -E.OPNOTSUPP;
-    }
+    // Space cannot be reserved in a bucket
+    if (mode === 0) return to > this.extents.size ? this.truncate(to) : 0;
+    return this.zero(from, to, mode === FALLOC_FL_ZERO_RANGE);
   }
 
   /** Somebody without rights writes. */
