@@ -47,10 +47,28 @@ async function* fileRange({ fd, offset, bytes }: Exclude<Body, Uint8Array>, oper
   }
 }
 
+/**
+ * Views of native memory that large reads went to, by address, the one used last at the end: the same memory is used again and again, and for each
+ * new view V8 believes that so many more bytes are in use, and collects garbage.
+ */
+const views = new Map<number, Uint8Array>();
+const VIEWS_MAX = 128;
+const VIEW_MIN_BYTES = 1 << 18;
+
 /** A view of where a read goes. SAFETY: native memory stays mapped until the read is done, which is the caller's promise. */
 export function targetView(target: Target): Uint8Array {
   if (target instanceof Uint8Array) return target;
-  return target.bytes === 0 ? new Uint8Array(0) : new Uint8Array(viewOf(target.address, target.bytes));
+  const { address, bytes } = target;
+  if (bytes < VIEW_MIN_BYTES) return bytes === 0 ? new Uint8Array(0) : new Uint8Array(viewOf(address, bytes));
+  let view = views.get(address);
+  if (view === undefined || view.length < bytes) view = new Uint8Array(viewOf(address, bytes));
+  else views.delete(address);
+  views.set(address, view);
+  if (views.size > VIEWS_MAX) for (const oldest of views.keys()) {
+    views.delete(oldest);
+    break;
+  }
+  return view.subarray(0, bytes);
 }
 
 export function targetBytes(target: Target): number {

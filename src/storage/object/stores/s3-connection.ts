@@ -56,6 +56,7 @@ export class S3Connection {
 
   close(): void {
     for (const client of this.#clients) client.destroy();
+    this.#agents.own.close();
   }
 
   /** Credentials or a region that are missing may be there the next time. */

@@ -2,20 +2,23 @@
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
+import { Connections } from './http-connections.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 
 const SOCKETS = 256;
 export const CONNECT_MS = 10_000;
 
-/** Connections are those of the SDK and of our own requests. */
 export interface Agents {
+  /** The SDK's. */
   readonly http: HttpAgent;
   readonly https: HttpsAgent;
+  /** Those of our own requests. */
+  readonly own: Connections;
 }
 
 export function agentsOf(options: S3Options): Agents {
   const agent = { keepAlive: true, maxSockets: SOCKETS };
-  return { http: new HttpAgent(agent), https: new HttpsAgent({ ...agent, ...(options.ca === undefined ? {} : { ca: options.ca }) }) };
+  return { http: new HttpAgent(agent), https: new HttpsAgent({ ...agent, ...(options.ca === undefined ? {} : { ca: options.ca }) }), own: new Connections(options.ca) };
 }
 
 /** @param credentials of another client with the same options, which need not be looked for again */

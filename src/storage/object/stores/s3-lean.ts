@@ -8,10 +8,10 @@ import { StorageError } from '../errors.js';
 import { HEADERS, type Body, type Condition, type ObjectHeaders, type ListOptions, type ListPage, type ObjectInfo, type Part, type Upload, type Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
+import { isGood, type Received, type Sending } from './http-connection.js';
 import { CONNECT_MS, type Agents, type Endpoint } from './s3-endpoint.js';
 import { S3Refusal } from './s3-errors.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
-import { isGood, send, type Received, type Sending } from './s3-send.js';
 import { escapedKey, queryOf, Signer, type Header } from './s3-sign.js';
 import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version, type AnsweredRange } from './s3-values.js';
 import { childText, parseXml, type Element } from './s3-xml.js';
@@ -144,7 +144,7 @@ export class LeanCalls implements S3Calls {
     const { body, operation } = request;
     const content = body === undefined ? NO_BODY : prepared(body, this.#checksums, operation);
     for (let corrected = false; ; corrected = true) {
-      const received = await send(await this.#sending(request, content));
+      const received = await this.agents.own.send(await this.#sending(request, content));
       const error = refusal(received);
       if (error === null) return received;
       if (corrected || !this.#correctClock(received)) throw error;
@@ -158,7 +158,7 @@ export class LeanCalls implements S3Calls {
     const signed = this.options.unsigned === true ? anonymous(plain, contentHash) : await this.#signed({ method, path, query, headers: plain, contentHash });
     signed.push(USER_AGENT);
     return {
-      url, agent: url.protocol === 'https:' ? this.agents.https : this.agents.http, method, target: query === '' ? path : `${path}?${query}`, headers: signed,
+      url, method, target: query === '' ? path : `${path}?${query}`, headers: signed,
       content, operation, connect_ms: CONNECT_MS, signal, ...(into === undefined ? {} : { into }), ...(inspect === undefined ? {} : { inspect }),
     };
   }
