@@ -16,8 +16,8 @@ const KEEP_MIN_BYTES = 1 << 20;
 const KEEP_MS = 5_000;
 /** So much of it may be used to fetch ahead. */
 const AHEAD_SHARE = 3 / 4;
-/** What connections, and garbage not yet collected, take while data comes as fast as it can. */
-const NETWORK_BYTES = 72 << 20;
+/** What connections, threads and garbage not yet collected take while data comes as fast as it can. */
+const NETWORK_BYTES = 32 << 20;
 
 export class MemoryBudget {
   #used = 0;
