@@ -155,6 +155,29 @@ describe('what was read once', () => {
     }
   });
 
+  test('here and there is there when it is read again; only the second piece of a block has all of it fetched', async (t) => {
+    const bucket = new Bucket();
+    const large = pattern(40 * MIB + 777);
+    await bucket.inner.put('f', large);
+    await withGuest(bucket, directoryOf(t), async (g) => {
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, 0);
+      const places = [[20 * MIB + 40 * KIB, 4096], [MIB, 4096], [31 * MIB + 768 * KIB, 256 * KIB], [7 * MIB + 1000 * KIB, 48 * KIB], [40 * MIB, 4096], [13 * MIB - 4096, 4096]];
+      const all = async (): Promise<void> => {
+        for (const [at, bytes] of places) {
+          const { data, error } = await g.read(node, fh, at, bytes);
+          assert.equal(error, 0);
+          same(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)), large, at, Math.min(large.length, at + bytes));
+          await g.opened.idle();
+        }
+      };
+      assert.equal(await bucket.during(all), places.length);
+      assert.equal(bucket.bytes, places.reduce((sum, [at, bytes]) => sum + Math.min(bytes, large.length - at), 0), 'each fetches its range, nothing else');
+      assert.equal(await bucket.during(all), 0);
+      await release(g, node, fh);
+    });
+  });
+
   test('of a block that is read in pieces: the second piece has the whole block fetched', async (t) => {
     const bucket = new Bucket();
     await bucket.inner.put('f', content);
@@ -245,7 +268,9 @@ describe('what was read once', () => {
           same(Buffer.from(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)), objects[i], from, Math.min(objects[i].length, from + bytes));
         }
         for (const i of objects.keys()) await release(g, nodes[i], open[i]);
-        assert.ok(statSync(join(directory, 'blocks', 'data')).blocks * 512 <= blocks.bytes);
+        await g.opened.idle();
+        // Some file systems count the map of the pieces of a file with it
+        assert.ok(statSync(join(directory, 'blocks', 'data')).blocks * 512 <= blocks.bytes * 1.02);
         assert.deepEqual(warnings(g), []);
       }, { blocks });
       ({ debug } = guest);

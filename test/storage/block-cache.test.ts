@@ -5,74 +5,12 @@ import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, stat
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
-import { NativeMemory } from '../../src/ffi/memory.js';
 import { BlockCache } from '../../src/storage/object/blocks/block-cache.js';
-import type { CachedObject } from '../../src/storage/object/blocks/cached-object.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
+import { BLOCK, blocksOf, CONTENT, has, keep, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
 import { pattern } from './contract.js';
 
-const KIB = 1 << 10;
-const BLOCK = 64 * KIB;
-const CONTENT = pattern(10 * BLOCK + 1000);
 const ROOT_ONLY = { skip: process.geteuid!() === 0 ? false : 'needs root' };
-
-interface Opened {
-  readonly cache: BlockCache;
-  readonly warnings: string[];
-  readonly budget: MemoryBudget;
-}
-
-async function tryOpen(directory: string, bytes = 64 * BLOCK, budgetBytes = 32 << 20): Promise<Omit<Opened, 'cache'> & { cache: BlockCache | null }> {
-  const warnings: string[] = [];
-  const log = { warn: (_fields: object, message: string) => void warnings.push(message), debug: () => undefined };
-  const budget = new MemoryBudget(budgetBytes);
-  return { cache: await BlockCache.open({ directory, bytes, scope: 'test', blockBytes: BLOCK }, budget, log), warnings, budget };
-}
-
-async function open(directory: string, bytes?: number, budgetBytes?: number): Promise<Opened> {
-  const { cache, ...rest } = await tryOpen(directory, bytes, budgetBytes);
-  assert.ok(cache !== null, rest.warnings.join());
-  return { cache, ...rest };
-}
-
-function scratchDirectory(t: TestContext): string {
-  const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-blocks-'));
-  t.after(() => rmSync(directory, { recursive: true, force: true }));
-  return join(directory, 'blocks');
-}
-
-const theObject = (cache: BlockCache, key = 'k', version = '1'): CachedObject => cache.object(key, version, CONTENT.length);
-
-/** All whole blocks of [from, to). */
-async function keep(object: CachedObject, from = 0, to = CONTENT.length): Promise<void> {
-  await object.keep(from, to, CONTENT.subarray(from, to));
-}
-
-/** @returns null: not there */
-async function read(object: CachedObject, offset: number, bytes: number): Promise<Buffer | null> {
-  if (!(await object.ready(offset))) return null;
-  const memory = NativeMemory.allocate(bytes);
-  try {
-    return (await object.read(offset, bytes, memory)) ? Buffer.from(memory.u8.slice(0, bytes)) : null;
-  } finally {
-    memory.free();
-  }
-}
-
-async function has(object: CachedObject, block: number): Promise<boolean> {
-  const from = block * BLOCK;
-  const got = await read(object, from, object.endOf(block) - from);
-  if (got !== null) assert.ok(got.equals(CONTENT.subarray(from, object.endOf(block))), `block ${block} is what was kept`);
-  return got !== null;
-}
-
-/** Which of the blocks are there, and right. */
-async function blocksOf(object: CachedObject): Promise<number[]> {
-  const there: number[] = [];
-  for (let block = 0; block * BLOCK < object.size; block++) if (await has(object, block)) there.push(block);
-  return there;
-}
-
 const ALL = Array.from({ length: 11 }, (_, block) => block);
 
 /** Overwrite bytes of the file that is behind the cache. */

@@ -5,8 +5,8 @@
  * parallel; how far ahead grows with how much was read in order, and is bounded by the memory that all readers share. A
  * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order.
  *
- * With a block cache on disk, what it has is taken from there, and what is fetched is given to it as far as it makes whole blocks: so
- * parts that are fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one.
+ * With a block cache on disk, what it has is taken from there, and what is fetched is given to it, best in whole blocks: so parts that are
+ * fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one.
  */
 import type { NativeMemory } from '../../ffi/memory.js';
 import type { BlockCache } from './blocks/block-cache.js';
@@ -255,16 +255,18 @@ export class Reader {
     this.#release(part);
   }
 
-  /** Fetch a whole block because parts of it are asked for again and again; nobody waits for it. */
-  #fetchBlock(cached: CachedObject, block: number): void {
-    if (this.#blocks.has(block) || !cached.cache.mayFetch) return;
+  /** Fetch a whole block because parts of it are asked for again and again; nobody waits for it. @returns whether it is on its way */
+  #fetchBlock(cached: CachedObject, block: number): boolean {
+    if (this.#blocks.has(block)) return true;
+    if (!cached.cache.mayFetch) return false;
     const part = this.#begin(block * cached.blockBytes, cached.endOf(block));
-    if (part === null) return;
+    if (part === null) return false;
     this.#blocks.set(block, part);
     cached.cache.fetching(part.kept!.then(() => {
       if (this.#blocks.get(block) === part) this.#blocks.delete(block);
       this.#drop(part);
     }));
+    return true;
   }
 
   /** Deliver what one part has of [at, end), or fetch exactly what no part has. @returns bytes delivered. */
@@ -297,8 +299,8 @@ export class Reader {
 
   /** What the block cache has of one block of [at, end). @returns bytes delivered, 0: it has nothing */
   async #fromCache(cached: CachedObject, at: number, end: number, into: number, deliver: Deliver): Promise<number> {
-    if (!(await cached.ready(at))) return 0;
     const bytes = Math.min(end, cached.endOf(cached.blockAt(at))) - at;
+    if (!(await cached.ready(at, bytes))) return 0;
     const memory = await this.budget.take(bytes);
     try {
       if (!(await cached.read(at, bytes, memory))) return 0;
@@ -318,10 +320,9 @@ export class Reader {
       const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
       deliver(into, memory.address, bytes);
       if (cached !== null && bytes > 0) {
-        cached.cache.fetched(performance.now() - began);
+        cached.cache.worth.fetched(performance.now() - began);
         cached.cache.statistics.misses++;
-        writing = cached.keep(from, from + bytes, memory.u8);
-        for (const block of cached.missed(from, from + bytes)) this.#fetchBlock(cached, block);
+        writing = cached.missed(from, from + bytes, memory.u8, (block) => this.#fetchBlock(cached, block));
       }
       return bytes;
     } finally {

@@ -8,23 +8,26 @@
  * slot. One descriptor, no name to look up for each block, room for a new block where an old one was; a block that is shorter than its
  * slot (the last one of an object, or a small object) takes only as much of the disk, the rest is a hole. See docs/adr/0010-block-cache.md.
  *
+ * Of a block of which only parts were asked for these are kept, for this process: which of its granules are there is in memory, and the
+ * index says nothing of it before it is whole.
+ *
  * Nobody waits for this but those whom it serves. What was fetched is written afterwards, and left out when the disk does not keep up.
  * When the directory fails, the cache switches itself off, with a warning, and everything is read from the store as without it.
  */
 import { createHash } from 'node:crypto';
 import { close, closeSync, constants, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { setImmediate as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { crc32 } from 'node:zlib';
 import type { NativeMemory } from '../../../ffi/memory.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import type { Version } from '../store.js';
-import { BlockTable, ID_WORDS, type ObjectId } from './block-table.js';
+import { BlockTable, ID_WORDS, STATE, type ObjectId } from './block-table.js';
+import { BlockWriter, checksum, type WriteStatistics } from './block-writer.js';
 import { CachedObject } from './cached-object.js';
 import { IndexFile } from './index-file.js';
 import { SlotFile, type Iovecs } from './slot-file.js';
-import { Slots, type Room } from './slots.js';
+import { Slots } from './slots.js';
+import { WorthFetching } from './worth-fetching.js';
 
 const closeFd = promisify(close);
 
@@ -33,25 +36,8 @@ export const BLOCK_BYTES = 1 << 20;
 const AVERAGE_BYTES = 32 << 10;
 const SLOTS_MIN = 64;
 const SLOTS_MAX = 1 << 20;
-/** Of the memory budget, what may wait to be written. */
-const PENDING_SHARE = 1 / 8;
-const PENDING_MAX_BYTES = 64 << 20;
-/** libuv has four threads for everything; commits need some of them too. */
-const WRITES_AT_ONCE = 2;
-/** From there on a round trip costs more than the rest of a block. */
-const FAR_MS = 10;
-/** Whole blocks that are fetched because parts of them were asked for. */
-const FETCHES_AT_ONCE = 4;
-/** Once the cache is full, they are at most so many times what was asked for: where it is too small, it would only fetch and throw away. */
-const FETCHED_PER_MISSED = 8;
-const CREDIT_BLOCKS = 16;
-/** A checksum of so much is made without a pause. */
-const CHECKSUM_STEP = 256 << 10;
 /** The order of use is written so often: what a killed daemon may lose of it. */
 const FLUSH_MS = 60_000;
-/** Misses that are remembered. */
-const MISSES = 1 << 14;
-
 export interface BlockCacheOptions {
   /** Made if absent; nobody else uses it meanwhile. */
   readonly directory: string;
@@ -67,35 +53,22 @@ export interface BlockCacheLog {
   debug(fields: object, message: string): unknown;
 }
 
-export interface BlockStatistics {
+export interface BlockStatistics extends WriteStatistics {
   /** Reads, or parts of reads, that were answered from here, and that were not. */
   hits: number;
   misses: number;
   hitBytes: number;
-  stored: number;
   /** Blocks that were not what the index says. */
   bad: number;
-  /** Blocks that were not kept because too much was waiting to be written. */
-  skipped: number;
 }
 
 export class BlockCache {
-  readonly statistics: BlockStatistics = { hits: 0, misses: 0, hitBytes: 0, stored: 0, bad: 0, skipped: 0 };
+  readonly worth: WorthFetching;
+  readonly statistics: BlockStatistics = { hits: 0, misses: 0, hitBytes: 0, stored: 0, parts: 0, bad: 0, skipped: 0 };
   readonly #checking = new Map<number, Promise<boolean>>();
-  /** Names of blocks that are on their way to the disk. */
-  readonly #writing = new Set<string>();
-  readonly #turns: (() => void)[] = [];
   readonly #under = new Set<Promise<unknown>>();
-  readonly #pendingMax: number;
-  readonly #missed = new Uint32Array(MISSES);
+  readonly #writer: BlockWriter;
   #timer: NodeJS.Timeout | undefined;
-  #pending = 0;
-  #writes = 0;
-  #fetches = 0;
-  /** Bytes that whole blocks may have, by what was asked for until now. */
-  #credit = 0;
-  /** What fetching a range takes, on average. */
-  #usual_ms = 0;
   #readable = true;
   #writable = true;
 
@@ -105,7 +78,8 @@ export class BlockCache {
     readonly log: BlockCacheLog,
     readonly slots: Slots,
   ) {
-    this.#pendingMax = Math.max(this.blockBytes, Math.min(PENDING_MAX_BYTES, budget.bytes * PENDING_SHARE));
+    this.worth = new WorthFetching(this.blockBytes, () => this.#full);
+    this.#writer = new BlockWriter(slots, budget, this.statistics, (error) => this.#failed(error, false));
   }
 
   /** @returns null, with a warning, when the directory is of no use. */
@@ -144,9 +118,10 @@ export class BlockCache {
     return new CachedObject(this, Uint32Array.from({ length: ID_WORDS }, (_, i) => hash.readUInt32LE(i * 4)), size);
   }
 
-  /** The block is there, as far as is known. */
+  /** The whole block is there, as far as is known. */
   has(id: ObjectId, block: number): boolean {
-    return this.#find(id, block) >= 0;
+    const slot = this.#find(id, block);
+    return slot >= 0 && this.slots.table.state[slot] !== STATE.part;
   }
 
   /**
@@ -155,15 +130,15 @@ export class BlockCache {
    */
   readNow(id: ObjectId, block: number, at: number, bytes: number, into: Iovecs): boolean {
     const slot = this.#find(id, block);
-    if (slot < 0 || this.slots.table.verified[slot] === 0 || this.slots.file.readNow(slot, at, into) < bytes) return false;
+    if (slot < 0 || !this.#isGood(slot, at, bytes) || this.slots.file.readNow(slot, at, into) < bytes) return false;
     this.#hit(slot, bytes);
     return true;
   }
 
-  /** The block is there and good: it is compared with its checksum when it is used for the first time. */
-  ready(id: ObjectId, block: number): boolean | Promise<boolean> {
+  /** The range is there and good: a block is compared with its checksum when it is used for the first time. */
+  ready(id: ObjectId, block: number, at: number, bytes: number): boolean | Promise<boolean> {
     const slot = this.#find(id, block);
-    if (slot < 0 || this.slots.table.verified[slot] === 1) return slot >= 0;
+    if (slot < 0 || this.slots.table.state[slot] !== STATE.unchecked) return slot >= 0 && this.#isGood(slot, at, bytes);
     let checking = this.#checking.get(slot);
     if (checking === undefined) {
       checking = this.#track(this.#pinned(slot, () => this.#check(slot)).finally(() => this.#checking.delete(slot)));
@@ -175,7 +150,7 @@ export class BlockCache {
   /** A range of a block that was ready a moment ago, waiting if need be. @returns false: it is not there any more */
   async read(id: ObjectId, block: number, at: number, bytes: number, into: NativeMemory): Promise<boolean> {
     const slot = this.#find(id, block);
-    if (slot < 0 || this.slots.table.verified[slot] === 0) return false;
+    if (slot < 0 || !this.#isGood(slot, at, bytes)) return false;
     if (!this.slots.file.fillNow(slot, at, bytes, into)) {
       const whole = await this.#track(this.#pinned(slot, () => this.#fill(slot, at, bytes, into)));
       if (!whole || this.#find(id, block) !== slot) return false;
@@ -189,49 +164,26 @@ export class BlockCache {
    * The memory is not to change meanwhile.
    */
   keep(id: ObjectId, block: number, content: Uint8Array): Promise<void> | null {
-    if (!this.#writable || this.#find(id, block) >= 0) return null;
-    const name = `${id.join()}:${block}`;
-    if (this.#writing.has(name)) return null;
-    if (this.#pending + content.length > this.#pendingMax) {
-      this.statistics.skipped++;
-      return null;
-    }
-    this.#pending += content.length;
-    this.#writing.add(name);
-    return this.#track(this.#inTurn(() => this.#store(id, block, content)).finally(() => {
-      this.#pending -= content.length;
-      this.#writing.delete(name);
-    }));
+    if (!this.#writable || this.has(id, block)) return null;
+    return this.#tracked(this.#writer.keep(id, block, content));
   }
 
-  /** A range had to be fetched, which took so long. */
-  fetched(took_ms: number): void {
-    this.#usual_ms += (took_ms - this.#usual_ms) / 8;
+  /** A part that was fetched of a block of `bytes` bytes, in whole granules, from `at` on. @returns as keep() */
+  keepPart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> | null {
+    if (!this.#writable) return null;
+    const slot = this.#find(id, block);
+    if (slot >= 0 && (this.slots.table.state[slot] !== STATE.part || this.slots.granules.has(slot, at, content.length))) return null;
+    return this.#tracked(this.#writer.keepPart(id, block, bytes, at, content));
   }
 
-  /**
-   * `bytes` bytes of a block had to be fetched. @returns whether the whole block may be worth it: if that happened before, not long ago, or, as long
-   * as there is room, if the bucket is far away
-   */
-  missed(id: ObjectId, block: number, bytes: number): boolean {
-    this.#credit = Math.min(CREDIT_BLOCKS * this.blockBytes, this.#credit + FETCHED_PER_MISSED * bytes);
-    const tag = (id[1] ^ Math.imul(block + 1, 0x85ebca6b)) >>> 0 || 1;
-    const at = tag % MISSES;
-    const again = this.#missed[at] === tag;
-    this.#missed[at] = again ? 0 : tag;
-    return again || (!this.#full && this.#usual_ms >= FAR_MS);
-  }
-
-  /** Nobody waits for a whole block that is fetched, so few are at a time. */
+  /** Whether a whole block may be fetched now. */
   get mayFetch(): boolean {
-    return this.#writable && this.#fetches < FETCHES_AT_ONCE && this.#pending * 2 <= this.#pendingMax && (!this.#full || this.#credit >= this.blockBytes);
+    return this.#writable && !this.#writer.isBusy && this.worth.mayFetch;
   }
 
   /** One is fetched and kept. */
   fetching(work: Promise<void>): void {
-    this.#fetches++;
-    if (this.#full) this.#credit -= this.blockBytes;
-    void this.#track(work.finally(() => this.#fetches--));
+    void this.#track(this.worth.fetching(work));
   }
 
   /** What is to be kept is on the disk, or given up. */
@@ -252,6 +204,7 @@ export class BlockCache {
   async abandon(): Promise<void> {
     clearInterval(this.#timer);
     this.#readable = this.#writable = false;
+    this.#writer.end();
     await this.idle();
     this.slots.file.close();
     await closeFd(this.slots.index.fd);
@@ -274,18 +227,10 @@ export class BlockCache {
     return this.#readable ? this.slots.table.find(id, block) : -1;
   }
 
-  async #store(id: ObjectId, block: number, content: Uint8Array): Promise<void> {
-    let room: Room | null = null;
-    try {
-      const sum = await checksum(content);
-      if (this.#writable) room = await this.slots.take(content.length);
-      if (room === null || !this.#writable) return;
-      await this.slots.fill(room, id, block, content, sum);
-      this.statistics.stored++;
-    } catch (error) {
-      this.#failed(error, false);
-      if (room !== null) await this.slots.forsake(room, content.length);
-    }
+  /** What is in the slot may be used, as far as this range goes. */
+  #isGood(slot: number, at: number, bytes: number): boolean {
+    const state = this.slots.table.state[slot];
+    return state === STATE.good || (state === STATE.part && this.slots.granules.has(slot, at, bytes));
   }
 
   async #check(slot: number): Promise<boolean> {
@@ -296,7 +241,7 @@ export class BlockCache {
       const whole = this.#readable && (await file.fill(slot, 0, bytes, memory));
       if (!this.#readable) return false;
       if (whole && (await checksum(memory.u8.subarray(0, bytes))) === table.checksum[slot]) {
-        table.verified[slot] = 1;
+        table.state[slot] = STATE.good;
         return true;
       }
     } catch (error) {
@@ -340,24 +285,16 @@ export class BlockCache {
     this.slots.touch(slot);
   }
 
-  async #inTurn(body: () => Promise<void>): Promise<void> {
-    if (this.#writes < WRITES_AT_ONCE) this.#writes++;
-    else await new Promise<void>((resolve) => this.#turns.push(resolve));
-    try {
-      await body();
-    } finally {
-      const next = this.#turns.shift();
-      if (next === undefined) this.#writes--;
-      else next();
-    }
-  }
-
   async #flush(): Promise<void> {
     try {
       if (this.#writable) await this.slots.index.flush();
     } catch (error) {
       this.#failed(error, false);
     }
+  }
+
+  #tracked(work: Promise<void> | null): Promise<void> | null {
+    return work === null ? null : this.#track(work);
   }
 
   #track<T>(work: Promise<T>): Promise<T> {
@@ -372,20 +309,11 @@ export class BlockCache {
     if (code === undefined) throw error;
     const said = reading ? !this.#readable : !this.#writable;
     this.#writable = false;
+    this.#writer.end();
     if (reading) this.#readable = false;
     if (said) return;
     const { directory } = this.options;
     const left = reading ? 'it is not used any more, everything is read from the bucket' : 'what it has is used, nothing more is kept';
     this.log.warn({ err: error, directory }, `block cache: ${directory} ${reading ? 'cannot be read' : 'cannot be written to'} (${message}): ${left}, until the next start`);
   }
-}
-
-/** CRC-32, with pauses: other requests are answered meanwhile. */
-async function checksum(bytes: Uint8Array): Promise<number> {
-  let sum = 0;
-  for (let at = 0; at < bytes.length; at += CHECKSUM_STEP) {
-    if (at > 0) await pause();
-    sum = crc32(bytes.subarray(at, at + CHECKSUM_STEP), sum);
-  }
-  return sum;
 }

@@ -10,6 +10,8 @@ import { assert } from '../../../base/assert.js';
 export type ObjectId = Uint32Array;
 
 export const ID_WORDS = 4;
+/** What is known of what is in a slot: nothing yet; it is good: it was compared with its checksum by this process, or written by it; good, but not all of the block. */
+export const STATE = { unchecked: 0, good: 1, part: 2 } as const;
 const NONE = -1;
 /** Spreads the numbers of one object's blocks (2^32 divided by the golden ratio). */
 const SPREAD = 0x9e3779b1;
@@ -21,8 +23,8 @@ export class BlockTable {
   readonly checksum: Uint32Array;
   /** When it was used last, counted. */
   readonly used: Float64Array;
-  /** 1: what is there was compared with the checksum by this process, or written by it. */
-  readonly verified: Uint8Array;
+  /** One of STATE. */
+  readonly state: Uint8Array;
   readonly #ids: Uint32Array;
   /** The order of use, towards the newest and the oldest; the former also chains free slots. */
   readonly #newer: Int32Array;
@@ -44,7 +46,7 @@ export class BlockTable {
     this.block = new Uint32Array(slots);
     this.checksum = new Uint32Array(slots);
     this.used = new Float64Array(slots);
-    this.verified = new Uint8Array(slots);
+    this.state = new Uint8Array(slots);
     this.#ids = new Uint32Array(slots * ID_WORDS);
     this.#newer = new Int32Array(slots);
     this.#older = new Int32Array(slots);
@@ -117,7 +119,7 @@ export class BlockTable {
     this.#unlink(slot);
     this.#unhash(slot);
     this.bytes[slot] = 0;
-    this.verified[slot] = 0;
+    this.state[slot] = STATE.unchecked;
     this.#count--;
   }
 

@@ -2,6 +2,7 @@
 import type { NativeMemory } from '../../../ffi/memory.js';
 import type { BlockCache } from './block-cache.js';
 import type { ObjectId } from './block-table.js';
+import { GRANULE_BYTES } from './granules.js';
 import type { Iovecs } from './slot-file.js';
 
 /** Blocks that are compared with their checksums before they are read in order. */
@@ -37,7 +38,7 @@ export class CachedObject {
     return Math.min(this.size, (block + 1) * this.blockBytes);
   }
 
-  /** What lies in one block that is known to be good goes to the guest at once. @returns bytes, −1: ask read() or the store */
+  /** What lies in one block and is known to be good goes to the guest at once. @returns bytes, −1: ask read() or the store */
   readNow(r: DirectRead): number {
     const block = this.blockAt(r.offset);
     const at = r.offset - block * this.blockBytes;
@@ -47,15 +48,16 @@ export class CachedObject {
     return this.cache.readNow(this.id, block, at, bytes, r) ? bytes : -1;
   }
 
-  /** The block of this offset is there and good. */
-  ready(offset: number): Promise<boolean> | boolean {
-    return this.cache.ready(this.id, this.blockAt(offset));
+  /** A range of one block is there and good. */
+  ready(offset: number, bytes: number): Promise<boolean> | boolean {
+    const block = this.blockAt(offset);
+    return this.cache.ready(this.id, block, offset - block * this.blockBytes, bytes);
   }
 
   /** What follows the block of this offset is going to be read: blocks that are there are compared with their checksums meanwhile. */
   prepare(offset: number): void {
     const next = this.blockAt(offset) + 1;
-    for (let block = next; block < next + PREPARED_BLOCKS; block++) void this.cache.ready(this.id, block);
+    for (let block = next; block < next + PREPARED_BLOCKS; block++) if (this.cache.has(this.id, block)) void this.cache.ready(this.id, block, 0, 1);
   }
 
   /** A range of one block that was ready a moment ago. @returns false: it is not there any more */
@@ -96,14 +98,26 @@ export class CachedObject {
     return writing.length === 0 ? null : Promise.all(writing).then(() => undefined);
   }
 
-  /** [from, to) had to be fetched. @returns blocks of which another part was fetched before: they are worth fetching as a whole */
-  missed(from: number, to: number): number[] {
-    const worth: number[] = [];
+  /**
+   * [from, to) had to be fetched because it was asked for: keep the blocks in it, and what there is of those at its ends, unless `fetch` has
+   * all of such a block fetched, which is worth it when that happens again. @returns as keep()
+   */
+  missed(from: number, to: number, content: Uint8Array, fetch: (block: number) => boolean): Promise<void> | null {
+    const first = this.blockAt(from);
     const last = this.blockAt(to - 1);
-    for (const block of new Set([this.blockAt(from), last])) {
-      const whole = from <= block * this.blockBytes && this.endOf(block) <= to;
-      if (!whole && !this.cache.has(this.id, block) && this.cache.missed(this.id, block, to - from)) worth.push(block);
-    }
-    return worth;
+    const ends = [this.#missedEnd(first, from, to, content, fetch), first === last ? null : this.#missedEnd(last, from, to, content, fetch)];
+    const writing = [this.keep(from, to, content), ...ends].filter((one) => one !== null);
+    return writing.length === 0 ? null : Promise.all(writing).then(() => undefined);
+  }
+
+  #missedEnd(block: number, from: number, to: number, content: Uint8Array, fetch: (block: number) => boolean): Promise<void> | null {
+    const start = block * this.blockBytes;
+    const end = this.endOf(block);
+    if ((from <= start && end <= to) || this.cache.has(this.id, block)) return null;
+    const worth = this.cache.worth.missed(this.id, block, to - from);
+    if (worth === 'nothing' || (worth === 'block' && fetch(block))) return null;
+    const begin = start + Math.ceil(Math.max(0, from - start) / GRANULE_BYTES) * GRANULE_BYTES;
+    const until = to >= end ? end : start + Math.floor((to - start) / GRANULE_BYTES) * GRANULE_BYTES;
+    return begin < until ? this.cache.keepPart(this.id, block, end - start, begin - start, content.subarray(begin - from, until - from)) : null;
   }
 }

@@ -11,7 +11,7 @@ import { fstat, ftruncate, read, write } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
-import { ID_WORDS, type BlockTable } from './block-table.js';
+import { ID_WORDS, STATE, type BlockTable } from './block-table.js';
 
 const readFd = promisify(read);
 const writeFd = promisify(write);
@@ -113,7 +113,8 @@ export class IndexFile {
 
   #encode(slot: number, record: Buffer): void {
     const { table } = this;
-    if (table.bytes[slot] === 0) return;
+    // A part of a block has no checksum, and is gone when the daemon ends
+    if (table.bytes[slot] === 0 || table.state[slot] === STATE.part) return;
     record.writeUInt32LE(table.checksum[slot], 4);
     record.writeUInt32LE(table.bytes[slot], 8);
     record.writeUInt32LE(table.block[slot], 12);

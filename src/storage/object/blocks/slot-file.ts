@@ -94,9 +94,9 @@ export class SlotFile {
     return true;
   }
 
-  /** @throws an error of the file system */
-  write(slot: number, content: Uint8Array): Promise<void> {
-    return writeAll(this.#fd, content, slot * this.slotBytes);
+  /** `at` bytes behind the start of a slot. @throws an error of the file system */
+  write(slot: number, content: Uint8Array, at = 0): Promise<void> {
+    return writeAll(this.#fd, content, slot * this.slotBytes + at);
   }
 
   /** Nothing may be under way. */

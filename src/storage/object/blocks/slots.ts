@@ -1,5 +1,6 @@
 /** Who has which slot: table, index and file kept in step, and within the space that they may take. */
-import type { BlockTable, ObjectId } from './block-table.js';
+import { STATE, type BlockTable, type ObjectId } from './block-table.js';
+import { GRANULE_BYTES, Granules } from './granules.js';
 import type { IndexFile } from './index-file.js';
 import type { SlotFile } from './slot-file.js';
 
@@ -11,7 +12,9 @@ export interface Room {
 }
 
 export class Slots {
-  /** By slot: who waits for a read of it. It is not given to another block meanwhile. */
+  /** Of slots in STATE.part: what is there. */
+  readonly granules: Granules;
+  /** By slot: who waits for a read of it, or writes to it. It is not given to another block meanwhile. */
   readonly #pins: Uint16Array;
   /** Slots that were given up while somebody read them: free when the last one is done. */
   readonly #condemned = new Set<number>();
@@ -25,6 +28,7 @@ export class Slots {
     readonly bytesMax: number,
   ) {
     this.#pins = new Uint16Array(table.slots);
+    this.granules = new Granules(table.slots, file.slotBytes);
   }
 
   /** Bytes on disk, of blocks that are there and of those that are being written. */
@@ -55,10 +59,8 @@ export class Slots {
   /** @returns a slot for so many bytes, to be filled or given back; null if there is none now. @throws an error of the file system */
   async take(bytes: number): Promise<Room | null> {
     const cost = this.file.cost(bytes);
-    if (cost > this.bytesMax) return null;
     const vacated: Room[] = [];
-    let room = true;
-    while (room && this.#used + cost > this.bytesMax) room = this.#evictOldest(vacated);
+    const room = this.#makeRoom(cost, vacated);
     let chosen = room ? vacated.pop() : undefined;
     if (room && chosen === undefined) {
       const slot = this.table.take();
@@ -77,7 +79,34 @@ export class Slots {
     await this.file.write(slot, content);
     await this.file.punch(slot, content.length, had);
     this.table.add(slot, id, block, content.length, checksum);
-    this.table.verified[slot] = 1;
+    this.table.state[slot] = STATE.good;
+    await this.index.write(slot);
+  }
+
+  /** A part of a block of `bytes` bytes is in the slot, from `at` on, in whole granules. @throws an error of the file system */
+  async fillPart({ slot, had }: Room, id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> {
+    // Where nothing was written there is nothing of the block that was here either
+    await this.file.punch(slot, 0, had);
+    await this.file.write(slot, content, at);
+    this.granules.clear(slot);
+    this.granules.set(slot, at, content.length);
+    this.table.add(slot, id, block, bytes, 0);
+    this.table.state[slot] = STATE.part;
+  }
+
+  /** Another part of the block that is in a pinned slot in part. @throws an error of the file system */
+  async addPart(slot: number, at: number, content: Uint8Array): Promise<void> {
+    const added = Math.ceil(content.length / GRANULE_BYTES) - this.granules.count(slot, at, content.length);
+    const write = (): Promise<void> => this.file.write(slot, content, at);
+    if (await this.#grown(slot, this.file.punches ? added * GRANULE_BYTES : 0, write)) this.granules.set(slot, at, content.length);
+  }
+
+  /** All of the block that is in a pinned slot in part: of what was there every byte stays as it is. @throws an error of the file system */
+  async complete(slot: number, content: Uint8Array, checksum: number): Promise<void> {
+    const added = this.file.cost(content.length) - this.#costOf(slot);
+    if (!(await this.#grown(slot, added, () => this.file.write(slot, content)))) return;
+    this.table.checksum[slot] = checksum;
+    this.table.state[slot] = STATE.good;
     await this.index.write(slot);
   }
 
@@ -106,9 +135,33 @@ export class Slots {
   /** What is in it is not what it should be: for somebody who has it pinned. @returns false: another one was faster */
   drop(slot: number): boolean {
     if (this.table.bytes[slot] === 0) return false;
-    this.#used -= this.file.cost(this.table.bytes[slot]);
+    this.#used -= this.#costOf(slot);
     this.table.remove(slot);
     this.#condemned.add(slot);
+    return true;
+  }
+
+  /** More is written to a pinned slot, which then takes so much more space. @returns whether the block is still in it and there was room */
+  async #grown(slot: number, added: number, write: () => Promise<void>): Promise<boolean> {
+    const vacated: Room[] = [];
+    const room = this.#makeRoom(added, vacated);
+    if (room) this.#used += added;
+    for (const one of vacated) await this.#vacate(one.slot);
+    if (!room) return false;
+    let done = false;
+    try {
+      await write();
+      done = this.table.bytes[slot] > 0;
+    } finally {
+      if (!done) this.#used -= added;
+    }
+    return done;
+  }
+
+  /** Nothing that is used more recently than need be is given up for so much space. @returns false: there is not so much */
+  #makeRoom(cost: number, into: Room[]): boolean {
+    if (cost > this.bytesMax) return false;
+    while (this.#used + cost > this.bytesMax) if (!this.#evictOldest(into)) return false;
     return true;
   }
 
@@ -123,10 +176,16 @@ export class Slots {
 
   #evict(slot: number): Room {
     const had = this.table.bytes[slot];
-    this.#used -= this.file.cost(had);
+    this.#used -= this.#costOf(slot);
     this.table.remove(slot);
     this.#evicted++;
     return { slot, had };
+  }
+
+  /** Disk space of the block in a slot. */
+  #costOf(slot: number): number {
+    const bytes = this.table.bytes[slot];
+    return this.file.cost(this.table.state[slot] === STATE.part ? this.granules.count(slot, 0, bytes) * GRANULE_BYTES : bytes);
   }
 
   /** A slot whose block was removed from the table is free, and says so on the disk. @throws an error of the file system */

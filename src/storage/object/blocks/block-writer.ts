@@ -1,0 +1,163 @@
+/** Writes what was fetched into slots: a few at a time, one after the other for each block, left out when the disk does not keep up. */
+import { setImmediate as pause } from 'node:timers/promises';
+import { crc32 } from 'node:zlib';
+import type { MemoryBudget } from '../memory-budget.js';
+import { STATE, type ObjectId } from './block-table.js';
+import type { Room, Slots } from './slots.js';
+
+/** Of the memory budget, what may wait to be written. */
+const PENDING_SHARE = 1 / 8;
+const PENDING_MAX_BYTES = 64 << 20;
+/** libuv has four threads for everything; commits need some of them too. */
+const WRITES_AT_ONCE = 2;
+/** A checksum of so much is made without a pause. */
+const CHECKSUM_STEP = 256 << 10;
+
+export interface WriteStatistics {
+  /** Blocks, and parts of blocks. */
+  stored: number;
+  parts: number;
+  /** What was not kept because too much was waiting to be written. */
+  skipped: number;
+}
+
+/** Writes of one block: two at a time would take two slots. */
+interface Writing {
+  /** The whole block is under way. */
+  whole: boolean;
+  count: number;
+  /** The last one is over. */
+  last: Promise<void>;
+}
+
+export class BlockWriter {
+  /** By name of the block. */
+  readonly #writing = new Map<string, Writing>();
+  readonly #turns: (() => void)[] = [];
+  readonly #pendingMax: number;
+  #pending = 0;
+  #writes = 0;
+  #ended = false;
+
+  constructor(
+    readonly slots: Slots,
+    readonly budget: MemoryBudget,
+    readonly statistics: WriteStatistics,
+    /** An error of the disk. */
+    readonly failed: (error: unknown) => void,
+  ) {
+    this.#pendingMax = Math.max(slots.file.slotBytes, Math.min(PENDING_MAX_BYTES, budget.bytes * PENDING_SHARE));
+  }
+
+  /** So much is waiting that nothing should be fetched to be written only. */
+  get isBusy(): boolean {
+    return this.#pending * 2 > this.#pendingMax;
+  }
+
+  /** What has not begun is not written any more. */
+  end(): void {
+    this.#ended = true;
+  }
+
+  /** A whole block. @returns a promise that its bytes are not needed any more, which never rejects; null: they are not wanted */
+  keep(id: ObjectId, block: number, content: Uint8Array): Promise<void> | null {
+    return this.#write(id, block, content, true, () => this.#store(id, block, content));
+  }
+
+  /** Whole granules, `at` behind the beginning of a block of `bytes` bytes. @returns as keep() */
+  keepPart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> | null {
+    return this.#write(id, block, content, false, () => this.#storePart(id, block, bytes, at, content));
+  }
+
+  #write(id: ObjectId, block: number, content: Uint8Array, whole: boolean, store: () => Promise<void>): Promise<void> | null {
+    const name = `${id.join()}:${block}`;
+    let writing = this.#writing.get(name);
+    if (this.#ended || writing?.whole === true) return null;
+    if (this.#pending + content.length > this.#pendingMax) {
+      this.statistics.skipped++;
+      return null;
+    }
+    if (writing === undefined) this.#writing.set(name, (writing = { whole, count: 0, last: Promise.resolve() }));
+    const one = writing;
+    this.#pending += content.length;
+    one.whole = whole;
+    const turn = one.count++ === 0 ? this.#inTurn(store) : one.last.then(() => this.#inTurn(store));
+    one.last = turn.catch(this.failed).finally(() => {
+      this.#pending -= content.length;
+      if (--one.count === 0) this.#writing.delete(name);
+    });
+    return one.last;
+  }
+
+  async #store(id: ObjectId, block: number, content: Uint8Array): Promise<void> {
+    const sum = await checksum(content);
+    const { slots } = this;
+    const slot = slots.table.find(id, block);
+    if (slot >= 0) await slots.pinned(slot, () => slots.complete(slot, content, sum));
+    else if (!(await this.#filled(content.length, (room) => slots.fill(room, id, block, content, sum)))) return;
+    this.statistics.stored++;
+  }
+
+  async #storePart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> {
+    const { slots } = this;
+    const slot = slots.table.find(id, block);
+    if (slot >= 0 && slots.table.state[slot] !== STATE.part) return;
+    if (slot >= 0) await slots.pinned(slot, () => this.#addPart(slot, bytes, at, content));
+    else if (!(await this.#filled(content.length, (room) => slots.fillPart(room, id, block, bytes, at, content)))) return;
+    this.statistics.parts++;
+  }
+
+  /** The last one makes it a block like any other. */
+  async #addPart(slot: number, bytes: number, at: number, content: Uint8Array): Promise<void> {
+    const { slots } = this;
+    await slots.addPart(slot, at, content);
+    if (slots.table.bytes[slot] === 0 || !slots.granules.has(slot, 0, bytes)) return;
+    // Writing must not wait for memory: what is to be written holds some
+    const memory = this.budget.tryTake(bytes);
+    if (memory === null) return;
+    try {
+      if (!(await slots.file.fill(slot, 0, bytes, memory))) return;
+      const whole = memory.u8.subarray(0, bytes);
+      await slots.complete(slot, whole, await checksum(whole));
+      this.statistics.stored++;
+    } finally {
+      this.budget.give(memory);
+    }
+  }
+
+  /** @returns false: there is no room */
+  async #filled(bytes: number, fill: (room: Room) => Promise<void>): Promise<boolean> {
+    const room = await this.slots.take(bytes);
+    if (room === null || this.#ended) return false;
+    try {
+      await fill(room);
+      return true;
+    } catch (error) {
+      this.failed(error);
+      await this.slots.forsake(room, bytes);
+      return false;
+    }
+  }
+
+  async #inTurn(body: () => Promise<void>): Promise<void> {
+    if (this.#writes < WRITES_AT_ONCE) this.#writes++;
+    else await new Promise<void>((resolve) => this.#turns.push(resolve));
+    try {
+      if (!this.#ended) await body();
+    } finally {
+      const next = this.#turns.shift();
+      if (next === undefined) this.#writes--;
+      else next();
+    }
+  }
+}
+
+/** CRC-32, with pauses: other requests are answered meanwhile. */
+export async function checksum(bytes: Uint8Array): Promise<number> {
+  let sum = 0;
+  for (let at = 0; at < bytes.length; at += CHECKSUM_STEP) {
+    if (at > 0) await pause();
+    sum = crc32(bytes.subarray(at, at + CHECKSUM_STEP), sum);
+  }
+  return sum;
+}
