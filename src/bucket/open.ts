@@ -82,7 +82,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
 function blockOptions(options: BucketSettings, directory: StateDirectory | null): BlockOptions | null {
   if (options.cacheSize === 0 || options.source.kind === 'memory') return null;
   const cacheDirectory = directory?.path ?? options.cacheDir ?? defaultDirectory(options, process.env);
-  return { cacheDirectory, bytes: options.cacheSize * MIB, scope: options.endpoint ?? '' };
+  return { cacheDirectory, bytes: options.cacheSize * MIB, fill: options.cacheFill === 'on', scope: options.endpoint ?? '' };
 }
 
 async function close(opened: OpenedObjects, store: ObjectStore, directory: StateDirectory | null, log: Logger): Promise<void> {

@@ -185,6 +185,11 @@ export const OPTIONS = {
     help: 'disk space, in MiB, for keeping what was read: in blocks/ of the cache directory, checked by checksums, valid after a restart; 0 keeps nothing',
     virtiofsd: null,
   },
+  cacheFill: {
+    flag: 'cache-fill', type: 'choice', group: 'bucket', value: 'WHEN', choices: ['on', 'off'], default: 'on', only: 'bucket',
+    help: 'with --cache-size: an object that is read here and there is fetched as a whole, where the bucket is far away, if it has at most a quarter of the cache and fits into free room',
+    virtiofsd: null,
+  },
   dryRun: {
     flag: 'dry-run', type: 'flag', group: 'bucket', default: false, only: 'bucket',
     help: 'with bucketfsd recover: only show what it would do',

@@ -49,7 +49,7 @@ describe('defaults', () => {
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
-      gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, cacheSize: 0, dryRun: false,
+      gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, cacheSize: 0, cacheFill: 'on', dryRun: false,
       metadataTtl: 1, posixMetadata: 'full', memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
     });
   });

@@ -34,6 +34,8 @@ export interface BlockOptions {
   readonly scope?: string;
   /** Size of a block; in tests. */
   readonly blockBytes?: number;
+  /** Objects that are read here and there are fetched as a whole: see blocks/fill.ts. */
+  readonly fill?: boolean;
 }
 
 export type ObjectLog = TreeLog & BlockCacheLog;
@@ -152,8 +154,8 @@ function openForReading(path: string, store: ObjectStore, options: ObjectOptions
 
 async function openBlocks(directory: CacheDirectory, store: ObjectStore, budget: MemoryBudget, { blocks }: ObjectOptions, log: ObjectLog): Promise<BlockCache | null> {
   if (blocks == null) return null;
-  const { bytes, blockBytes, scope = '' } = blocks;
-  const options = { directory: directory.blocksPath, bytes, scope: `${store.location} ${scope}`, ...(blockBytes === undefined ? {} : { blockBytes }) };
+  const { bytes, blockBytes, fill = false, scope = '' } = blocks;
+  const options = { directory: directory.blocksPath, bytes, fill, scope: `${store.location} ${scope}`, ...(blockBytes === undefined ? {} : { blockBytes }) };
   return BlockCache.open(options, budget, log);
 }
 

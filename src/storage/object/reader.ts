@@ -6,11 +6,13 @@
  * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order.
  *
  * With a block cache on disk, what it has is taken from there, and what is fetched is given to it, best in whole blocks: so parts that are
- * fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one.
+ * fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one. Where the bucket
+ * is far away, an object that is read here and there is fetched as a whole (blocks/fill.ts).
  */
 import type { NativeMemory } from '../../ffi/memory.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import type { CachedObject, DirectRead } from './blocks/cached-object.js';
+import { Fill } from './blocks/fill.js';
 import { StorageError } from './errors.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectStore, Version } from './store.js';
@@ -73,6 +75,7 @@ export class Reader {
   #cached: CachedObject | null;
   /** Whole blocks for the cache, on their way, by number. */
   readonly #blocks = new Map<number, Part>();
+  #fill: Fill | null = null;
   /** The block that was read last without waiting. */
   #block = -1;
 
@@ -103,6 +106,8 @@ export class Reader {
     this.#key = key;
     this.#version = version;
     this.#moves++;
+    this.#fill?.close();
+    this.#fill = null;
     this.#cached = this.blocks?.object(key, version, this.size) ?? null;
   }
 
@@ -160,10 +165,10 @@ export class Reader {
   async read(offset: number, bytes: number, deliver: Deliver): Promise<number> {
     const end = Math.min(this.size, offset + bytes);
     if (offset >= end) return 0;
-    this.#follow(offset, end);
+    const jumped = this.#follow(offset, end);
     this.#fetchAhead(offset);
     for (let at = offset; at < end; ) {
-      const bytes = await this.#piece(at, end, at - offset, deliver);
+      const bytes = await this.#piece(at, end, at - offset, deliver, jumped);
       // This version has them: who says otherwise has looked at another one
       if (bytes <= 0) throw new StorageError('changed', `read ${this.store.location}/${this.key}`, { providerMessage: `it ends at ${at} instead of ${this.size}` });
       at += bytes;
@@ -174,6 +179,7 @@ export class Reader {
   /** Nothing is read any more. */
   close(): void {
     this.budget.holders.delete(this);
+    this.#fill?.close();
     this.#dropAll();
     for (const part of this.#blocks.values()) this.#drop(part);
     this.#blocks.clear();
@@ -184,24 +190,27 @@ export class Reader {
     const unused = this.#parts.filter((part) => part.users === 0);
     this.#parts = this.#parts.filter((part) => part.users > 0);
     for (const part of unused) this.#drop(part);
+    this.#fill?.reclaim();
   }
 
   #dropAll(): void {
     for (const part of this.#parts.splice(0)) this.#drop(part);
   }
 
-  #follow(offset: number, end: number): void {
+  /** @returns whether it is somewhere else than what was read before */
+  #follow(offset: number, end: number): boolean {
     if (Math.abs(offset - this.#high) > SLACK_BYTES) {
       this.#run = 0;
       this.#start = offset;
       this.#high = end;
       this.#dropAll();
-      return;
+      return true;
     }
     this.#run += end - offset;
     this.#start = Math.min(this.#start, offset);
     this.#high = Math.max(this.#high, end);
     while (this.#parts.length > 0 && this.#parts[0].to <= this.#high - SLACK_BYTES) this.#drop(this.#parts.shift()!);
+    return false;
   }
 
   #fetchAhead(offset: number): void {
@@ -258,7 +267,7 @@ export class Reader {
   /** Fetch a whole block because parts of it are asked for again and again; nobody waits for it. @returns whether it is on its way */
   #fetchBlock(cached: CachedObject, block: number): boolean {
     if (this.#blocks.has(block)) return true;
-    if (!cached.cache.mayFetch) return false;
+    if (!cached.cache.mayFetch || this.#fill?.isActive === true) return false;
     const part = this.#begin(block * cached.blockBytes, cached.endOf(block));
     if (part === null) return false;
     this.#blocks.set(block, part);
@@ -270,7 +279,7 @@ export class Reader {
   }
 
   /** Deliver what one part has of [at, end), or fetch exactly what no part has. @returns bytes delivered. */
-  async #piece(at: number, end: number, into: number, deliver: Deliver): Promise<number> {
+  async #piece(at: number, end: number, into: number, deliver: Deliver, jumped: boolean): Promise<number> {
     const cached = this.#cached;
     const part = this.#parts.find((one) => one.from <= at && at < one.to) ?? (cached === null ? undefined : this.#blocks.get(cached.blockAt(at)));
     if (part === undefined) {
@@ -278,7 +287,7 @@ export class Reader {
       if (bytes > 0) return bytes;
       const next = this.#parts.find((one) => one.from > at);
       const to = Math.min(end, next?.from ?? end);
-      return this.#exact(at, cached?.nextThere(at, to) ?? to, into, deliver);
+      return this.#exact(at, cached?.nextThere(at, to) ?? to, into, deliver, jumped);
     }
     part.users++;
     const result = await part.done;
@@ -294,7 +303,7 @@ export class Reader {
     // it needs some
     part.users--;
     this.#giveUp(part);
-    return this.#exact(at, Math.min(end, part.to), into, deliver);
+    return this.#exact(at, Math.min(end, part.to), into, deliver, false);
   }
 
   /** What the block cache has of one block of [at, end). @returns bytes delivered, 0: it has nothing */
@@ -311,7 +320,7 @@ export class Reader {
     }
   }
 
-  async #exact(from: number, to: number, into: number, deliver: Deliver): Promise<number> {
+  async #exact(from: number, to: number, into: number, deliver: Deliver, jumped: boolean): Promise<number> {
     const cached = this.#cached;
     const memory = await this.budget.take(to - from);
     let writing: Promise<void> | null = null;
@@ -323,6 +332,10 @@ export class Reader {
         cached.cache.worth.fetched(performance.now() - began);
         cached.cache.statistics.misses++;
         writing = cached.missed(from, from + bytes, memory.u8, (block) => this.#fetchBlock(cached, block));
+        if (jumped && cached === this.#cached) {
+          this.#fill ??= new Fill(cached, this.budget, (offset, memory, signal) => this.#readStore(offset, memory, signal));
+          this.#fill.missed(from);
+        }
       }
       return bytes;
     } finally {

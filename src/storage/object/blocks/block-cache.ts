@@ -24,6 +24,7 @@ import type { Version } from '../store.js';
 import { BlockTable, ID_WORDS, STATE, type ObjectId } from './block-table.js';
 import { BlockWriter, checksum, type WriteStatistics } from './block-writer.js';
 import { CachedObject } from './cached-object.js';
+import { Fills } from './fill.js';
 import { IndexFile } from './index-file.js';
 import { SlotFile, type Iovecs } from './slot-file.js';
 import { Slots } from './slots.js';
@@ -46,6 +47,8 @@ export interface BlockCacheOptions {
   /** Versions are unique in it: provider, endpoint and bucket. */
   readonly scope: string;
   readonly blockBytes?: number;
+  /** Whether objects that are read here and there may be fetched as a whole: see fill.ts. */
+  readonly fill?: boolean;
 }
 
 export interface BlockCacheLog {
@@ -64,6 +67,7 @@ export interface BlockStatistics extends WriteStatistics {
 
 export class BlockCache {
   readonly worth: WorthFetching;
+  readonly fills = new Fills();
   readonly statistics: BlockStatistics = { hits: 0, misses: 0, hitBytes: 0, stored: 0, parts: 0, bad: 0, skipped: 0 };
   readonly #checking = new Map<number, Promise<boolean>>();
   readonly #under = new Set<Promise<unknown>>();
@@ -160,12 +164,12 @@ export class BlockCache {
   }
 
   /**
-   * A block that was fetched. @returns a promise that its bytes are not needed any more, or null: they are not wanted.
+   * A block that was fetched; `spare`: only if there is free room for it, but however much is waiting. @returns a promise that its bytes are not needed any more, or null: they are not wanted.
    * The memory is not to change meanwhile.
    */
-  keep(id: ObjectId, block: number, content: Uint8Array): Promise<void> | null {
+  keep(id: ObjectId, block: number, content: Uint8Array, spare = false): Promise<void> | null {
     if (!this.#writable || this.has(id, block)) return null;
-    return this.#tracked(this.#writer.keep(id, block, content));
+    return this.#tracked(this.#writer.keep(id, block, content, spare));
   }
 
   /** A part that was fetched of a block of `bytes` bytes, in whole granules, from `at` on. @returns as keep() */
@@ -184,6 +188,21 @@ export class BlockCache {
   /** One is fetched and kept. */
   fetching(work: Promise<void>): void {
     void this.#track(this.worth.fetching(work));
+  }
+
+  /** Disk space that nothing has. */
+  get free(): number {
+    return this.options.bytes - this.slots.used;
+  }
+
+  /** Something more may be kept. */
+  get isWritable(): boolean {
+    return this.#writable;
+  }
+
+  /** It ends before the cache does. */
+  background(work: Promise<void>): void {
+    void this.#track(work);
   }
 
   /** What is to be kept is on the disk, or given up. */
@@ -220,7 +239,7 @@ export class BlockCache {
   }
 
   get #full(): boolean {
-    return this.slots.used + this.blockBytes > this.options.bytes;
+    return this.free < this.blockBytes;
   }
 
   #find(id: ObjectId, block: number): number {

@@ -59,42 +59,45 @@ export class BlockWriter {
     this.#ended = true;
   }
 
-  /** A whole block. @returns a promise that its bytes are not needed any more, which never rejects; null: they are not wanted */
-  keep(id: ObjectId, block: number, content: Uint8Array): Promise<void> | null {
-    return this.#write(id, block, content, true, () => this.#store(id, block, content));
+  /**
+   * A whole block; `spare`: only if there is free room for it, but however much is waiting, which is bounded by who asks.
+   * @returns a promise that its bytes are not needed any more, which never rejects; null: they are not wanted
+   */
+  keep(id: ObjectId, block: number, content: Uint8Array, spare: boolean): Promise<void> | null {
+    return this.#write(id, block, spare ? 0 : content.length, true, () => this.#store(id, block, content, spare));
   }
 
   /** Whole granules, `at` behind the beginning of a block of `bytes` bytes. @returns as keep() */
   keepPart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> | null {
-    return this.#write(id, block, content, false, () => this.#storePart(id, block, bytes, at, content));
+    return this.#write(id, block, content.length, false, () => this.#storePart(id, block, bytes, at, content));
   }
 
-  #write(id: ObjectId, block: number, content: Uint8Array, whole: boolean, store: () => Promise<void>): Promise<void> | null {
+  #write(id: ObjectId, block: number, pending: number, whole: boolean, store: () => Promise<void>): Promise<void> | null {
     const name = `${id.join()}:${block}`;
     let writing = this.#writing.get(name);
     if (this.#ended || writing?.whole === true) return null;
-    if (this.#pending + content.length > this.#pendingMax) {
+    if (pending > 0 && this.#pending + pending > this.#pendingMax) {
       this.statistics.skipped++;
       return null;
     }
     if (writing === undefined) this.#writing.set(name, (writing = { whole, count: 0, last: Promise.resolve() }));
     const one = writing;
-    this.#pending += content.length;
+    this.#pending += pending;
     one.whole = whole;
     const turn = one.count++ === 0 ? this.#inTurn(store) : one.last.then(() => this.#inTurn(store));
     one.last = turn.catch(this.failed).finally(() => {
-      this.#pending -= content.length;
+      this.#pending -= pending;
       if (--one.count === 0) this.#writing.delete(name);
     });
     return one.last;
   }
 
-  async #store(id: ObjectId, block: number, content: Uint8Array): Promise<void> {
+  async #store(id: ObjectId, block: number, content: Uint8Array, spare: boolean): Promise<void> {
     const sum = await checksum(content);
     const { slots } = this;
     const slot = slots.table.find(id, block);
-    if (slot >= 0) await slots.pinned(slot, () => slots.complete(slot, content, sum));
-    else if (!(await this.#filled(content.length, (room) => slots.fill(room, id, block, content, sum)))) return;
+    if (slot >= 0) await slots.pinned(slot, () => slots.complete(slot, content, sum, !spare));
+    else if (!(await this.#filled(content.length, !spare, (room) => slots.fill(room, id, block, content, sum)))) return;
     this.statistics.stored++;
   }
 
@@ -103,7 +106,7 @@ export class BlockWriter {
     const slot = slots.table.find(id, block);
     if (slot >= 0 && slots.table.state[slot] !== STATE.part) return;
     if (slot >= 0) await slots.pinned(slot, () => this.#addPart(slot, bytes, at, content));
-    else if (!(await this.#filled(content.length, (room) => slots.fillPart(room, id, block, bytes, at, content)))) return;
+    else if (!(await this.#filled(content.length, true, (room) => slots.fillPart(room, id, block, bytes, at, content)))) return;
     this.statistics.parts++;
   }
 
@@ -126,8 +129,8 @@ export class BlockWriter {
   }
 
   /** @returns false: there is no room */
-  async #filled(bytes: number, fill: (room: Room) => Promise<void>): Promise<boolean> {
-    const room = await this.slots.take(bytes);
+  async #filled(bytes: number, evict: boolean, fill: (room: Room) => Promise<void>): Promise<boolean> {
+    const room = await this.slots.take(bytes, evict);
     if (room === null || this.#ended) return false;
     try {
       await fill(room);

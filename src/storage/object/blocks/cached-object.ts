@@ -87,12 +87,22 @@ export class CachedObject {
     return to;
   }
 
-  /** [from, to) was fetched: keep the blocks that lie in it. @returns when the bytes are not needed any more; null: they are not now */
-  keep(from: number, to: number, content: Uint8Array): Promise<void> | null {
+  /** Of blocks that are not there. */
+  missingBytes(): number {
+    let bytes = 0;
+    for (let block = 0; block * this.blockBytes < this.size; block++) if (!this.cache.has(this.id, block)) bytes += this.endOf(block) - block * this.blockBytes;
+    return bytes;
+  }
+
+  /**
+   * [from, to) was fetched: keep the blocks that lie in it; `spare`: nothing else is given up for it, and it waits as long as it takes.
+   * @returns when the bytes are not needed any more; null: they are not now
+   */
+  keep(from: number, to: number, content: Uint8Array, spare = false): Promise<void> | null {
     const writing: Promise<void>[] = [];
     for (let block = Math.ceil(from / this.blockBytes); block * this.blockBytes < to && this.endOf(block) <= to; block++) {
       const at = block * this.blockBytes - from;
-      const kept = this.cache.keep(this.id, block, content.subarray(at, this.endOf(block) - from));
+      const kept = this.cache.keep(this.id, block, content.subarray(at, this.endOf(block) - from), spare);
       if (kept !== null) writing.push(kept);
     }
     return writing.length === 0 ? null : Promise.all(writing).then(() => undefined);

@@ -56,16 +56,16 @@ export class Slots {
     await index.flush();
   }
 
-  /** @returns a slot for so many bytes, to be filled or given back; null if there is none now. @throws an error of the file system */
-  async take(bytes: number): Promise<Room | null> {
+  /** @returns a slot for so many bytes, to be filled or given back; null if there is none now, or none without giving up a block. @throws an error of the file system */
+  async take(bytes: number, evict = true): Promise<Room | null> {
     const cost = this.file.cost(bytes);
     const vacated: Room[] = [];
-    const room = this.#makeRoom(cost, vacated);
+    const room = this.#makeRoom(cost, vacated, evict);
     let chosen = room ? vacated.pop() : undefined;
     if (room && chosen === undefined) {
       const slot = this.table.take();
       if (slot >= 0) chosen = { slot, had: 0 };
-      else if (this.#evictOldest(vacated)) chosen = vacated.pop();
+      else if (evict && this.#evictOldest(vacated)) chosen = vacated.pop();
     }
     if (chosen !== undefined) this.#used += cost;
     for (const one of vacated) await this.#vacate(one.slot);
@@ -102,9 +102,9 @@ export class Slots {
   }
 
   /** All of the block that is in a pinned slot in part: of what was there every byte stays as it is. @throws an error of the file system */
-  async complete(slot: number, content: Uint8Array, checksum: number): Promise<void> {
+  async complete(slot: number, content: Uint8Array, checksum: number, evict = true): Promise<void> {
     const added = this.file.cost(content.length) - this.#costOf(slot);
-    if (!(await this.#grown(slot, added, () => this.file.write(slot, content)))) return;
+    if (!(await this.#grown(slot, added, () => this.file.write(slot, content), evict))) return;
     this.table.checksum[slot] = checksum;
     this.table.state[slot] = STATE.good;
     await this.index.write(slot);
@@ -142,9 +142,9 @@ export class Slots {
   }
 
   /** More is written to a pinned slot, which then takes so much more space. @returns whether the block is still in it and there was room */
-  async #grown(slot: number, added: number, write: () => Promise<void>): Promise<boolean> {
+  async #grown(slot: number, added: number, write: () => Promise<void>, evict = true): Promise<boolean> {
     const vacated: Room[] = [];
-    const room = this.#makeRoom(added, vacated);
+    const room = this.#makeRoom(added, vacated, evict);
     if (room) this.#used += added;
     for (const one of vacated) await this.#vacate(one.slot);
     if (!room) return false;
@@ -159,8 +159,8 @@ export class Slots {
   }
 
   /** Nothing that is used more recently than need be is given up for so much space. @returns false: there is not so much */
-  #makeRoom(cost: number, into: Room[]): boolean {
-    if (cost > this.bytesMax) return false;
+  #makeRoom(cost: number, into: Room[], evict: boolean): boolean {
+    if (cost > this.bytesMax || (!evict && this.#used + cost > this.bytesMax)) return false;
     while (this.#used + cost > this.bytesMax) if (!this.#evictOldest(into)) return false;
     return true;
   }
