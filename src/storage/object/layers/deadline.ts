@@ -23,15 +23,19 @@ export function withDeadline(store: ObjectStore, deadlines: Deadlines = DEADLINE
   return intercept(store, async (call, attempt) => {
     const base = LONG_WORK.has(call.operation) ? deadlines.work_ms : deadlines.call_ms;
     const ms = Math.ceil(base + (call.bytes / (1 << 20)) * deadlines.perMiB_ms);
-    const timeout = AbortSignal.timeout(ms);
-    const signal = call.signal === undefined ? timeout : AbortSignal.any([call.signal, timeout]);
+    // AbortSignal.timeout() costs more, and stays until its time has come, however soon the answer does
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(), ms);
+    const signal = call.signal === undefined ? late.signal : AbortSignal.any([call.signal, late.signal]);
     try {
       return await attempt(signal);
     } catch (error) {
-      if (!timeout.aborted || call.signal?.aborted === true || !(error instanceof StorageError) || error.code !== 'aborted') throw error;
+      if (!late.signal.aborted || call.signal?.aborted === true || !(error instanceof StorageError) || error.code !== 'aborted') throw error;
       throw new StorageError('timeout', call.subject, {
         providerMessage: `no answer within ${ms} ms`, ambiguous: !HARMLESS.has(call.operation), cause: error,
       });
+    } finally {
+      clearTimeout(timer);
     }
   });
 }

@@ -31,8 +31,15 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
   const options: RetryOptions = { ...RETRY, ...given };
   return intercept(store, async (call, attempt) => {
     const { signal } = call;
+    const first = attempt(signal);
     try {
-      return await pRetry(() => attempt(signal), {
+      // Where most calls end: p-retry is for those that have failed
+      return await first;
+    } catch {
+      // It looks at the error
+    }
+    try {
+      return await pRetry((number) => (number === 1 ? first : attempt(signal)), {
         retries: options.attempts - 1,
         minTimeout: 0, // the waiting is done in onFailedAttempt, which knows the error
         ...(signal === undefined ? {} : { signal }),
