@@ -1,26 +1,42 @@
 /** Entry of a worker that speaks to an object store: one store for the thread, many calls at the same time. */
-import { BroadcastChannel, workerData as given } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { StorageError } from '../storage/object/errors.js';
-import { openStore } from '../storage/object/open-store.js';
+import { openStore, type StoreConfig } from '../storage/object/open-store.js';
 import type { Fetched, FetchOptions, ObjectStore, ReadOptions } from '../storage/object/store.js';
-import type { StoreAnswer, StoreDescription, StoreTask, StoreWorkerData } from './store-messages.js';
+import type { StoreAnswer, StoreDescription, StoreMessage, StoreReply, StoreTask } from './store-messages.js';
 
-const { config, abortChannel } = given as StoreWorkerData;
-const opened = openStore(config);
+const port = parentPort!;
+const opened = openStore(workerData as StoreConfig);
 const running = new Map<number, AbortController>();
+let outgoing: StoreReply[] = [];
 
-const aborts = new BroadcastChannel(abortChannel);
-aborts.onmessage = (event) => running.get((event as { data: number }).data)?.abort();
-aborts.unref();
+port.on('message', (messages: readonly StoreMessage[]) => {
+  for (const message of messages) {
+    if (typeof message === 'number') running.get(message)?.abort();
+    else void serve(...message);
+  }
+});
 
-export default async function serve(task: StoreTask): Promise<StoreAnswer> {
+async function serve(id: number, task: StoreTask): Promise<void> {
   const caller = new AbortController();
-  running.set(task.id, caller);
+  running.set(id, caller);
+  const answer = await answerTo(task, caller.signal);
+  running.delete(id);
+  // After all that came in at the same time
+  if (outgoing.push([id, answer]) === 1) setImmediate(post);
+}
+
+function post(): void {
+  port.postMessage(outgoing);
+  outgoing = [];
+}
+
+async function answerTo(task: StoreTask, signal: AbortSignal): Promise<StoreAnswer> {
   try {
     const store = await opened;
     if (task.method === 'describe') return { ok: true, value: describe(store) };
     const args = [...task.args];
-    if (task.optionsAt >= 0) args[task.optionsAt] = { ...(args[task.optionsAt] as object | undefined), signal: caller.signal };
+    if (task.optionsAt >= 0) args[task.optionsAt] = { ...(args[task.optionsAt] as object | undefined), signal };
     const value = await (store[task.method] as (...args: unknown[]) => Promise<unknown>)(...args);
     if (task.method === 'read') return answerRead(args[1] as ReadOptions, value, value as number);
     return task.method === 'fetch' ? answerRead(args[1] as FetchOptions, value, (value as Fetched).bytes) : { ok: true, value };
@@ -28,8 +44,6 @@ export default async function serve(task: StoreTask): Promise<StoreAnswer> {
     if (error instanceof StorageError) return { ok: false, code: error.code, operation: error.operation, detail: portable(error) };
     const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
     return { ok: false, code: null, message, stack };
-  } finally {
-    running.delete(task.id);
   }
 }
 

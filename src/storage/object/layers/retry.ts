@@ -33,10 +33,10 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
     const { signal } = call;
     const first = attempt(signal);
     try {
-      // Where most calls end: p-retry is for those that have failed
+      // Where most calls end: p-retry is for those that may be tried again
       return await first;
-    } catch {
-      // It looks at the error
+    } catch (error) {
+      if (!mayTryAgain(call, error, options)) throw error;
     }
     try {
       return await pRetry((number) => (number === 1 ? first : attempt(signal)), {
@@ -57,7 +57,7 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
   });
 }
 
-function mayTryAgain(call: Call, error: Error, options: RetryOptions): error is StorageError {
+function mayTryAgain(call: Call, error: unknown, options: RetryOptions): error is StorageError {
   if (!(error instanceof StorageError) || !isTransient(error.code)) return false;
   if ((error.detail.retryAfter_ms ?? 0) > options.maxRetryAfter_ms) return false;
   return error.detail.ambiguous !== true || !call.conditional;
