@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { ROOT_NODE } from '../filesystem.js';
 import type { Facts } from './facts.js';
+import { StagedNodes } from './staged-nodes.js';
 import type { Version } from './store.js';
 import type { StagedFile } from './write/staged-file.js';
 
@@ -43,6 +44,8 @@ export interface ObjectNode extends InodeNumber {
 const REFS_MAX = 2 ** 53;
 
 export class ObjectNodes {
+  /** Those of files that were changed, or are about to be. */
+  readonly staged = new StagedNodes();
   readonly #slots: (ObjectNode | undefined)[] = [];
   readonly #free: number[] = [];
   readonly #known = new Map<string, ObjectNode>();
@@ -126,7 +129,9 @@ export class ObjectNodes {
     if (this.#slots[node.slot] !== node) return;
     this.#unname(node);
     this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
+    const isStaged = this.staged.delete(node);
     node.key = key;
+    if (isStaged) this.staged.add(node);
     node.unlinked = false;
     this.#known.set(identity(node.directory, key), node);
   }

@@ -396,7 +396,7 @@ export class OpenFiles {
 
   #link(node: ObjectNode, file: StagedFile): StagedFile {
     node.staged = file;
-    this.tree.staged.add(node);
+    this.tree.nodes.staged.add(node);
     this.#uses.set(file, { node, handles: 0 });
     return file;
   }
@@ -428,7 +428,7 @@ export class OpenFiles {
   #unlink(file: StagedFile, node: ObjectNode): void {
     if (node.staged !== file) return;
     node.staged = null;
-    this.tree.staged.delete(node);
+    this.tree.nodes.staged.delete(node);
     this.tree.nodes.release(node);
   }
 

@@ -256,7 +256,7 @@ export class ObjectFileSystem {
     const { committer } = this.write ?? {};
     if (committer === undefined) return 0;
     let failed = 0;
-    await Promise.all([...this.tree.staged].map(async ({ staged }) => {
+    await Promise.all([...this.tree.nodes.staged].map(async ({ staged }) => {
       if (staged !== null) await committer.durable(staged).catch((error: unknown) => (failed = errnoOf(error)));
     }));
     return failed;

@@ -41,8 +41,6 @@ const CHANGED_MAX = 10_000;
 export class Tree {
   readonly nodes = new ObjectNodes();
   readonly gate = new Gate();
-  /** Those of files that were changed, or are about to be. */
-  readonly staged = new Set<ObjectNode>();
   readonly listed: ListedDirectories;
   readonly #started = timeOf(Date.now());
   /** Keys at which there is nothing, neither object nor directory, and until when that is believed. */
@@ -223,13 +221,13 @@ export class Tree {
 
   /** Whether a directory has files that are not in the bucket yet. */
   hasStagedBelow(prefix: string): boolean {
-    for (const node of this.staged) if (isStagedBelow(node, prefix)) return true;
+    for (const node of this.nodes.staged.below(prefix)) if (isPending(node)) return true;
     return false;
   }
 
   /** Nodes of files below a prefix that were changed and are not committed. */
   stagedBelow(prefix: string): ObjectNode[] {
-    return [...this.staged].filter((node) => isStagedBelow(node, prefix));
+    return [...this.nodes.staged.below(prefix)].filter(isPending);
   }
 
   async #putDirectory(prefix: string, first: ObjectInfo): Promise<ObjectNode> {
@@ -315,7 +313,7 @@ export class Tree {
   }
 }
 
-const isStagedBelow = (node: ObjectNode, prefix: string): boolean => !node.unlinked && node.staged?.dirty === true && node.key.startsWith(prefix);
+const isPending = (node: ObjectNode): boolean => !node.unlinked && node.staged?.dirty === true;
 
 /** The guest has it in its cache, or the daemon in a staging file: it is not going to be read from the store. */
 const hasContent = (node: ObjectNode | null, version: Version | null): boolean => node !== null && (node.cached === version || node.staged !== null);
