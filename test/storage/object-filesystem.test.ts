@@ -193,6 +193,34 @@ describe('listings', () => {
     }
   });
 
+  test('the first READDIRPLUS of a directory asks for what follows only if the directory before was gone through with attributes', async () => {
+    const memory = new MemoryStore({ capabilities: { listingHasMetadata: false } });
+    for (const folder of ['a', 'b', 'c', 'd']) for (let i = 100; i < 200; i++) await memory.put(`${folder}/n${i}`, bytes('x'));
+    const { store, calls } = new FaultyStore(memory);
+    await withGuest(store, async (g) => {
+      const askedAtFirst = async (folder: string, thenPlus: boolean): Promise<number> => {
+        const { node } = await g.lookup(ROOT, folder);
+        const fh = (await g.call(OP.OPENDIR, node, u32(0, 0), 16)).data.getBigUint64(0, true);
+        const page = async (opcode: number, offset: bigint): Promise<bigint> => {
+          const { data, error } = await g.call(opcode, node, concat(u64(fh, offset), u32(1024, 0), u64(0), u32(0, 0)), 1024);
+          assert.equal(error, 0);
+          // The names of this test are four bytes: entries, but for the dots, have one size
+          return data.byteLength === 0 ? 0n : data.getBigUint64(data.byteLength - 24, true);
+        };
+        calls.length = 0;
+        const next = await page(OP.READDIRPLUS, 0n);
+        const heads = calls.filter((call) => call === 'head').length;
+        await page(thenPlus ? OP.READDIRPLUS : OP.READDIR, next);
+        await g.call(OP.RELEASEDIR, node, concat(u64(fh), u32(0, 0), u64(0)), 0);
+        return heads;
+      };
+      assert.ok((await askedAtFirst('a', true)) < 10);
+      assert.equal(await askedAtFirst('b', true), 100);
+      assert.equal(await askedAtFirst('c', false), 100);
+      assert.ok((await askedAtFirst('d', false)) < 10);
+    }, { metadataTtl_ms: 60_000 });
+  });
+
   test('a listing with attributes asks for each object once, and lookups that follow are answered by it', async () => {
     const memory = new MemoryStore({ capabilities: { listingHasMetadata: false } });
     const count = 700;

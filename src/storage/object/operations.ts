@@ -35,6 +35,8 @@ export class ObjectFileSystem {
   readonly #attributes: AttributeChanges;
   readonly #directories = new Map<number, DirectoryHandle>();
   #handles = 0;
+  /** Whoever went through a directory last wanted to know more than names. */
+  #walks = false;
 
   constructor(
     readonly store: ObjectStore,
@@ -297,6 +299,7 @@ export class ObjectFileSystem {
     let number = r.node2Low;
     await this.tree.gate.pass(() => directory.node.key);
     if (number === 0) directory.rewind();
+    else if (number >= DOTS) this.#walks = plus;
     for (; number < DOTS; number++) {
       const key = number === 0 ? directory.node.key : this.#above(directory.node.key);
       if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
@@ -317,7 +320,7 @@ export class ObjectFileSystem {
       if (entries.length === 0) return r.entries.used;
       const fitting = r.entries.fitting(entries);
       if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-      const heads = plus ? await this.#headsOf(directory, entries, fitting, from > DOTS) : [];
+      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
       for (let i = 0; i < fitting; i++, number++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
         if (node !== null) this.#putEntry(r, node);
@@ -349,11 +352,11 @@ export class ObjectFileSystem {
   }
 
   /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
-  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number, goesOn: boolean): Promise<Head[]> {
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
     const key = (entry: Entry): string => keyOf(directory, entry);
     const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
     // Linux begins with a READDIRPLUS also where nobody wants to know more than names
-    const ahead = goesOn && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
+    const ahead = this.#walks && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
     directory.heads.prepare(ahead.filter((entry) => this.#needsHead(directory, entry)).map(key));
     return heads;
   }
