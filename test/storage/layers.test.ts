@@ -135,6 +135,30 @@ describe('limit', () => {
     assert.equal(limit.running, 0);
   });
 
+  test('until the provider says otherwise each success for which others wait allows one more, and none that nobody waits for', async () => {
+    const limit = new AdaptiveLimit({ start: 2, max: 40 });
+    let throttled = false;
+    const waves = async (calls: number): Promise<void> => {
+      const call = async (): Promise<void> => {
+        await new Promise(setImmediate);
+        if (throttled) throw new StorageError('throttled', 'test');
+      };
+      await Promise.allSettled(Array.from({ length: calls }, () => limit.run(call)));
+    };
+    await waves(30);
+    assert.equal(limit.limit, 16, '2, 4 and 8 for which others have waited');
+    for (let i = 0; i < 10; i++) await limit.run(async () => undefined);
+    assert.equal(limit.limit, 17, 'a sixteenth each for those that nobody waits for');
+    await waves(200);
+    assert.equal(limit.limit, 40);
+    throttled = true;
+    await waves(1);
+    throttled = false;
+    assert.equal(limit.limit, 26);
+    await waves(30);
+    assert.equal(limit.limit, 27, 'slowly from then on');
+  });
+
   test('"slow down" takes a third, once for all that were under way; success gives back', async () => {
     const limit = new AdaptiveLimit({ start: 30, max: 100 });
     const throttled = Array.from({ length: 30 }, later);

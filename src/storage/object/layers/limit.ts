@@ -1,5 +1,5 @@
 /**
- * How many calls are under way at once: as many as the provider bears. Additive increase, multiplicative decrease, as in
+ * How many calls are under way at once: as many as the provider bears. A slow start, additive increase, multiplicative decrease, as in
  * TCP: each success allows a little more, and a provider that says "slow down" (429, 503) gets a third less, once for all
  * the calls that were under way when it said so.
  */
@@ -42,7 +42,7 @@ export class AdaptiveLimit {
     const number = ++this.#begun;
     try {
       const result = await body();
-      this.#limit = Math.min(this.options.max, this.#limit + 1 / this.#limit);
+      this.#increase();
       return result;
     } catch (error) {
       if (error instanceof StorageError && (error.code === 'throttled' || error.code === 'unavailable')) this.#decrease(number);
@@ -51,6 +51,12 @@ export class AdaptiveLimit {
       this.#running--;
       this.#next();
     }
+  }
+
+  /** As long as the provider has borne all that came, each of those for which others wait allows one more: twice as many in the time of a call. */
+  #increase(): void {
+    const step = this.#decreasedAt === 0 && this.#waiting.length > 0 ? 1 : 1 / this.#limit;
+    this.#limit = Math.min(this.options.max, this.#limit + step);
   }
 
   #decrease(number: number): void {
