@@ -6,6 +6,9 @@
  * File data does not travel: bodies are ranges of open files, whose descriptors every thread can use, and reads go into
  * native memory or a SharedArrayBuffer. Anything else is copied.
  */
+import { fileURLToPath } from 'node:url';
+import type { MessagePort } from 'node:worker_threads';
+import { Piscina } from 'piscina';
 import { StorageError } from '../storage/object/errors.js';
 import type { StoreConfig } from '../storage/object/open-store.js';
 import type { CallOptions, ObjectStore } from '../storage/object/store.js';
@@ -20,10 +23,11 @@ export interface StoreClientOptions {
 
 /** @throws StorageError when the store cannot be opened. */
 export async function openStoreClient(options: StoreClientOptions): Promise<ObjectStore> {
-  const threads = Array.from({ length: options.threads }, () => new StoreThread(options.config));
+  const pool = storePool(new URL('./store-worker.js', import.meta.url), options);
+  const threads = Array.from({ length: options.threads }, () => new StoreThread(pool));
   const forward = forwarder(threads);
   let closed: Promise<void> | null = null;
-  const close = (): Promise<void> => (closed ??= Promise.all(threads.map((thread) => thread.close())).then(() => undefined));
+  const close = (): Promise<void> => (closed ??= Promise.all(threads.map((thread) => thread.close())).then(() => pool.destroy()));
   try {
     const description = (await forward('describe', [], -1, undefined)) as StoreDescription;
     return storeOf(description, forward, close);
@@ -31,6 +35,25 @@ export async function openStoreClient(options: StoreClientOptions): Promise<Obje
     await close();
     throw error;
   }
+}
+
+/** Threads that each listen to a port: see StoreThread. Whoever dies is replaced. */
+export function storePool(module: URL, { config, threads }: StoreClientOptions): Piscina<{ port: MessagePort }, void> {
+  const pool = new Piscina<{ port: MessagePort }, void>({
+    filename: fileURLToPath(module),
+    minThreads: threads,
+    maxThreads: threads,
+    // The worker's event loop has to run while calls are under way
+    atomics: 'disabled',
+    recordTiming: false,
+    trackUnmanagedFds: false,
+    workerData: config,
+    // What the SDK would say on standard error about Node.js versions of next year is for us to read, not for users
+    env: { ...process.env, AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
+  });
+  // Of a thread that dies without a task; who has asked it something is told by its port
+  pool.on('error', () => undefined);
+  return pool;
 }
 
 type Forward = (method: StoreMethod | 'describe', args: readonly unknown[], optionsAt: number, signal: AbortSignal | undefined) => Promise<unknown>;

@@ -1,10 +1,11 @@
 /**
  * One thread that speaks to an object store, and what it has been asked. A message between threads costs more than most calls have
- * to say: what is asked in one turn of the event loop travels as one, and so do the answers.
+ * to say: what is asked in one turn of the event loop travels as one, and so do the answers. The threads are piscina's, whose tasks would be
+ * messages of their own each: it is given one task for a thread, which is to listen to a port.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
-import type { StoreConfig } from '../storage/object/open-store.js';
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import type { Piscina } from 'piscina';
 import type { StoreAnswer, StoreMessage, StoreReply, StoreTask } from './store-messages.js';
 
 const CLOSE_TIMEOUT_MS = 5_000;
@@ -19,18 +20,14 @@ export class StoreThread {
   readonly #asked = new Map<number, Asked>();
   #ids = 0;
   /** null: it has died, and nothing was asked since. */
-  #worker: Worker | null;
+  #port: MessagePort | null = null;
   /** What goes with the next message. */
   #outgoing: StoreMessage[] = [];
   #closed = false;
   #onIdle: (() => void) | null = null;
 
-  /** @param module what runs in the thread; tests bring their own */
-  constructor(
-    readonly config: StoreConfig,
-    readonly module = new URL('./store-worker.js', import.meta.url),
-  ) {
-    this.#worker = this.#start();
+  constructor(readonly pool: Piscina<{ port: MessagePort }, void>) {
+    this.#port = this.#connect();
   }
 
   /** Calls under way. */
@@ -38,7 +35,7 @@ export class StoreThread {
     return this.#asked.size;
   }
 
-  /** Rejects when the thread dies over it; whatever it was doing may have been done. The next call gets another thread. */
+  /** Rejects when the thread dies over it, or has just died; whatever it was doing may have been done. Those that follow get another one. */
   async ask(task: StoreTask, signal: AbortSignal | undefined): Promise<StoreAnswer> {
     if (this.#closed) throw new Error('the store is closed');
     const id = ++this.#ids;
@@ -54,14 +51,14 @@ export class StoreThread {
     }
   }
 
-  /** Give up what is under way, wait for it, end the thread. */
+  /** Give up what is under way, and wait for it. The thread ends with the pool. */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#asked.size > 0) {
       for (const id of this.#asked.keys()) this.#send(id);
       await Promise.race([new Promise<void>((resolve) => (this.#onIdle = resolve)), sleep(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
     }
-    await this.#worker?.terminate();
+    this.#port?.close();
   }
 
   #send(message: StoreMessage): void {
@@ -74,31 +71,29 @@ export class StoreThread {
     this.#outgoing = [];
     // The thread may have died meanwhile, and with it all that it was asked
     if (messages.length === 0 || this.#asked.size === 0) return;
-    this.#worker ??= this.#start();
-    this.#worker.ref();
-    this.#worker.postMessage(messages);
+    this.#port ??= this.#connect();
+    this.#port.ref();
+    this.#port.postMessage(messages);
   }
 
-  #start(): Worker {
-    const worker = new Worker(this.module, {
-      trackUnmanagedFds: false,
-      workerData: this.config,
-      // What the SDK would say on standard error about Node.js versions of next year is for us to read, not for users
-      env: { ...process.env, AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
-    });
-    worker.unref();
+  #connect(): MessagePort {
+    const { port1: port, port2: other } = new MessageChannel();
     let reason = new Error('its thread has ended');
-    worker.on('message', (replies: readonly StoreReply[]) => {
+    port.on('message', (replies: readonly StoreReply[]) => {
       for (const [id, answer] of replies) this.#take(id)?.settle(answer);
     });
-    worker.on('error', (error) => (reason = error));
-    worker.on('exit', () => {
-      this.#worker = null;
+    port.on('close', () => {
+      this.#port = null;
       // What has failed is not to be done later
       this.#outgoing = [];
       for (const id of this.#asked.keys()) this.#take(id)!.fail(reason);
     });
-    return worker;
+    port.unref();
+    this.pool.run({ port: other }, { transferList: [other] }).catch((error: Error) => {
+      reason = error;
+      port.close();
+    });
+    return port;
   }
 
   #take(id: number): Asked | undefined {
@@ -106,7 +101,7 @@ export class StoreThread {
     this.#asked.delete(id);
     if (this.#asked.size === 0) {
       // It keeps no process alive that has nothing to ask
-      this.#worker?.unref();
+      this.#port?.unref();
       this.#onIdle?.();
     }
     return asked;

@@ -1,34 +1,44 @@
 /** Entry of a worker that speaks to an object store: one store for the thread, many calls at the same time. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { workerData, type MessagePort } from 'node:worker_threads';
 import { StorageError } from '../storage/object/errors.js';
 import { openStore, type StoreConfig } from '../storage/object/open-store.js';
 import type { Fetched, FetchOptions, ObjectStore, ReadOptions } from '../storage/object/store.js';
 import type { StoreAnswer, StoreDescription, StoreMessage, StoreReply, StoreTask } from './store-messages.js';
 
-const port = parentPort!;
 const opened = openStore(workerData as StoreConfig);
-const running = new Map<number, AbortController>();
-let outgoing: StoreReply[] = [];
 
-port.on('message', (messages: readonly StoreMessage[]) => {
-  for (const message of messages) {
-    if (typeof message === 'number') running.get(message)?.abort();
-    else void serve(...message);
+/** One that asks. */
+class Asker {
+  readonly #running = new Map<number, AbortController>();
+  #outgoing: StoreReply[] = [];
+
+  constructor(readonly port: MessagePort) {
+    port.on('message', (messages: readonly StoreMessage[]) => {
+      for (const message of messages) {
+        if (typeof message === 'number') this.#running.get(message)?.abort();
+        else void this.#serve(...message);
+      }
+    });
   }
-});
 
-async function serve(id: number, task: StoreTask): Promise<void> {
-  const caller = new AbortController();
-  running.set(id, caller);
-  const answer = await answerTo(task, caller.signal);
-  running.delete(id);
-  // After all that came in at the same time
-  if (outgoing.push([id, answer]) === 1) setImmediate(post);
+  async #serve(id: number, task: StoreTask): Promise<void> {
+    const caller = new AbortController();
+    this.#running.set(id, caller);
+    const answer = await answerTo(task, caller.signal);
+    this.#running.delete(id);
+    // After all that came in at the same time
+    if (this.#outgoing.push([id, answer]) === 1) setImmediate(() => this.#post());
+  }
+
+  #post(): void {
+    this.port.postMessage(this.#outgoing);
+    this.#outgoing = [];
+  }
 }
 
-function post(): void {
-  port.postMessage(outgoing);
-  outgoing = [];
+/** piscina's task: over as soon as somebody listens. */
+export default function listen({ port }: { port: MessagePort }): void {
+  new Asker(port);
 }
 
 async function answerTo(task: StoreTask, signal: AbortSignal): Promise<StoreAnswer> {
