@@ -1,4 +1,7 @@
-/** Connections of the S3 store's own requests (src/storage/object/stores/http-*.ts): given up, refused, broken off, slow, over TLS, and answers of every form. */
+/**
+ * Connections to providers (src/storage/object/stores/http-*.ts), some of it by the S3 store on them: given up, refused, broken off, slow,
+ * idle, over TLS, and answers of every form.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -10,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { StorageError } from '../../src/storage/object/errors.js';
-import type { Received } from '../../src/storage/object/stores/http-connection.js';
+import type { Received, Sending } from '../../src/storage/object/stores/http-connection.js';
 import { Connections } from '../../src/storage/object/stores/http-connections.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
 import { Recorder } from '../support/s3/recorder.js';
@@ -159,7 +162,11 @@ class Raw {
   async start(): Promise<URL> {
     this.#server.listen(0, '127.0.0.1');
     await once(this.#server, 'listening');
-    return new URL(`http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`);
+    return new URL(`http://127.0.0.1:${this.port}`);
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
   }
 
   closeConnections(): Promise<unknown> {
@@ -271,6 +278,10 @@ for (const [what, [answer, expected]] of Object.entries(WRONG)) {
   });
 }
 
+test('an answer that is no content is not taken beyond all measure', async () => {
+  await assert.rejects(asked((socket) => socket.write('HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\nx')), { message: /longer than 67108864 bytes/ });
+});
+
 test('what was closed while it was idle is not used, and what is closed under a request is asked for again, if it changes nothing', async () => {
   const good = 'HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx';
   const raw = new Raw((socket) => socket.write(good));
@@ -314,4 +325,102 @@ test('bytes that nobody has asked for end the connection', async () => {
     connections.close();
     await raw.stop();
   }
+});
+
+/** What is asked of this server, and the connections that it is asked over. */
+async function withRaw(
+  answer: Raw['answer'], idle_ms: number | undefined,
+  use: (ask: (more?: Partial<Sending>) => Promise<Received>, raw: Raw, connections: Connections) => Promise<void>,
+): Promise<void> {
+  const raw = new Raw(answer);
+  const url = await raw.start();
+  const connections = new Connections(undefined, idle_ms);
+  const asking = { url, method: 'GET', target: '/', headers: [['host', url.host]], content: null, operation: 'test', connect_ms: 5000 } as const;
+  try {
+    await use((more = {}) => connections.send({ ...asking, signal: AbortSignal.timeout(20_000), ...more }), raw, connections);
+  } finally {
+    connections.close();
+    await raw.stop();
+  }
+}
+
+const closed = (socket: Socket): unknown => (socket.closed ? null : once(socket, 'close', { signal: AbortSignal.timeout(20_000) }));
+
+const GOOD = 'HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx';
+
+test('what was idle for its time is closed; what is asked something then, or was asked something later, is not', async () => {
+  const sockets = new Map<number, Socket>();
+  await withRaw((socket, request) => void sockets.set(request, socket), 100, async (ask, raw) => {
+    const [first, second] = [ask(), ask()];
+    while (raw.requests < 2) await new Promise((resolve) => setImmediate(resolve));
+    sockets.get(1)!.write(GOOD);
+    await first;
+    sockets.get(2)!.write(GOOD);
+    await second;
+    const third = ask(); // over the connection that was used last
+    while (raw.requests < 3) await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(sockets.get(3), sockets.get(2));
+    await closed(sockets.get(1)!);
+    sockets.get(3)!.write(GOOD);
+    assert.equal((await third).body.toString(), 'x');
+    assert.equal(raw.connections, 2);
+    await closed(sockets.get(2)!); // by another timer, after the first
+    const fourth = ask({ method: 'PUT' });
+    while (raw.requests < 4) await new Promise((resolve) => setImmediate(resolve));
+    sockets.get(4)!.write(GOOD);
+    await fourth;
+    assert.equal(raw.connections, 3);
+  });
+});
+
+test('closing gives up what is under way, and what follows has connections of its own', async () => {
+  await withRaw((socket, request) => request !== 2 && socket.write(GOOD), undefined, async (ask, raw, connections) => {
+    await ask();
+    const lost = assert.rejects(ask(), { name: 'AbortError' });
+    while (raw.requests < 2) await new Promise((resolve) => setImmediate(resolve));
+    connections.close();
+    const found = ask({ method: 'PUT' });
+    await lost;
+    assert.deepEqual([(await found).status, raw.requests, raw.connections], [200, 3, 2]);
+  });
+});
+
+test('a refusal whose words are lost is a refusal still, and its connection is not used again', async () => {
+  const refusal = 'HTTP/1.1 412 Precondition Failed\r\ncontent-length: 100\r\nx-a: 1\r\n\r\nwords';
+  await withRaw((socket, request) => (request === 1 ? socket.end(refusal) : socket.write(GOOD)), undefined, async (ask, raw) => {
+    const { status, headers, body, bytes } = await ask({ into: new Uint8Array(2) });
+    assert.deepEqual([status, headers['x-a'], body.toString(), bytes], [412, '1', 'words', 0]);
+    await ask();
+    assert.equal(raw.connections, 2);
+  });
+});
+
+test('whoever asks is told when the request may arrive: not before a connection stands', async () => {
+  await withRaw((socket, request) => (request === 2 ? socket.destroy() : socket.write(GOOD)), undefined, async (ask, raw) => {
+    let sent = 0;
+    const telling = { method: 'PUT', onSent: () => void sent++ };
+    await ask(telling);
+    assert.equal(sent, 1);
+    await assert.rejects(ask(telling), { code: 'ECONNRESET' }); // over the first one
+    assert.deepEqual([sent, raw.connections], [2, 1]);
+    await raw.stop();
+    await assert.rejects(ask(telling), { code: 'ECONNREFUSED' });
+    assert.equal(sent, 2);
+  });
+});
+
+test('a server that is silent when TLS is asked of it is given up, and nothing was sent', async () => {
+  await withRaw(() => undefined, undefined, async (ask, raw) => {
+    const url = new URL(`https://127.0.0.1:${raw.port}`);
+    await assert.rejects(ask({ url, connect_ms: 50, onSent: () => assert.fail() }), { name: 'TimeoutError', code: 'ETIMEDOUT' });
+  });
+});
+
+test('no value becomes another header, nor a part of the path another request', async () => {
+  await withRaw((socket) => socket.write(GOOD), undefined, async (ask, raw) => {
+    for (const value of ['a\r\nx-b: 1', 'a\nb', '\u010a', '\0']) await assert.rejects(ask({ headers: [['x-a', value]] }), { code: 'invalid' });
+    for (const target of ['/a b', '/a\r\n', '/\u010d', '/\u00fc']) await assert.rejects(ask({ target }), { code: 'invalid' });
+    await ask({ headers: [['x-a', 'a\tb \u00fc~']], target: '/%0a?b=!' });
+    assert.equal(raw.requests, 1);
+  });
 });

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { createHash, createHmac, type Hash, type Hmac } from 'node:crypto';
 import { SignatureV4 } from '@smithy/signature-v4';
 import { describe, test } from 'node:test';
-import { escapedKey, queryOf, sha256Hex, Signer, type Credentials, type Header } from '../../src/storage/object/stores/s3-sign.js';
+import type { Header } from '../../src/storage/object/stores/http-content.js';
+import { escapedKey, queryOf, sha256Hex, Signer, type Credentials } from '../../src/storage/object/stores/s3-sign.js';
 
 const KEYS = [
   'plain', 'a b', 'a+b', ' ', 'ü/日本/🎈', 'a//b', '/', '//', './a/../b', '..', '.', '%', '%20', 'a%2Fb', '~tilde', "!'()*", 'q?x=1&y#z', 'a:b;c,d=e@f$g', '\\', '"<>`{|}^[]', 'a\nb\tc',

@@ -1,25 +1,19 @@
 /**
- * One connection to a provider: request and answer, in turns.
+ * One connection to a provider: request and answer, in turns. It knows neither S3 nor Google Cloud Storage.
  *
  * What comes is read into memory that all connections of a thread share, or at once into where the content belongs. node:http takes new
  * memory for each 64 KiB that come, copies it, and leaves both to the garbage collector: seven eighths of the CPU time of receiving
  * large objects, and memory that no budget counts (ADR 11). https://nodejs.org/api/net.html#socketconnectoptions-connectlistener (`onread`)
  */
-import { read } from 'node:fs';
 import type { IncomingHttpHeaders } from 'node:http';
 import { connect as connectTcp, isIP, type OnReadOpts, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
-import { promisify } from 'node:util';
-import { crc32 } from 'node:zlib';
 import { StorageError } from '../errors.js';
 import { Answer, type Head, type Sink } from './http-answer.js';
-import { CHUNK_END, chunkedEnd, chunkHead, STEP, type Prepared } from './s3-checksums.js';
-import type { Header } from './s3-sign.js';
+import { isFile, sendFile, type Content, type FileContent, type Header } from './http-content.js';
 
-const readFd = promisify(read);
-
-/** Far beyond a listing of 1000 keys of 1024 bytes, each of them escaped. */
-const ANSWER_BYTES_MAX = 32 << 20;
+/** A page of 1000 objects with 8 KiB of metadata each, in JSON, and room. */
+const ANSWER_BYTES_MAX = 64 << 20;
 /** What is read is used up before the next read. */
 const SHARED = Buffer.allocUnsafeSlow(64 << 10);
 
@@ -30,9 +24,11 @@ export interface Sending {
   readonly target: string;
   /** All of them, Host and Content-Length as well. */
   readonly headers: readonly Header[];
-  readonly content: Prepared['content'];
+  readonly content: Content;
   readonly operation: string;
   readonly connect_ms: number;
+  /** A connection stands: from now on the request may reach the other side. */
+  readonly onSent?: () => void;
   /** Where the content of a good answer goes; without it, that is Received.body. */
   readonly into?: Uint8Array;
   /** Looks at a good answer before its content is taken; throws to refuse it. */
@@ -88,6 +84,7 @@ class Exchange implements Sink {
 
   expect(bytes: number): void {
     if (this.bytes + bytes <= (this.place?.length ?? ANSWER_BYTES_MAX)) return;
+    if (this.place === null) throw new Error(`the answer is longer than ${ANSWER_BYTES_MAX} bytes`);
     const { status } = this.answer.head!;
     throw new StorageError('short-body', this.sending.operation, { status, providerMessage: 'more bytes came than were asked for' });
   }
@@ -107,9 +104,12 @@ class Exchange implements Sink {
 }
 
 export class Connection {
+  restsSince_ms = 0;
   readonly #socket: Socket;
   #exchange: Exchange | null = null;
   #usable = true;
+  /** It stands: after the handshake, where there is TLS. */
+  #stands = false;
   readonly #abort = (): void => this.#fail(aborted());
 
   /** @param gone is called when it has been closed, and `session` when there is one for the connections that follow */
@@ -119,10 +119,15 @@ export class Connection {
     const port = Number(url.port) || (url.protocol === 'https:' ? 443 : 80);
     const onread: OnReadOpts = { buffer: () => this.#room() ?? SHARED, callback: (bytes, memory) => this.#read(memory as Buffer, bytes) };
     const tls = { host, port, onread, ALPNProtocols: ['http/1.1'], ...(isIP(host) === 0 ? { servername: host } : {}), ca, session };
-    this.#socket = url.protocol === 'https:' ? connectTls(tls).on('session', onSession) : connectTcp({ host, port, onread });
+    const isTls = url.protocol === 'https:';
+    this.#socket = isTls ? connectTls(tls).on('session', onSession) : connectTcp({ host, port, onread });
     const timer = setTimeout(() => this.#fail(timedOut(connect_ms)), connect_ms);
     this.#socket.setNoDelay(true).setKeepAlive(true, 1_000);
-    this.#socket.once('connect', () => clearTimeout(timer));
+    this.#socket.once(isTls ? 'secureConnect' : 'connect', () => {
+      clearTimeout(timer);
+      this.#stands = true;
+      this.#exchange?.sending.onSent?.();
+    });
     this.#socket.on('error', (error) => this.#fail(error));
     this.#socket.on('end', () => this.#ended());
     this.#socket.on('close', () => {
@@ -137,23 +142,34 @@ export class Connection {
     return this.#usable;
   }
 
-  /** Whatever the answer is, it is the result. Rejects as Connections.send(). @param onUntouched the connection is gone, and nothing has come */
-  exchange(sending: Sending, onUntouched?: () => void): Promise<Received> {
+  /**
+   * Whatever the answer is, it is the result. Rejects as Connections.send().
+   *
+   * @param head of requestHead()
+   * @param onUntouched the connection is gone, and nothing has come
+   */
+  exchange(sending: Sending, head: string, onUntouched: () => void): Promise<Received> {
     this.#socket.ref();
     sending.signal?.addEventListener('abort', this.#abort, { once: true });
     return new Promise((resolve, reject) => {
       const exchange = new Exchange(sending, resolve, (error) => {
-        if (!exchange.touched) onUntouched?.();
+        if (!exchange.touched) onUntouched();
         reject(error);
       });
       this.#exchange = exchange;
-      this.#send(exchange);
+      this.#send(exchange, head);
     });
   }
 
   /** Nothing is asked for the time being, which is no reason for the process to go on. */
-  rest(): void {
+  rest(now_ms: number): void {
+    this.restsSince_ms = now_ms;
     this.#socket.unref();
+  }
+
+  /** Nobody waits for what it does any more. */
+  abandon(): void {
+    this.#fail(aborted());
   }
 
   destroy(): void {
@@ -161,19 +177,22 @@ export class Connection {
     this.#socket.destroy();
   }
 
-  #send(exchange: Exchange): void {
-    const { method, target, headers, content } = exchange.sending;
-    let head = `${method} ${target} HTTP/1.1\r\n`;
-    for (const [name, value] of headers) head += `${name}: ${value}\r\n`;
+  #send(exchange: Exchange, head: string): void {
+    const { content, onSent } = exchange.sending;
+    if (this.#stands) onSent?.();
     this.#socket.cork();
-    this.#socket.write(`${head}\r\n`, 'latin1');
-    if (content instanceof Uint8Array) this.#socket.write(content);
+    this.#socket.write(head, 'latin1');
+    if (content !== null && !isFile(content)) for (const piece of content) this.#socket.write(piece);
     this.#socket.uncork();
-    if (content === null || content instanceof Uint8Array) return;
+    if (!isFile(content)) return;
     exchange.uploading = true;
     void this.#upload(exchange, content).catch((error: unknown) => {
       if (this.#exchange === exchange) this.#fail(error);
     });
+  }
+
+  async #upload(exchange: Exchange, content: FileContent): Promise<void> {
+    exchange.uploading = !(await sendFile(this.#socket, content, exchange.sending.operation, () => this.#exchange === exchange));
   }
 
   /** Where what comes next belongs, as far as it does; null: that has to be looked at first. */
@@ -229,62 +248,23 @@ export class Connection {
     this.destroy();
     if (exchange === null) return;
     this.#over(exchange);
-    exchange.reject(error);
+    const { head } = exchange.answer;
+    // A refusal whose words are lost is a refusal still
+    if (head !== null && !isGood(head.status) && !isAbort(error)) exchange.resolve(exchange.received(head));
+    else exchange.reject(error);
   }
 
   #over(exchange: Exchange): void {
     this.#exchange = null;
     exchange.sending.signal?.removeEventListener('abort', this.#abort);
   }
-
-  /** Reads the next piece while the last one is sent, in two pieces of memory in turns. */
-  async #upload(exchange: Exchange, { range, chunked }: Exclude<Prepared['content'], Uint8Array | null>): Promise<void> {
-    const { operation } = exchange.sending;
-    const memory = [Buffer.allocUnsafe(STEP), Buffer.allocUnsafe(STEP)];
-    const pieceAt = async (at: number): Promise<Buffer> => {
-      const piece = memory[(at / STEP) & 1].subarray(0, Math.min(STEP, range.bytes - at));
-      for (let have = 0; have < piece.length; ) {
-        const { bytesRead } = await readFd(range.fd, piece, have, piece.length - have, range.offset + at + have);
-        if (bytesRead === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${range.bytes - at - have} bytes early` });
-        have += bytesRead;
-      }
-      return piece;
-    };
-    let sum = 0;
-    let piece = await pieceAt(0);
-    for (let at = 0; this.#exchange === exchange; ) {
-      at += piece.length;
-      if (chunked) sum = crc32(piece, sum);
-      const sent = this.#write(piece, chunked);
-      if (at === range.bytes) {
-        if (chunked) this.#socket.write(chunkedEnd(sum), 'latin1');
-        exchange.uploading = false;
-        return;
-      }
-      const next = pieceAt(at);
-      next.catch(() => undefined); // until it is waited for
-      await sent;
-      piece = await next;
-    }
-  }
-
-  /** @returns when the piece is sent, and its memory may be used again */
-  #write(piece: Buffer, chunked: boolean): Promise<void> {
-    return new Promise((resolve) => {
-      // An error ends the exchange by the event
-      const done = (): void => resolve();
-      this.#socket.cork();
-      if (chunked) this.#socket.write(chunkHead(piece.length), 'latin1');
-      this.#socket.write(piece, chunked ? undefined : done);
-      if (chunked) this.#socket.write(CHUNK_END, 'latin1', done);
-      this.#socket.uncork();
-    });
-  }
 }
 
 export const aborted = (): Error => named('AbortError', 'the caller gave up');
 
-const timedOut = (connect_ms: number): Error => named('TimeoutError', `no connection within ${connect_ms} ms`);
+export const isAbort = (error: unknown): boolean => error instanceof Error && error.name === 'AbortError';
+
+const timedOut = (connect_ms: number): Error => Object.assign(named('TimeoutError', `no connection within ${connect_ms} ms`), { code: 'ETIMEDOUT' });
 
 function named(name: string, message: string): Error {
   const error = new Error(message);

@@ -8,12 +8,11 @@ import { bodyBytes, bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import type { Body } from '../store.js';
 import { crc32c, crc32cText as base64 } from './gcs-crc32c.js';
-import { sha256Hex, type Header } from './s3-sign.js';
+import { STEP, type Content, type Framing, type Header } from './http-content.js';
+import { sha256Hex } from './s3-sign.js';
 
 /** Files up to this are sent as one piece of memory, with their hash. */
-const AT_ONCE = 1 << 18;
-/** The bytes of larger ones that are read, and sent, at once. */
-export const STEP = 1 << 18;
+const AT_ONCE = STEP;
 
 export const NOTHING_HASH = sha256Hex('');
 /** https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html: content that is not part of the signature */
@@ -22,14 +21,11 @@ const UNSIGNED = 'UNSIGNED-PAYLOAD';
 export const UNSIGNED_TRAILER = 'STREAMING-UNSIGNED-PAYLOAD-TRAILER';
 const TRAILER = 'x-amz-checksum-crc32';
 
-type FileRange = Exclude<Body, Uint8Array>;
-
 /** How a body is sent. */
 export interface Prepared {
   readonly headers: readonly Header[];
   readonly contentHash: string;
-  /** All of it, or a range of a file that is read while it is sent; `chunked`: in the chunks of STREAMING-UNSIGNED-PAYLOAD-TRAILER. */
-  readonly content: Uint8Array | null | { readonly range: FileRange; readonly chunked: boolean };
+  readonly content: Content;
 }
 
 export const NO_BODY: Prepared = { headers: [], contentHash: NOTHING_HASH, content: null };
@@ -40,21 +36,30 @@ export function prepared(body: Body, checksums: boolean, operation: string): Pre
   if (body instanceof Uint8Array || bytes <= AT_ONCE) {
     const content = bodyContent(body, operation);
     const sum: Header[] = checksums ? [['x-amz-sdk-checksum-algorithm', 'CRC32'], [TRAILER, base64(crc32(content))]] : [];
-    return { headers: [['content-length', String(bytes)], ...sum], contentHash: sha256Hex(content), content };
+    return { headers: [['content-length', String(bytes)], ...sum], contentHash: sha256Hex(content), content: [content] };
   }
-  if (!checksums) return { headers: [['content-length', String(bytes)]], contentHash: UNSIGNED, content: { range: body, chunked: false } };
+  if (!checksums) return { headers: [['content-length', String(bytes)]], contentHash: UNSIGNED, content: { range: body } };
   const headers: Header[] = [
     ['content-encoding', 'aws-chunked'], ['content-length', String(chunkedBytes(bytes))], ['x-amz-decoded-content-length', String(bytes)],
     ['x-amz-sdk-checksum-algorithm', 'CRC32'], ['x-amz-trailer', TRAILER],
   ];
-  return { headers, contentHash: UNSIGNED_TRAILER, content: { range: body, chunked: true } };
+  return { headers, contentHash: UNSIGNED_TRAILER, content: { range: body, framing: chunks } };
 }
 
 /** What comes before the bytes of a chunk. */
-export const chunkHead = (bytes: number): string => `${bytes.toString(16)}\r\n`;
-export const CHUNK_END = '\r\n';
+const chunkHead = (bytes: number): string => `${bytes.toString(16)}\r\n`;
+const CHUNK_END = '\r\n';
 /** Behind the last chunk; base64 of four bytes has eight characters always. */
-export const chunkedEnd = (sum: number): string => `0\r\n${TRAILER}:${base64(sum)}\r\n\r\n`;
+const chunkedEnd = (sum: number): string => `0\r\n${TRAILER}:${base64(sum)}\r\n\r\n`;
+
+/** The chunks of STREAMING-UNSIGNED-PAYLOAD-TRAILER. */
+function chunks(): Framing {
+  let sum = 0;
+  return (piece, isLast) => {
+    sum = crc32(piece, sum);
+    return [chunkHead(piece.length), isLast ? CHUNK_END + chunkedEnd(sum) : CHUNK_END];
+  };
+}
 
 function chunkedBytes(bytes: number): number {
   const framed = (size: number): number => chunkHead(size).length + size + CHUNK_END.length;

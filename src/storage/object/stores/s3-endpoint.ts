@@ -2,11 +2,10 @@
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
-import { Connections } from './http-connections.js';
+import { CONNECT_MS, Connections } from './http-connections.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 
 const SOCKETS = 256;
-export const CONNECT_MS = 10_000;
 
 export interface Agents {
   /** The SDK's. */

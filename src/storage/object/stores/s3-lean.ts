@@ -9,10 +9,12 @@ import { HEADERS, type Body, type Condition, type ObjectHeaders, type ListOption
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
 import { isGood, type Received, type Sending } from './http-connection.js';
-import { CONNECT_MS, type Agents, type Endpoint } from './s3-endpoint.js';
+import { CONNECT_MS } from './http-connections.js';
+import type { Header } from './http-content.js';
+import type { Agents, Endpoint } from './s3-endpoint.js';
 import { S3Refusal } from './s3-errors.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
-import { escapedKey, queryOf, Signer, type Header } from './s3-sign.js';
+import { escapedKey, queryOf, Signer } from './s3-sign.js';
 import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version, type AnsweredRange } from './s3-values.js';
 import { childText, parseXml, type Element } from './s3-xml.js';
 

@@ -3,15 +3,13 @@
  * https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
  */
 import { createHash, createHmac } from 'node:crypto';
+import type { Header } from './http-content.js';
 
 export interface Credentials {
   readonly accessKeyId: string;
   readonly secretAccessKey: string;
   readonly sessionToken?: string;
 }
-
-/** A name in lower case, and its value. */
-export type Header = readonly [name: string, value: string];
 
 export interface Unsigned {
   readonly method: string;
