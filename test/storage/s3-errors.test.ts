@@ -81,7 +81,7 @@ describe('codes', () => {
 
 test('a change is in doubt when no answer came, or one from in between; not when the provider has refused it, or was never reached', () => {
   const doubt = (shape: Shape, changes = true): boolean => toStorageError(sdkError(shape), 'op', changes).detail.ambiguous === true;
-  for (const shape of [{ name: 'TimeoutError' }, { code: 'ECONNRESET' }, { name: 'AbortError' }, { name: 'InternalError', status: 500 }, { name: 'Unknown', status: 502 }, { name: 'TypeError' }]) {
+  for (const shape of [{ name: 'TimeoutError' }, { code: 'ECONNRESET' }, { name: 'AbortError' }, { name: 'InternalError', status: 500 }, { name: 'Unknown', status: 502 }, { name: 'TypeError' }, { code: 'ERR_HTTP_ANSWER' }]) {
     assert.equal(doubt(shape), true, JSON.stringify(shape));
     assert.equal(doubt(shape, false), false);
   }

@@ -85,6 +85,9 @@ function byStatus(status: number | undefined): StorageErrorCode {
 /** Node's codes where certificates are not accepted, or the other side speaks another protocol. */
 const isTls = (code: string): boolean => /^(ERR_TLS|ERR_SSL|ERR_HTTP_ANSWER|CERT_|HPE_)|^EPROTO$|CERT|SELF_SIGNED|UNABLE_TO_/.test(code);
 
+/** An answer that nobody understands is one all the same: the request has arrived where somebody answers. */
+const isAnswered = (code: string): boolean => /^(ERR_HTTP_ANSWER|HPE_)/.test(code);
+
 /** What the SDK says of a body that does not match its header; the error has no name of its own (@aws-sdk/middleware-flexible-checksums). */
 const CHECKSUM = /^Checksum mismatch: expected /;
 
@@ -98,7 +101,7 @@ export function toStorageError(error: unknown, operation: string, changes: boole
   const fallback = known.code !== undefined && isTls(known.code) ? 'unreachable' : /^(Unknown|UnknownError)$/.test(known.name) || name === undefined ? byStatus(status) : 'unexpected';
   const code = name !== undefined ? BY_CODE[name] : CHECKSUM.test(known.message) ? 'checksum' : fallback;
   // Without an answer nobody knows; a 5xx may come from something in between
-  const ambiguous = changes && (status === undefined ? !['unreachable', 'bad-credentials', 'invalid', 'short-body'].includes(code) : status >= 500);
+  const ambiguous = changes && (status === undefined ? isAnswered(known.code ?? '') || !['unreachable', 'bad-credentials', 'invalid', 'short-body'].includes(code) : status >= 500);
   return new StorageError(code, operation, {
     ...detailOf(known, status), ...(ambiguous ? { ambiguous } : {}), cause: error,
   });
