@@ -141,6 +141,23 @@ describe('credentials', () => {
     }
   });
 
+  test('a session may be at another host, which gets no token', async () => {
+    const other = await GcsServer.start({ sessionsAt: 'localhost' });
+    other.createBucket('b');
+    const store = open({ endpoint: other.url, credentials: { key }, resumableFromBytes: 1, userProject: 'p' });
+    try {
+      await store.put('k', pattern(300_000));
+      assert.ok(Buffer.from(await contentOf(store, 'k')).equals(pattern(300_000)));
+      const [start, put, read] = other.seen.map(({ operation, headers, query }) => [operation, headers.authorization !== undefined, headers.host, query.get('userProject')]);
+      const here = other.url.slice('http://'.length);
+      assert.deepEqual([start, put], [['upload.start', true, here, 'p'], ['upload.put', false, here.replace('127.0.0.1', 'localhost'), 'p']]);
+      assert.deepEqual(read.slice(1), [true, here, 'p']);
+    } finally {
+      await store.close();
+      await other.close();
+    }
+  });
+
   test('a withdrawn token without another is `expired`; one that never was good is bad-credentials', async () => {
     const store = open({ credentials: { key } });
     const refuse = (): void => server.faults.inject({ operation: 'objects.list', times: 2, harm: { kind: 'status', status: 401 } });

@@ -88,7 +88,7 @@ describe('connections', () => {
   const table: readonly (readonly [string, boolean, StorageErrorCode])[] = [
     ['ENOTFOUND', false, 'unreachable'], ['EAI_AGAIN', false, 'unreachable'], ['ECONNREFUSED', false, 'unreachable'], ['EHOSTUNREACH', false, 'unreachable'],
     ['ENETUNREACH', false, 'unreachable'], ['ETIMEDOUT', false, 'unreachable'], ['ETIMEDOUT', true, 'timeout'], ['ECONNRESET', false, 'unreachable'],
-    ['ECONNRESET', true, 'interrupted'], ['EPIPE', true, 'interrupted'], ['ERR_STREAM_PREMATURE_CLOSE', true, 'interrupted'], ['HPE_INVALID_CONSTANT', true, 'interrupted'],
+    ['ECONNRESET', true, 'interrupted'], ['EPIPE', true, 'interrupted'], ['ERR_STREAM_PREMATURE_CLOSE', true, 'interrupted'], ['ERR_HTTP_ANSWER', true, 'interrupted'],
     ['DEPTH_ZERO_SELF_SIGNED_CERT', false, 'unreachable'], ['ERR_TLS_CERT_ALTNAME_INVALID', false, 'unreachable'], ['CERT_HAS_EXPIRED', false, 'unreachable'],
     ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', false, 'unreachable'], ['EIO', true, 'unexpected'],
   ];

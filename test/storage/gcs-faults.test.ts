@@ -105,6 +105,19 @@ describe('resumable sessions', () => {
     assert.equal(fstatSync(fd).size, content.length);
   });
 
+  test('a range of a file is sent as it is, whatever its length, in one request or by a session', async () => {
+    const key = `${gcs.fresh()}ü/日本`;
+    for (const resumableFromBytes of [1, 1 << 30]) {
+      const store = gcs.open({ resumableFromBytes });
+      for (const length of [0, 1, QUANTUM, QUANTUM + 1, 2 * QUANTUM, 3 * QUANTUM - 1]) {
+        await store.put(key, { fd, offset: 100, bytes: length }, { metadata: { name: 'ü日本' } });
+        assert.ok(Buffer.from(await contentOf(store, key)).equals(content.subarray(100, 100 + length)));
+        assert.deepEqual({ ...(await store.head(key)).metadata }, { name: 'ü日本' });
+      }
+      await store.close();
+    }
+  });
+
   test('a file that is cut off is `short-body`, and nothing is stored', async () => {
     const key = `${gcs.fresh()}r`;
     assert.equal(await codeOf(own.put(key, { fd, offset: 0, bytes: content.length + 1 })), 'short-body');

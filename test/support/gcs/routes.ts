@@ -99,7 +99,8 @@ export function handle(server: GcsServer, route: Route, received: Received, head
       return rewrite(server, bucket, route, received);
     case 'upload.start': {
       const id = server.sessions.start(bucket, received.content, query, header(headers['x-upload-content-type']), header(headers['x-upload-content-length']));
-      const location = `${server.url}/upload/storage/v1/b/${encodeURIComponent(bucket.name)}/o?uploadType=resumable&upload_id=${id}`;
+      const url = server.options.sessionsAt === undefined ? server.url : server.url.replace('127.0.0.1', server.options.sessionsAt);
+      const location = `${url}/upload/storage/v1/b/${encodeURIComponent(bucket.name)}/o?uploadType=resumable&upload_id=${id}`;
       return { status: 200, headers: { location, 'x-guploader-uploadid': id }, body: Buffer.alloc(0) };
     }
     case 'upload.put':

@@ -21,6 +21,8 @@ export interface GcsServerOptions {
   readonly port?: number;
   /** Bytes that one rewrite call copies; absent: all. */
   readonly rewriteBytesPerCall?: number;
+  /** Another name of the loopback, at which resumable sessions are said to be. */
+  readonly sessionsAt?: string;
 }
 
 /** A request that came, for tests that look at what was asked. */

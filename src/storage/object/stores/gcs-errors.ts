@@ -131,7 +131,7 @@ function codeOfConnection(code: string, sent: boolean): StorageErrorCode {
   if (NO_WAY.has(code) || /CERT|^ERR_TLS|^ERR_SSL|^UNABLE_TO_/.test(code)) return 'unreachable';
   if (code === 'ETIMEDOUT') return sent ? 'timeout' : 'unreachable';
   if (BROKEN.has(code)) return sent ? 'interrupted' : 'unreachable';
-  if (code.startsWith('HPE_')) return 'interrupted'; // what came is no HTTP
+  if (code === 'ERR_HTTP_ANSWER') return 'interrupted'; // what came is no HTTP
   return 'unexpected';
 }
 

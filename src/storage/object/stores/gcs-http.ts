@@ -1,13 +1,13 @@
 /**
  * Requests to the JSON API, one attempt each. Credentials, endpoint and universe are the client library's; the requests
- * themselves are Node's, since the library's own retry, buffer whole answers, and hide what a connection did.
+ * themselves go over our own connections, since the library's retry, buffer whole answers, and hide what a connection did.
  */
 import { Storage } from '@google-cloud/storage';
-import { Agent as HttpAgent, request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http';
-import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
-import { pipeline, type Readable } from 'node:stream';
 import { StorageError } from '../errors.js';
 import { toStorageError, type Failure, type FailureContext } from './gcs-errors.js';
+import { isAbort, isGood, type Received, type Sending } from './http-connection.js';
+import { CONNECT_MS, Connections } from './http-connections.js';
+import type { Content, Header } from './http-content.js';
 
 export interface GcsConnection {
   /** Absent: the one of Google (or of the universe). */
@@ -24,10 +24,10 @@ export interface GcsConnection {
   readonly ca?: string;
 }
 
-/** A body that can be sent again. */
-export interface Content {
+/** What is sent, and how long all of it is. */
+export interface Payload {
   readonly bytes: number;
-  stream(): Readable;
+  readonly content: Content;
 }
 
 export interface GcsCall {
@@ -36,8 +36,10 @@ export interface GcsCall {
   /** Below the endpoint, percent-encoded; or the URL of a resumable session. */
   readonly path: string | URL;
   readonly query?: Readonly<Record<string, string | number | undefined>>;
-  readonly headers?: OutgoingHttpHeaders;
-  readonly body?: Uint8Array | Content;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Uint8Array | Payload;
+  readonly into?: Sending['into'];
+  readonly inspect?: Sending['inspect'];
   readonly signal?: AbortSignal | undefined;
   readonly mutates?: boolean;
   readonly bucketOnly?: boolean;
@@ -45,22 +47,15 @@ export interface GcsCall {
   readonly also?: readonly number[];
 }
 
-export interface GcsAnswer {
-  readonly status: number;
-  readonly headers: IncomingMessage['headers'];
-  readonly body: Buffer;
-}
-
-/** A page of 1,000 objects with 8 KiB of metadata each, in JSON, and room. */
-const ANSWER_BYTES_MAX = 64 << 20;
 /** Idle connections are closed before the other side does it while a request is on its way. */
 const IDLE_MS = 50_000;
 /** The library looks for a project with gcloud and at the metadata server unless it has one. No call here needs any. */
 const NO_PROJECT = 'unspecified';
 
+const NOTHING: Payload = { bytes: 0, content: null };
+
 type AuthHeaders = Record<string, string>;
-type Consume<T> = (response: IncomingMessage) => Promise<T>;
-type Outcome<T> = { readonly value: T } | { readonly failure: Failure };
+type Outcome = { readonly received: Received } | { readonly failure: Failure };
 
 interface Target {
   /** Says protocol, host and port. */
@@ -71,7 +66,7 @@ interface Target {
 export class GcsHttp {
   readonly #storage: Storage;
   readonly #base: URL;
-  readonly #agent: HttpAgent;
+  readonly #connections: Connections;
   readonly #anonymous: boolean;
   readonly #userProject: string | undefined;
   #accepted = false;
@@ -87,8 +82,7 @@ export class GcsHttp {
       ...(typeof credentials === 'string' ? {} : 'keyFile' in credentials ? { keyFilename: credentials.keyFile } : { credentials: { ...credentials.key } }),
     });
     this.#base = new URL(this.#storage.apiEndpoint);
-    const agentOptions = { keepAlive: true, timeout: IDLE_MS, ...(connection.ca === undefined ? {} : { ca: connection.ca }) };
-    this.#agent = this.#base.protocol === 'http:' ? new HttpAgent(agentOptions) : new HttpsAgent(agentOptions);
+    this.#connections = new Connections(connection.ca, IDLE_MS);
   }
 
   /** The resource that the answer is. */
@@ -101,21 +95,17 @@ export class GcsHttp {
     }
   }
 
-  call(call: GcsCall): Promise<GcsAnswer> {
-    return this.exchange(call, async (response) => ({ status: response.statusCode ?? 0, headers: response.headers, body: await collect(response) }));
-  }
-
-  /** @param consume reads the answer to its end; only for those that are none of an error. @throws StorageError */
-  async exchange<T>(call: GcsCall, consume: Consume<T>): Promise<T> {
+  /** The answer, if it is none of an error. @throws StorageError */
+  async call(call: GcsCall): Promise<Received> {
     const target = this.#targetOf(call);
     // Sessions may be at another host; its URL is all that it needs, and a token is not for whoever that is.
     const authenticates = !this.#anonymous && target.url.origin === this.#base.origin;
     let headers = authenticates ? await this.#authorise(call) : {};
     for (let renewed = false; ; renewed = true) {
-      const outcome = await this.#send(call, target, headers, consume);
-      if ('value' in outcome) {
+      const outcome = await this.#send(call, target, headers);
+      if ('received' in outcome) {
         if (authenticates) this.#accepted = true;
-        return outcome.value;
+        return outcome.received;
       }
       const { failure } = outcome;
       const refused = failure.kind === 'answer' && failure.status === 401;
@@ -126,7 +116,7 @@ export class GcsHttp {
   }
 
   close(): void {
-    this.#agent.destroy();
+    this.#connections.close();
   }
 
   #context(call: GcsCall): FailureContext {
@@ -162,68 +152,23 @@ export class GcsHttp {
     return fresh.Authorization === refused.Authorization ? null : fresh;
   }
 
-  #send<T>(call: GcsCall, { url, path }: Target, auth: AuthHeaders, consume: Consume<T>): Promise<Outcome<T>> {
-    const { body, signal } = call;
-    if (signal?.aborted === true) return Promise.resolve({ failure: { kind: 'aborted' } });
-    const bytes = body === undefined ? 0 : body instanceof Uint8Array ? body.byteLength : body.bytes;
-    const isTls = url.protocol === 'https:';
-    return new Promise((resolve) => {
-      let sent = false;
-      let responded = false;
-      const fail = (error: unknown): void => resolve({ failure: signal?.aborted === true ? { kind: 'aborted' } : { kind: 'connection', error, sent } });
-      const request = (isTls ? httpsRequest : httpRequest)({
-        protocol: url.protocol, hostname: url.hostname.replace(/^\[|\]$/g, ''), port: url.port, path, method: call.method,
-        agent: url.protocol === this.#base.protocol ? this.#agent : undefined,
-        headers: { 'user-agent': 'bucketfsd', ...auth, ...call.headers, ...(call.method === 'GET' ? {} : { 'content-length': bytes }) },
-        ...(signal === undefined ? {} : { signal }),
+  async #send(call: GcsCall, { url, path }: Target, auth: AuthHeaders): Promise<Outcome> {
+    const { method, operation, body, signal, into, inspect } = call;
+    const { bytes, content } = body === undefined ? NOTHING : body instanceof Uint8Array ? { bytes: body.length, content: [body] } : body;
+    const headers: Header[] = [['host', url.host], ['user-agent', 'bucketfsd'], ...Object.entries(auth), ...Object.entries(call.headers ?? {})];
+    if (method !== 'GET') headers.push(['content-length', String(bytes)]);
+    let sent = false;
+    try {
+      const received = await this.#connections.send({
+        url, method, target: path, headers, content, operation, connect_ms: CONNECT_MS, signal, onSent: () => (sent = true),
+        ...(into === undefined ? {} : { into }), ...(inspect === undefined ? {} : { inspect }),
       });
-      request.on('socket', (socket) => {
-        if (request.reusedSocket) sent = true;
-        else socket.once(isTls ? 'secureConnect' : 'connect', () => (sent = true));
-      });
-      // Once there is an answer, the outcome is that of reading it to its end: nothing is written into a caller's memory
-      // after the call is over.
-      request.on('response', (response) => {
-        responded = true;
-        answer(call, response, consume).then(resolve, fail).finally(() => {
-          if (!request.writableFinished) request.destroy(); // refused before all of it was sent
-        });
-      });
-      // An answer that has begun says more than the error of sending what it did not wait for.
-      const broke = (error: unknown): void => {
-        if (!responded) fail(error);
-      };
-      request.on('error', broke);
-      if (body === undefined || body instanceof Uint8Array) return void request.end(body);
-      try {
-        pipeline(body.stream(), request, (error) => {
-          if (error) broke(error);
-        });
-      } catch (error) {
-        request.destroy();
-        fail(error);
-      }
-    });
+      if (isGood(received.status) || call.also?.includes(received.status) === true) return { received };
+      return { failure: { kind: 'answer', status: received.status, headers: received.headers, body: received.body.toString() } };
+    } catch (error) {
+      return { failure: isAbort(error) ? { kind: 'aborted' } : { kind: 'connection', error, sent } };
+    }
   }
-}
-
-async function answer<T>(call: GcsCall, response: IncomingMessage, consume: Consume<T>): Promise<Outcome<T>> {
-  const status = response.statusCode ?? 0;
-  if ((status >= 200 && status < 300) || call.also?.includes(status) === true) return { value: await consume(response) };
-  // A refusal whose words are lost is a refusal still.
-  const body = await collect(response).then((text) => text.toString(), () => '');
-  return { failure: { kind: 'answer', status, headers: response.headers, body } };
-}
-
-async function collect(response: IncomingMessage): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > ANSWER_BYTES_MAX) throw new Error(`the answer is longer than ${ANSWER_BYTES_MAX} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks, bytes);
 }
 
 /** The library's promises know no signal. */

@@ -4,13 +4,14 @@
  * https://cloud.google.com/storage/docs/uploads-downloads
  */
 import { randomUUID } from 'node:crypto';
-import { Readable } from 'node:stream';
-import { bodyBytes, bodyStream } from '../body.js';
+import { bodyBytes, bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import type { Body } from '../store.js';
 import { bodyCrc32c, crc32cText } from './gcs-crc32c.js';
-import type { Content, GcsAnswer, GcsCall, GcsHttp } from './gcs-http.js';
+import type { GcsCall, GcsHttp, Payload } from './gcs-http.js';
 import { FIELDS, OCTETS, objectPath, type GcsObject, type Preconditions } from './gcs-resource.js';
+import type { Received } from './http-connection.js';
+import { STEP, type Framing } from './http-content.js';
 
 export interface Insert {
   readonly operation: string;
@@ -30,8 +31,10 @@ const CANCEL_MS = 10_000;
 const RESUME_INCOMPLETE = 308;
 const CLIENT_CLOSED_REQUEST = 499;
 
-export async function insert(http: GcsHttp, made: Insert, body: Body, resumableFromBytes: number): Promise<GcsObject> {
+export async function insert(http: GcsHttp, made: Insert, given: Body, resumableFromBytes: number): Promise<GcsObject> {
   objectPath(made.bucket, made.key, made.operation); // refuses names that cannot be asked for afterwards
+  // What fits into one piece is read once: for its checksum, and to be sent
+  const body = bodyBytes(given) <= STEP ? bodyContent(given, made.operation) : given;
   const crc32c = crc32cText(await bodyCrc32c(body, made.operation));
   const resource = { contentType: OCTETS, ...made.resource, name: made.key, crc32c };
   return bodyBytes(body) < Math.max(1, resumableFromBytes) ? multipart(http, made, resource, body) : resumable(http, made, resource, body);
@@ -47,25 +50,32 @@ function callOf(made: Insert, uploadType: 'multipart' | 'resumable'): Pick<GcsCa
 /** RFC 2387: the resource and the content in one body. */
 function multipart(http: GcsHttp, made: Insert, resource: { contentType: string }, body: Body): Promise<GcsObject> {
   const boundary = `part-${randomUUID()}`;
-  const head = Buffer.from(
-    `--${boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n${JSON.stringify(resource)}\r\n--${boundary}\r\nContent-Type: ${OCTETS}\r\n\r\n`,
-  );
-  const tail = Buffer.from(`\r\n--${boundary}--\r\n`);
-  const content: Content = {
-    bytes: head.length + bodyBytes(body) + tail.length,
-    stream: () => Readable.from(joined(head, bodyStream(body, made.operation), tail), { objectMode: false, highWaterMark: 1 << 18 }),
+  const head =
+    `--${boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n${JSON.stringify(resource)}\r\n--${boundary}\r\nContent-Type: ${OCTETS}\r\n\r\n`;
+  const tail = `\r\n--${boundary}--\r\n`;
+  return http.json<GcsObject>({
+    ...callOf(made, 'multipart'), headers: { 'content-type': `multipart/related; boundary=${boundary}` }, body: between(head, body, tail),
+  });
+}
+
+function between(head: string, body: Body, tail: string): Payload {
+  const bytes = Buffer.byteLength(head) + bodyBytes(body) + Buffer.byteLength(tail);
+  if (body instanceof Uint8Array) return { bytes, content: [Buffer.from(head), body, Buffer.from(tail)] };
+  const framing = (): Framing => {
+    let before = head;
+    return (_piece, isLast) => {
+      const around = [before, isLast ? tail : ''] as const;
+      before = '';
+      return around;
+    };
   };
-  return http.json<GcsObject>({ ...callOf(made, 'multipart'), headers: { 'content-type': `multipart/related; boundary=${boundary}` }, body: content });
+  return { bytes, content: { range: body, framing } };
 }
 
-async function* joined(head: Buffer, content: Readable, tail: Buffer): AsyncGenerator<Buffer> {
-  yield head;
-  yield* content as AsyncIterable<Buffer>;
-  yield tail;
+function restOf(body: Body, from: number): Payload {
+  const bytes = bodyBytes(body) - from;
+  return { bytes, content: body instanceof Uint8Array ? [body.subarray(from)] : { range: { fd: body.fd, offset: body.offset + from, bytes } } };
 }
-
-const restOf = (body: Body, from: number): Body =>
-  body instanceof Uint8Array ? body.subarray(from) : { fd: body.fd, offset: body.offset + from, bytes: body.bytes - from };
 
 /** Sends the rest again after each interruption that something came through before. */
 async function resumable(http: GcsHttp, made: Insert, resource: { contentType: string }, body: Body): Promise<GcsObject> {
@@ -95,7 +105,7 @@ const mayGoOn = (error: StorageError): boolean => error.code === 'interrupted' |
 async function begin(http: GcsHttp, made: Insert, resource: { contentType: string }, bytes: number): Promise<URL> {
   const { headers } = await http.call({
     ...callOf(made, 'resumable'),
-    headers: { 'content-type': 'application/json; charset=UTF-8', 'x-upload-content-type': resource.contentType, 'x-upload-content-length': bytes },
+    headers: { 'content-type': 'application/json; charset=UTF-8', 'x-upload-content-type': resource.contentType, 'x-upload-content-length': String(bytes) },
     body: Buffer.from(JSON.stringify(resource)),
     mutates: false, // a session that nobody knows of comes to nothing
   });
@@ -108,7 +118,7 @@ async function sendFrom(http: GcsHttp, made: Insert, session: URL, body: Body, f
   const answer = await http.call({
     operation: made.operation, method: 'PUT', path: session, signal: made.signal, mutates: true,
     headers: { 'content-range': `bytes ${from}-${bytes - 1}/${bytes}` },
-    body: { bytes: bytes - from, stream: () => bodyStream(restOf(body, from), made.operation) },
+    body: restOf(body, from),
     also: [RESUME_INCOMPLETE],
   }).catch((error: unknown) => {
     throw asOfSession(error);
@@ -134,7 +144,7 @@ async function stateOf(http: GcsHttp, made: Insert, session: URL, bytes: number)
   }
 }
 
-function objectOf(answer: GcsAnswer, operation: string): GcsObject {
+function objectOf(answer: Received, operation: string): GcsObject {
   try {
     return JSON.parse(answer.body.toString()) as GcsObject;
   } catch (cause) {

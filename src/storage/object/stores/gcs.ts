@@ -4,7 +4,7 @@
  * A version is a generation and a metageneration (see versionOf). Temporary objects of uploads in parts are below a
  * reserved prefix, which listings hide and writes refuse (see gcs-parts.ts).
  */
-import type { IncomingMessage } from 'node:http';
+import type { IncomingHttpHeaders } from 'node:http';
 import { targetBytes, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import type {
@@ -92,14 +92,22 @@ export class GcsStore implements ObjectStore {
       await this.#get(operation, key, { ifGenerationMatch: generation, fields: 'size' }, signal);
       return 0;
     }
-    return this.#http.exchange(
-      {
-        operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query: { alt: 'media', ifGenerationMatch: generation }, signal,
-        // gzip: what is stored, not what could be unpacked of it (https://cloud.google.com/storage/docs/transcoding)
-        headers: { range: `bytes=${offset}-${offset + length - 1}`, 'accept-encoding': 'gzip' }, also: [RANGE_NOT_SATISFIABLE],
-      },
-      (response) => receive(response, operation, offset, targetView(into), generation),
-    );
+    const place = targetView(into);
+    let announced: Announced = { bytes: 0, size: 0 };
+    const { status, headers, bytes } = await this.#http.call({
+      operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query: { alt: 'media', ifGenerationMatch: generation }, signal,
+      // gzip: what is stored, not what could be unpacked of it (https://cloud.google.com/storage/docs/transcoding)
+      headers: { range: `bytes=${offset}-${offset + length - 1}`, 'accept-encoding': 'gzip' }, also: [RANGE_NOT_SATISFIABLE],
+      into: place, inspect: (told, status) => (announced = announcedBy(told, status, { operation, offset, length, generation })),
+    });
+    if (status === RANGE_NOT_SATISFIABLE) {
+      const size = RANGE.exec(headers['content-range'] ?? '')?.[3];
+      if (size !== undefined && offset < Number(size)) throw odd(operation, status, `a range inside of ${size} bytes was refused`);
+      return 0;
+    }
+    if (bytes !== announced.bytes) throw new StorageError('short-body', operation, { status, providerMessage: `${bytes} of the ${announced.bytes} bytes announced` });
+    if (offset === 0 && bytes === announced.size) checkCrc32c(place.subarray(0, bytes), headers['x-goog-hash'], operation);
+    return bytes;
   }
 
   /** Which of an object's metadata is told along with its media the documentation does not say; listings have all of it. */
@@ -265,38 +273,36 @@ export class GcsStore implements ObjectStore {
   }
 }
 
-/** Content that was asked for, into its place. @throws StorageError unless it is exactly what the answer announced */
-async function receive(response: IncomingMessage, operation: string, offset: number, into: Uint8Array, generation: string | undefined): Promise<number> {
-  const { statusCode: status = 0, headers } = response;
-  const range = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/.exec(headers['content-range'] ?? '');
-  const odd = (why: string): StorageError => new StorageError('unexpected', operation, { status, providerMessage: why });
-  if (status === RANGE_NOT_SATISFIABLE) {
-    response.resume();
-    if (range !== null && offset < Number(range[3])) throw odd(`a range inside of ${range[3]} bytes was refused`);
-    return 0;
-  }
+interface Announced {
+  /** That follow. */
+  readonly bytes: number;
+  /** Of the whole object. */
+  readonly size: number;
+}
+
+interface Wanted {
+  readonly operation: string;
+  readonly offset: number;
+  readonly length: number;
+  readonly generation: string | undefined;
+}
+
+const RANGE = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/;
+
+const odd = (operation: string, status: number, why: string): StorageError => new StorageError('unexpected', operation, { status, providerMessage: why });
+
+/** @throws StorageError unless the content that follows is what was asked for */
+function announcedBy(headers: IncomingHttpHeaders, status: number, { operation, offset, length, generation }: Wanted): Announced {
   const got = headers['x-goog-generation'];
   if (generation !== undefined && got !== undefined && got !== generation) {
     throw new StorageError('changed', operation, { status, providerMessage: `generation ${String(got)}` });
   }
-  const announced = Number(headers['content-length'] ?? NaN);
-  const size = range === null ? announced : Number(range[3]);
-  // An empty object has no ranges and may come whole; anything else has to be the range that was asked for.
-  if (range === null ? offset !== 0 || !(announced <= into.length) : Number(range[1]) !== offset) throw odd('another range came than was asked for');
-  const expected = Math.min(into.length, size - offset);
-  if (range !== null && Number(range[2]) - offset + 1 !== expected) throw odd('another range came than was asked for');
-  const bytes = await fill(response, into, expected, operation);
-  if (offset === 0 && bytes === size) checkCrc32c(into.subarray(0, bytes), headers['x-goog-hash'], operation);
-  return bytes;
-}
-
-async function fill(response: IncomingMessage, into: Uint8Array, expected: number, operation: string): Promise<number> {
-  let at = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    if (at + chunk.length > expected) throw new StorageError('short-body', operation, { providerMessage: `more than the ${expected} bytes announced` });
-    into.set(chunk, at);
-    at += chunk.length;
-  }
-  if (at !== expected) throw new StorageError('short-body', operation, { providerMessage: `${at} of the ${expected} bytes announced` });
-  return at;
+  const range = RANGE.exec(headers['content-range'] ?? '');
+  const follow = Number(headers['content-length'] ?? NaN);
+  const size = range === null ? follow : Number(range[3]);
+  const bytes = Math.min(length, size - offset);
+  // An empty object has no ranges and may come whole; anything else has to be the range that was asked for
+  const isWanted = range === null ? offset === 0 && follow <= length : Number(range[1]) === offset && Number(range[2]) - offset + 1 === bytes;
+  if (!isWanted) throw odd(operation, status, 'another range came than was asked for');
+  return { bytes, size };
 }
