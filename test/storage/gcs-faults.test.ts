@@ -1,6 +1,9 @@
 /** The Google Cloud Storage store when things break: sessions that go on, answers that are lost, bytes that are others. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { closeSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -169,6 +172,42 @@ describe('what breaks', () => {
     gcs.server.faults.inject({ operation: 'objects.media', harm: { kind: 'shorten', bytes: 1000 } });
     assert.equal(await codeOf(read()), 'short-body');
     assert.equal(await read(), 50_000);
+  });
+
+  test('content that is not what was asked for is refused before it is taken', async () => {
+    let answer: readonly [status: number, headers: Record<string, string>];
+    const odd = createServer((_request, response) => response.writeHead(...answer).end('x'.repeat(Number(answer[1]['content-length'] ?? 0))));
+    await once(odd.listen(0, '127.0.0.1'), 'listening');
+    const own = gcs.open({ endpoint: `http://127.0.0.1:${(odd.address() as AddressInfo).port}` });
+    const into = new Uint8Array(10);
+    const read = (): Promise<number> => own.read('k', { offset: 5, into, version: '7.1' });
+    const length = { 'content-length': '10' };
+    try {
+      for (const [status, headers, expected] of [
+        [206, { ...length, 'content-range': 'bytes 4-13/100' }, 'unexpected'],
+        [206, { ...length, 'content-range': 'bytes 5-13/100' }, 'unexpected'],
+        [206, { ...length, 'content-range': 'bytes 5-14/14' }, 'unexpected'],
+        [206, length, 'unexpected'],
+        [200, length, 'unexpected'],
+        [206, { ...length, 'content-range': 'bytes 5-14/100', 'x-goog-generation': '8' }, 'changed'],
+        [206, { 'content-range': 'bytes 5-14/100', 'content-length': '9' }, 'short-body'],
+        [416, { 'content-range': 'bytes */100' }, 'unexpected'],
+      ] as const) {
+        answer = [status, headers];
+        assert.equal(await codeOf(read()), expected, JSON.stringify(headers));
+        assert.ok(expected === 'short-body' || into.every((byte) => byte === 0));
+        into.fill(0);
+      }
+      answer = [416, { 'content-range': 'bytes */5' }];
+      assert.equal(await read(), 0);
+      answer = [206, { ...length, 'content-range': 'bytes 5-14/100', 'x-goog-generation': '7' }];
+      assert.equal(await read(), 10);
+      assert.equal(Buffer.from(into).toString(), 'x'.repeat(10));
+    } finally {
+      await own.close();
+      odd.close();
+      odd.closeAllConnections();
+    }
   });
 
   test('what is stored packed is read packed: sizes are those of the listing', async () => {
