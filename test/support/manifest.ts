@@ -60,7 +60,13 @@ export interface FileNode {
   mtime_s: number | null;
 }
 
-export type Node = FileNode | { readonly kind: 'directory'; mode: number | null } | { readonly kind: 'link'; readonly target: string };
+export interface DirectoryNode {
+  readonly kind: 'directory';
+  /** null: whatever it is. */
+  mode: number | null;
+}
+
+export type Node = FileNode | DirectoryNode | { readonly kind: 'link'; readonly target: string };
 
 /** What one request changes; as one step, or not at all. */
 export type Change =
@@ -68,7 +74,7 @@ export type Change =
   | { readonly does: 'write'; readonly file: FileNode; readonly offset: number; readonly data: Uint8Array }
   | { readonly does: 'zero'; readonly file: FileNode; readonly from: number; readonly to: number }
   | { readonly does: 'size'; readonly file: FileNode; readonly size: number }
-  | { readonly does: 'mode'; readonly file: FileNode; readonly mode: number }
+  | { readonly does: 'mode'; readonly file: FileNode | DirectoryNode; readonly mode: number }
   | { readonly does: 'mtime'; readonly file: FileNode; readonly mtime_s: number }
   | { readonly does: 'remove'; readonly path: string }
   | { readonly does: 'rename'; readonly from: string; readonly to: string };

@@ -7,7 +7,7 @@ import type { Random } from '../model/random.js';
 import { QueueAbandoned } from './driver.js';
 import { concat, u32, u64 } from './frontend.js';
 import { OP, name, type FuseClient, type Reply } from './guest.js';
-import { Bytes, type Change, type FileNode, type Manifest, type Node } from './manifest.js';
+import { Bytes, type Change, type DirectoryNode, type FileNode, type Manifest, type Node } from './manifest.js';
 
 const ROOT = 1n;
 const O_RDWR = 2;
@@ -25,11 +25,11 @@ const FILES_MAX = 40;
 /** How a guest may behave: the larger its number, the more of a step there is. */
 export type Profile = Readonly<Partial<Record<Step, number>>>;
 type Step = 'create' | 'write' | 'append' | 'stream' | 'truncate' | 'punch' | 'fsync' | 'close' | 'open' | 'unlink' | 'rename' | 'renameDirectory' | 'mkdir'
-  | 'rmdir' | 'symlink' | 'chmod' | 'utimens';
+  | 'rmdir' | 'symlink' | 'chmod' | 'chmodDirectory' | 'utimens';
 
 export const PROFILES = {
-  mixed: { create: 10, write: 30, append: 15, truncate: 6, punch: 4, fsync: 8, close: 10, open: 7, unlink: 4, rename: 5, renameDirectory: 1, mkdir: 3, rmdir: 1, symlink: 2, chmod: 3, utimens: 3 },
-  names: { create: 18, write: 12, fsync: 3, close: 12, open: 3, unlink: 10, rename: 18, renameDirectory: 5, mkdir: 8, rmdir: 3, symlink: 5, chmod: 4, utimens: 2 },
+  mixed: { create: 10, write: 30, append: 15, truncate: 6, punch: 4, fsync: 8, close: 10, open: 7, unlink: 4, rename: 5, renameDirectory: 1, mkdir: 3, rmdir: 1, symlink: 2, chmod: 3, chmodDirectory: 2, utimens: 3 },
+  names: { create: 18, write: 12, fsync: 3, close: 12, open: 3, unlink: 10, rename: 18, renameDirectory: 5, mkdir: 8, rmdir: 3, symlink: 5, chmod: 4, chmodDirectory: 4, utimens: 2 },
   /** Files that are so large that they are sent in parts while they are written. */
   stream: { create: 3, stream: 60, write: 3, fsync: 2, close: 3, truncate: 1 },
   /** A large object that is there already is changed here and there. */
@@ -152,6 +152,8 @@ export class Workload {
         return this.#symlink();
       case 'chmod':
         return this.#chmod();
+      case 'chmodDirectory':
+        return this.#chmodDirectory();
       case 'utimens':
         return this.#utimens();
     }
@@ -323,6 +325,15 @@ export class Workload {
     const { path, file, node } = found;
     const mode = this.random.pick([0o640, 0o444, 0o711]);
     await this.#setattr(`chmod ${path} ${mode.toString(8)}`, { does: 'mode', file, mode }, node, FATTR.MODE, { mode: mode | 0o100000 });
+  }
+
+  async #chmodDirectory(): Promise<void> {
+    const paths = this.#paths('directory');
+    if (paths.length === 0) return this.#mkdir();
+    const path = this.random.pick(paths);
+    const file = this.manifest.nodes.get(path) as DirectoryNode;
+    const mode = this.random.pick([0o750, 0o711, 0o1777]);
+    await this.#setattr(`chmod ${path} ${mode.toString(8)}`, { does: 'mode', file, mode }, await this.#find(path, file), FATTR.MODE, { mode: mode | 0o040000 });
   }
 
   async #utimens(): Promise<void> {

@@ -1,4 +1,4 @@
-/** Changes of attributes: in the metadata of the object, or with the next commit of a file that is being changed. */
+/** Changes of attributes: in the metadata of the object, or with the next commit of what is being changed; with `writeback` of directories always. */
 import { E } from '../../base/errno.js';
 import { S_IFMT } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
@@ -73,9 +73,10 @@ export class AttributeChanges {
     });
   }
 
-  /** Attributes of a node: with the next commit of a file that is changed, else in the metadata of its object. */
+  /** Attributes of a node: with the next commit of what is changed, or would be, else in the metadata of its object. */
   async #describe(given: ObjectNode, change: (facts: Facts) => Facts): Promise<void> {
     requirePosix(this.tree);
+    const { committer } = this.files.write!;
     await this.tree.gate.through(() => given.key, () => inTurn(given, async () => {
       for (let attempt = 1; ; attempt++) {
         // What has no object any more is only here
@@ -90,6 +91,7 @@ export class AttributeChanges {
         const node = attempt === 1 && given.facts.kept !== null ? await this.tree.fresh(given) : await this.tree.refresh(given);
         const facts = change(node.facts);
         const metadata = this.#small.metadata(facts, E.NOSPC);
+        if (node.directory && committer.defers && (node.facts.version !== null || node.key !== '')) return committer.later(this.files.describe(node, facts));
         try {
           await replacing(given, async () => {
             await this.#setMetadata(node, facts, metadata);
@@ -102,6 +104,7 @@ export class AttributeChanges {
         }
       }
     }));
+    await committer.madeRoom(given.staged);
   }
 
   async #setMetadata(node: ObjectNode, facts: Facts, metadata: Metadata): Promise<void> {

@@ -10,7 +10,7 @@ import { pagesOf } from './asking.js';
 import { HIDDEN } from './directory-handles.js';
 import type { Facts } from './facts.js';
 import { baseOf } from './hidden.js';
-import { inTurn, replacing, type ObjectNode } from './nodes.js';
+import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles, WriteSide } from './open-files.js';
 import { PERMISSIONS } from './posix-metadata.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
@@ -49,8 +49,8 @@ export class Changes {
     if (there !== null) return { node: there, made: false };
     const key = this.tree.keyOf(parent, name);
     // Made while we asked
-    const made = this.tree.nodes.find(false, key);
-    if (made?.staged?.dirty === true) return { node: made, made: false };
+    const made = this.tree.stagedAt(key);
+    if (made !== null) return { node: made, made: false };
     const node = this.#newNode(parent, key, this.#newFacts(r, parent, S_IFREG));
     this.files.stageNew(node);
     this.tree.changed(node.key);
@@ -76,15 +76,31 @@ export class Changes {
   }
 
   async mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
-    return this.#below(parent, async () => {
-      if ((await this.#find(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
-      const prefix = `${this.tree.keyOf(parent, r.nameBytes())}/`;
-      const inherited = parent.facts.mode & S_ISGID;
-      const facts = this.#newFacts(r, parent, S_IFDIR);
-      const node = await this.#small.putMarker(prefix, { ...facts, mode: facts.mode | inherited });
-      this.tree.listed.addEmpty(prefix);
-      return node;
-    });
+    const made = await this.#below(parent, () => this.#mkdir(r, parent));
+    await this.write.committer.madeRoom(made.staged);
+    return made;
+  }
+
+  async #mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
+    if ((await this.#find(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
+    const key = this.tree.keyOf(parent, r.nameBytes());
+    if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
+    const prefix = `${key}/`;
+    const inherited = presentFacts(parent).mode & S_ISGID;
+    const plain = this.#newFacts(r, parent, S_IFDIR);
+    const facts = { ...plain, mode: plain.mode | inherited };
+    const node = this.write.committer.defers ? this.#stageNew(parent, prefix, facts) : await this.#small.putMarker(prefix, facts);
+    this.tree.listed.addEmpty(prefix);
+    return node;
+  }
+
+  /** What is made in the bucket by and by. */
+  #stageNew(parent: ObjectNode, prefix: string, facts: Facts): ObjectNode {
+    this.#small.metadata(facts, E.NOSPC);
+    const node = this.#newNode(parent, prefix, facts);
+    this.write.committer.later(this.files.stageNew(node));
+    this.tree.changed(prefix);
+    return node;
   }
 
   unlink(r: FileSystemRequest, parent: ObjectNode): Promise<void> {
@@ -108,13 +124,26 @@ export class Changes {
   async #rmdir(r: FileSystemRequest, parent: ObjectNode): Promise<void> {
     const node = await this.tree.lookup(parent, r.nameBytes());
     if (!node.directory) throw new FileError(E.NOTDIR);
-    const { marker, others } = await this.#inside(node.key);
-    if (others || this.tree.hasStagedBelow(node.key)) throw new FileError(E.NOTEMPTY);
-    if (!marker) throw new FileError(E.NOENT);
-    await this.#keepDirectory(parent, node.key);
-    await this.store.remove(node.key);
-    this.tree.changed(node.key);
-    this.tree.nodes.detach(node);
+    await inTurn(node, async () => {
+      if (node.unlinked) throw new FileError(E.NOENT);
+      await replacing(node, () => this.#removeDirectory(parent, node));
+    });
+  }
+
+  async #removeDirectory(parent: ObjectNode, node: ObjectNode): Promise<void> {
+    const { committer } = this.write;
+    const file = node.staged;
+    if (file !== null) await committer.quiet(file);
+    try {
+      const { marker, others } = await this.#inside(node.key);
+      if (others || this.tree.hasStagedBelow(node.key)) throw new FileError(E.NOTEMPTY);
+      if (!marker && file?.dirty !== true) throw new FileError(E.NOENT);
+      await this.#keepDirectory(parent, node.key);
+      await this.#removeObject(node, marker);
+    } catch (error) {
+      if (file !== null) committer.later(file);
+      throw error;
+    }
   }
 
   /** One after the other: two at once could make a tree a part of itself. */
@@ -142,18 +171,19 @@ export class Changes {
     const time = now();
     const described = options.posix === 'off';
     const permissions = r.mode & PERMISSIONS & ~r.umask;
+    const above = presentFacts(parent);
     return {
       mode: type | (described ? (type === S_IFDIR ? options.directoryMode : options.fileMode) : permissions),
       uid: described ? options.uid : r.uid,
       // Of the directory, if that says so (inode_init_owner() in Linux)
-      gid: described ? options.gid : (parent.facts.mode & S_ISGID) !== 0 ? parent.facts.gid : r.gid,
+      gid: described ? options.gid : (above.mode & S_ISGID) !== 0 ? above.gid : r.gid,
       rdev: 0, size: 0, mtime: time, atime: time, ctime: time, version: null, symlink: null, xattrs: new Map(), kept: {}, headers: {},
     };
   }
 
   #newNode(parent: ObjectNode, key: string, facts: Facts): ObjectNode {
     if (parent.unlinked) throw new FileError(E.NOENT);
-    return this.tree.nodes.put(false, key, facts, performance.now() + this.tree.options.metadataTtl_ms);
+    return this.tree.nodes.put((facts.mode & S_IFMT) === S_IFDIR, key, facts, performance.now() + this.tree.options.metadataTtl_ms);
   }
 
   /** A small object at once. */
@@ -170,12 +200,13 @@ export class Changes {
     return replacing(node, () => this.#removeObject(node));
   }
 
-  async #removeObject(node: ObjectNode): Promise<void> {
+  /** `found`: it has just been seen in the bucket, whoever made it. */
+  async #removeObject(node: ObjectNode, found = false): Promise<void> {
     const { ledger } = this.write.shop;
     const file = node.staged;
     if (file !== null) await this.write.committer.quiet(file);
     await this.files.preserve(node, () => this.#hiddenKey());
-    const inBucket = file === null || !file.dirty || file.base !== null || file.doubts.size > 0;
+    const inBucket = found || file === null || !file.dirty || file.base !== null || file.doubts.size > 0;
     if (inBucket && file?.dirty === true) {
       // Its data is in the journal: what is begun here is finished there
       const operation = { op: ledger.nextId(), kind: 'remove', from: node.key, to: '', tree: false, version: file.base?.version ?? null, commit: '' } as const;
@@ -207,7 +238,7 @@ export class Changes {
    * a daemon that ends halfway has not made it vanish.
    */
   async #keepDirectory(parent: ObjectNode, without: string): Promise<void> {
-    if (parent.key === this.tree.options.prefix || parent.facts.version !== null) return;
+    if (parent.key === this.tree.options.prefix || parent.facts.version !== null || parent.staged?.dirty === true) return;
     const { marker, others } = await this.#inside(parent.key, without);
     if (marker || others) return;
     await this.#small.putMarker(parent.key, parent.facts).catch((error: unknown) => {
@@ -302,11 +333,27 @@ export class Changes {
     if (to.startsWith(from)) throw new FileError(E.INVAL);
     if (there !== null) {
       if (!there.directory) throw new FileError(E.NOTDIR);
+      if (there.staged !== null) await this.write.committer.committed(there.staged);
       const { others } = await this.#inside(there.key);
       if (others || this.tree.hasStagedBelow(there.key)) throw new FileError(E.NOTEMPTY);
     }
+    try {
+      await this.#moveDirectory(parent, node, to, there);
+    } finally {
+      for (const one of [...this.#stagedAtOrBelow(from), ...this.#stagedAtOrBelow(to)]) this.write.committer.later(one.staged!);
+    }
+  }
+
+  /** Also the directory itself. */
+  #stagedAtOrBelow(prefix: string): ObjectNode[] {
+    const own = this.tree.nodes.find(true, prefix);
+    return [...(own?.staged?.dirty === true ? [own] : []), ...this.tree.stagedBelow(prefix)];
+  }
+
+  async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
+    const from = node.key;
     if (to.length > from.length) await this.#mover.checkLengths(from, to);
-    for (const one of this.tree.stagedBelow(from)) {
+    for (const one of this.#stagedAtOrBelow(from)) {
       const file = await this.#settledFile(one);
       if (file !== null && Buffer.byteLength(to + one.key.slice(from.length)) > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
     }
@@ -315,12 +362,13 @@ export class Changes {
       const now = new Map<ObjectNode, string>();
       try {
         await this.#mover.moveTree(from, to, there !== null, (old, key, version, source) => {
-          const open = this.tree.nodes.find(false, old);
-          if (open === null) return;
-          this.files.moved(open, key, version, source);
-          now.set(open, key);
+          for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
+            if (open === null) continue;
+            this.files.moved(open, key, version, source);
+            now.set(open, key);
+          }
         }, () => {
-          for (const { staged, key } of this.tree.stagedBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);
+          for (const { staged, key } of this.#stagedAtOrBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);
         });
       } catch (error) {
         this.tree.allChanged();
@@ -329,14 +377,16 @@ export class Changes {
         for (const one of [...this.tree.nodes.below(from), ...this.tree.nodes.below(to)]) one.expires_ms = -Infinity;
         throw error;
       }
-      if (there !== null) this.tree.nodes.detach(there);
+      if (there !== null) {
+        await this.files.unlinked(there);
+        this.tree.nodes.detach(there);
+      }
       this.tree.allChanged();
       for (const one of this.tree.nodes.below(from)) {
         this.tree.nodes.rename(one, to + one.key.slice(from.length));
         one.expires_ms = -Infinity;
       }
     });
-    for (const one of this.tree.stagedBelow(to)) this.write.committer.later(one.staged!);
   }
 
   /** When no tree is moved of which this is a part. */

@@ -41,7 +41,7 @@ export class DirectoryHandle {
   readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
-  /** Components of files that are in no listing yet, and with a slash of directories of such; those that came up in one are taken out. */
+  /** Components of files that are in no listing yet, and with a slash of directories; those that came up in one are taken out. */
   #staged: Set<string> | null = null;
 
   constructor(

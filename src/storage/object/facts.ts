@@ -100,6 +100,18 @@ export function timeOf(ms: number): Time {
   return { seconds, nanoseconds: Math.round((ms - seconds * 1000) * 1e6) };
 }
 
+/** A bucket has no size: what df(1) shows is large, and nothing of it is used. struct statvfs, see fuse/reply.ts. */
+export function putStatfs(words: Uint32Array): void {
+  words.fill(0, 0, 32);
+  words[0] = words[2] = 4096;
+  const blocks = 2 ** 38; // 1 PiB of 4 KiB
+  for (const field of [2, 3, 4, 5, 6]) {
+    words[field * 2] = blocks >>> 0;
+    words[field * 2 + 1] = Math.floor(blocks / 2 ** 32);
+  }
+  words[20] = 255;
+}
+
 /** Into struct statx, as words. */
 export function putStatx(words: Int32Array, facts: Facts, inoLow: number, inoHigh: number, nlink = 1): void {
   words.fill(0, 0, STATX.WORDS);

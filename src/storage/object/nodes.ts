@@ -23,7 +23,7 @@ export interface ObjectNode extends InodeNumber {
   /** References of the guest, and open handles. */
   refs: number;
   opens: number;
-  /** Those of the object; of a file that was changed and is not committed, ask `staged`. */
+  /** Those of the object; of what was changed and is not committed, ask `staged`: presentFacts() does. */
   facts: Facts;
   /** Until then the facts are believed, by performance.now(). */
   expires_ms: number;
@@ -33,7 +33,7 @@ export interface ObjectNode extends InodeNumber {
   lookedUp_ms: number;
   /** The version whose content the guest may have in its cache. */
   cached: Version | null;
-  /** What the guest has changed, or was about to. */
+  /** What the guest has changed, or was about to; of a directory its attributes, or that it is there. */
   staged: StagedFile | null;
   /** Changes of names and attributes of one node come one after the other. */
   turn: Promise<unknown>;
@@ -44,7 +44,7 @@ export interface ObjectNode extends InodeNumber {
 const REFS_MAX = 2 ** 53;
 
 export class ObjectNodes {
-  /** Those of files that were changed, or are about to be. */
+  /** Those of files and directories that were changed, or are about to be. */
   readonly staged = new StagedNodes();
   readonly #slots: (ObjectNode | undefined)[] = [];
   readonly #free: number[] = [];
@@ -170,6 +170,11 @@ export class ObjectNodes {
 }
 
 const identity = (directory: boolean, key: string): string => (directory ? 'd' : 'o') + key;
+
+/** What a node is for this guest: changes that are not in the bucket count. */
+export function presentFacts({ staged, unlinked, facts }: ObjectNode): Facts {
+  return staged !== null && (staged.dirty || unlinked) ? staged.facts() : facts;
+}
 
 /** Replace or move the object of a node, and say so to whoever has it open. */
 export async function replacing<T>(node: ObjectNode, body: () => Promise<T>): Promise<T> {

@@ -7,7 +7,7 @@ import { Underway } from '../../base/underway.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
-import { describeObject } from './facts.js';
+import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
@@ -106,9 +106,22 @@ export class OpenFiles {
     return 0;
   }
 
-  /** Make a file that is not in the bucket: its node must have none. @throws an error of the cache directory */
+  /** Make a file, or a directory, that is not in the bucket: its node must have none. @throws an error of the cache directory */
   stageNew(node: ObjectNode): StagedFile {
     return this.#link(node, StagedFile.create(this.write!.shop, node.key, node.facts));
+  }
+
+  /** It is going to have these attributes; with them a directory gets a marker if it has none. @throws an error of the cache directory */
+  describe(node: ObjectNode, facts: Facts): StagedFile {
+    if (node.staged === null && node.directory && node.facts.version === null) return this.#link(node, StagedFile.create(this.write!.shop, node.key, facts));
+    const file = this.stageNode(node);
+    try {
+      file.setAttributes(facts);
+    } catch (error) {
+      if (!file.dirty && this.#uses.get(file)?.handles === 0) this.#dispose(file);
+      throw error;
+    }
+    return file;
   }
 
   /** A file of a former daemon, whose changes are not in the bucket. */
@@ -240,19 +253,8 @@ export class OpenFiles {
     if (use === undefined) return;
     const { node } = use;
     if (node.staged === file && !node.unlinked) {
-      const { version: before } = node.facts;
-      const knows = node.told === before;
-      const has = node.cached === before;
-      this.tree.changed(node.key);
-      // As the object says, since that is what it will say from now on
-      const { options } = this.tree;
-      const { headers } = file.attributes();
-      const info = { key: node.key, size: base.size, version: base.version, modified_ms: Date.now(), metadata, headers };
-      node.facts = describeObject(info, options, options.posix !== 'off').facts;
-      node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
-      // What the guest has written it knows
-      if (knows) node.told = base.version;
-      if (has) node.cached = base.version;
+      const { version, size } = base;
+      this.tree.committed(node, { key: node.key, size, version, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
     }
     for (const handle of this.#handles.values()) if (handle.staged === file) handle.base = base;
     if (use.handles > 0) return;

@@ -7,11 +7,11 @@ import { AttributeChanges } from './attribute-changes.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import { Changes } from './changes.js';
 import { DirectoryHandle, DOTS } from './directory-handles.js';
-import { putStatx, type Facts } from './facts.js';
+import { putStatfs, putStatx } from './facts.js';
 import type { Head } from './heads-ahead.js';
 import type { Entry } from './listing.js';
 import type { MemoryBudget } from './memory-budget.js';
-import type { InodeNumber, ObjectNode } from './nodes.js';
+import { presentFacts, type InodeNumber, type ObjectNode } from './nodes.js';
 import { OpenFiles, type WriteSide } from './open-files.js';
 import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree, type TreeLog, type TreeOptions } from './tree.js';
@@ -52,13 +52,17 @@ export class ObjectFileSystem {
     this.#attributes = new AttributeChanges(store, tree, this.files);
   }
 
-  /** A file that a former daemon has not committed. */
+  /** A file, or a directory, that a former daemon has not committed. */
   goOn(file: StagedFile): void {
     const { nodes } = this.tree;
+    const { directory } = file;
     const key = file.key!;
     // Two of one name: a rename was under way, and nobody was told which of them it is
-    if (nodes.find(false, key)?.staged != null) file.rename(`${this.options.prefix}${CONFLICTS}${key.slice(this.options.prefix.length)}.${file.id}`, null);
-    const node = nodes.put(false, file.key!, file.facts(), 0);
+    if (nodes.find(directory, key)?.staged != null) {
+      if (directory) return file.dispose();
+      file.rename(`${this.options.prefix}${CONFLICTS}${key.slice(this.options.prefix.length)}.${file.id}`, null);
+    }
+    const node = nodes.put(directory, file.key!, file.facts(), 0);
     this.files.adopt(node, file);
     this.write!.committer.later(file);
   }
@@ -97,11 +101,11 @@ export class ObjectFileSystem {
       readdirplus: (r) => this.#later(r, () => this.#readdir(r, true)),
       flush: (r) => this.#later(r, () => files.flush(r)),
       fsync: (r) => this.#later(r, () => files.flush(r)),
-      fsyncdir: () => 0,
+      fsyncdir: (r) => this.#fsyncdir(r),
       syncfs: (r) => this.#later(r, () => this.#syncfs()),
       release: (r) => this.#inline(r, () => (files.release(r), 0)),
       releasedir: (r) => this.#releasedir(r),
-      statfs: (r) => this.#statfs(r),
+      statfs: (r) => (putStatfs(r.reply.u32), 0),
       access: (r) => (this.write === null && (r.flags & 2) !== 0 ? -E.ROFS : 0),
       setxattr: (r) => this.#change(r, () => this.#attributes.setxattr(r, this.#node(r))),
       getxattr: (r) => this.#getxattr(r),
@@ -167,14 +171,9 @@ export class ObjectFileSystem {
   }
 
   #putAttr(r: FileSystemRequest, node: ObjectNode): void {
-    putStatx(r.attr.i32, this.#factsOf(node), node.inoLow, node.inoHigh, node.unlinked ? 0 : 1);
+    putStatx(r.attr.i32, presentFacts(node), node.inoLow, node.inoHigh, node.unlinked ? 0 : 1);
     node.told = node.facts.version;
     r.attrFlags = 0;
-  }
-
-  #factsOf(node: ObjectNode): Facts {
-    const { staged } = node;
-    return staged !== null && (staged.dirty || node.unlinked) ? staged.facts() : node.facts;
   }
 
   #putEntry(r: FileSystemRequest, node: ObjectNode): void {
@@ -252,6 +251,18 @@ export class ObjectFileSystem {
     if (result < 0) return result;
     this.#putEntry(r, node);
     return 0;
+  }
+
+  /** What names and attributes there are in it is where --durability wants it. */
+  #fsyncdir(r: FileSystemRequest): number {
+    const { write } = this;
+    const staged = this.tree.nodes.get(r.nodeLow, r.nodeHigh)?.staged ?? null;
+    if (write === null || (staged === null && write.committer.options.durability === 'remote')) return 0;
+    return this.#later(r, async () => {
+      if (staged !== null) await write.committer.durable(staged);
+      await Promise.all([write.shop.ledger.sync(), write.shop.directory.syncStaging()]);
+      return 0;
+    });
   }
 
   async #syncfs(): Promise<number> {
@@ -367,6 +378,7 @@ export class ObjectFileSystem {
     const key = keyOf(directory, entry);
     if (object !== null && this.tree.knowsFromListing(object) && directory.isCurrent(key)) return false;
     const known = this.tree.nodes.find(object === null, key);
+    if (known?.staged?.dirty === true) return false;
     return known === null || performance.now() >= known.expires_ms || (object !== null && known.facts.version !== object.version);
   }
 
@@ -386,20 +398,6 @@ export class ObjectFileSystem {
     return tree.knowsFromListing(object) && directory.isCurrent(key) ? tree.putObject(object) : null;
   }
 
-  /** A bucket has no size: what df(1) shows is large, and nothing of it is used. struct statvfs, see fuse/reply.ts. */
-  #statfs(r: FileSystemRequest): number {
-    const words = r.reply.u32;
-    words.fill(0, 0, 32);
-    words[0] = words[2] = 4096;
-    const blocks = 2 ** 38; // 1 PiB of 4 KiB
-    for (const field of [2, 3, 4, 5, 6]) {
-      words[field * 2] = blocks >>> 0;
-      words[field * 2 + 1] = Math.floor(blocks / 2 ** 32);
-    }
-    words[20] = 255;
-    return 0;
-  }
-
   /** Asked before many a write (security.capability), so at once where it can be. */
   #getxattr(r: FileSystemRequest): number {
     const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
@@ -409,7 +407,7 @@ export class ObjectFileSystem {
   }
 
   #xattr(r: FileSystemRequest, node: ObjectNode): number {
-    const value = this.#factsOf(node).xattrs.get(Buffer.from(r.nameBytes()).toString());
+    const value = presentFacts(node).xattrs.get(Buffer.from(r.nameBytes()).toString());
     if (value === undefined) return -E.NODATA;
     if (r.size !== 0 && value.length > r.size) return -E.RANGE;
     r.reply.u8.set(value);
@@ -418,7 +416,7 @@ export class ObjectFileSystem {
 
   async #listxattr(r: FileSystemRequest): Promise<number> {
     const node = await this.tree.fresh(this.#node(r));
-    const names = Buffer.from([...this.#factsOf(node).xattrs.keys()].map((name) => `${name}\0`).join(''));
+    const names = Buffer.from([...presentFacts(node).xattrs.keys()].map((name) => `${name}\0`).join(''));
     if (r.size !== 0 && names.length > r.size) return -E.RANGE;
     r.reply.u8.set(names);
     return names.length;

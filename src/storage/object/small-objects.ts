@@ -5,12 +5,9 @@ import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import type { ObjectNode } from './nodes.js';
 import { COMMIT, settledPut } from './settle.js';
-import type { Metadata, ObjectStore, Version } from './store.js';
+import { EMPTY_MD5, type Metadata, type ObjectStore, type Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { metadataFits, metadataOf } from './write/attributes.js';
-
-/** On S3 the version of an empty object, unless it is encrypted with a key of its own. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html */
-const EMPTY_MD5 = 'd41d8cd98f00b204e9800998ecf8427e';
 
 export class SmallObjects {
   constructor(

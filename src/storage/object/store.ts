@@ -9,6 +9,9 @@
 /** One state of one object: an ETag on S3, generation and metageneration on Google Cloud Storage. Compared, never looked into. */
 export type Version = string;
 
+/** On S3 the version of an empty object, unless it is encrypted with a key of its own. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html */
+export const EMPTY_MD5 = 'd41d8cd98f00b204e9800998ecf8427e';
+
 /** User metadata: lower-case names, printable ASCII values (stores encode what their protocol cannot carry). */
 export type Metadata = Readonly<Record<string, string>>;
 

@@ -137,16 +137,24 @@ export class Tree {
     const component = named.kind === 'component' ? named.component : await this.#longComponent(parent.key, named);
     const key = parent.key + component;
     if (parent.unlinked || Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
-    const staged = this.nodes.find(false, key);
-    if (staged?.staged?.dirty === true) return staged;
+    const staged = this.stagedAt(key, named.object);
+    if (staged !== null) return staged;
     if ((this.#absent.get(key) ?? -Infinity) > performance.now()) throw new FileError(E.NOENT);
     const node = await this.#ask(key, component, named);
     if (node !== null) return node;
     // It may have been made here while we asked
-    const made = this.nodes.find(false, key);
-    if (made?.staged?.dirty === true) return made;
+    const made = this.stagedAt(key, named.object);
+    if (made !== null) return made;
     if (!named.object && this.options.metadataTtl_ms > 0) this.#remember(key);
     throw new FileError(E.NOENT);
+  }
+
+  /** What was changed here and is not in the bucket, of which the name is then; `object`: of the file beside a directory. */
+  stagedAt(key: string, object = false): ObjectNode | null {
+    const directory = object ? null : this.nodes.find(true, `${key}/`);
+    if (directory?.staged?.dirty === true) return directory;
+    const file = this.nodes.find(false, key);
+    return file?.staged?.dirty === true ? file : null;
   }
 
   #remember(absent: string): void {
@@ -219,26 +227,34 @@ export class Tree {
     return null;
   }
 
-  /** Whether a directory has files that are not in the bucket yet. */
+  /** Whether there is anything in a directory that is not in the bucket yet. */
   hasStagedBelow(prefix: string): boolean {
-    for (const node of this.nodes.staged.below(prefix)) if (isPending(node)) return true;
+    for (const node of this.nodes.staged.below(prefix)) if (isPending(node, prefix)) return true;
     return false;
   }
 
-  /** Nodes of files below a prefix that were changed and are not committed. */
+  /** Nodes below a prefix that were changed and are not committed; that of the directory itself is none of them. */
   stagedBelow(prefix: string): ObjectNode[] {
-    return [...this.nodes.staged.below(prefix)].filter(isPending);
+    return [...this.nodes.staged.below(prefix)].filter((node) => isPending(node, prefix));
   }
 
   async #putDirectory(prefix: string, first: ObjectInfo): Promise<ObjectNode> {
+    const known = this.#changedDirectory(prefix);
+    if (known !== null) return known;
     const isMarker = first.key === prefix;
     const marker = !isMarker ? null : first.metadata !== null || this.options.posix === 'off' ? first : await this.#head(prefix);
-    return this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
+    return this.putListedDirectory(prefix, marker);
   }
 
   /** The node of a directory that a listing shows, and its marker if it has one. */
   putListedDirectory(prefix: string, marker: ObjectInfo | null): ObjectNode {
-    return this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
+    return this.#changedDirectory(prefix) ?? this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
+  }
+
+  /** What was changed here counts more than what the store says. */
+  #changedDirectory(prefix: string): ObjectNode | null {
+    const known = this.nodes.find(true, prefix);
+    return known?.staged?.dirty === true ? known : null;
   }
 
   /** The node of an object. What was changed here and is not committed counts more than what the store says. */
@@ -248,6 +264,20 @@ export class Tree {
     if (known?.staged?.dirty === true) return known;
     if (known?.staged != null && known.staged.base?.version !== info.version) this.replaced(known);
     return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
+  }
+
+  /** What was changed here is in this object now. */
+  committed(node: ObjectNode, info: ObjectInfo): void {
+    const { version: before } = node.facts;
+    const knows = node.told === before;
+    const has = node.cached === before;
+    this.changed(node.key);
+    // As the object says, since that is what it will say from now on
+    node.facts = (node.directory ? this.#directory(info) : describeObject(info, this.options, this.options.posix !== 'off')).facts;
+    node.expires_ms = this.#expiry();
+    // What the guest has written it knows
+    if (knows) node.told = info.version;
+    if (has) node.cached = info.version;
   }
 
   /** Whether a listing tells all that the guest is to know of an object. */
@@ -313,7 +343,8 @@ export class Tree {
   }
 }
 
-const isPending = (node: ObjectNode): boolean => !node.unlinked && node.staged?.dirty === true;
+/** Below a prefix, apart from the directory itself. */
+const isPending = ({ unlinked, staged, directory, key }: ObjectNode, prefix: string): boolean => !unlinked && staged?.dirty === true && !(directory && key === prefix);
 
 /** The guest has it in its cache, or the daemon in a staging file: it is not going to be read from the store. */
 const hasContent = (node: ObjectNode | null, version: Version | null): boolean => node !== null && (node.cached === version || node.staged !== null);

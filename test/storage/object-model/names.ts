@@ -41,6 +41,7 @@ export async function make(w: World): Promise<void> {
   const made = w.model.make(dir, entry, kind, mode, { uid: 0, gid }, target);
   if (!w.same(reply, made) || typeof made === 'number') return;
   made.uid = uid;
+  w.described(made);
   w.learn(made, reply.data);
 }
 
@@ -119,7 +120,7 @@ export async function setattr(w: World): Promise<void> {
   const reply = await w.call(OP.SETATTR, node, new Uint8Array(args.buffer), ATTR_BYTES);
   if (!w.same(reply, hasAttributes(w, inode) ? 0 : -E.PERM)) return;
   apply();
-  if (w.dirty.has(inode)) w.changed(inode);
+  w.described(inode);
   w.attrOut(inode, reply.data);
 }
 
@@ -148,7 +149,7 @@ export async function setxattr(w: World): Promise<void> {
     return;
   }
   if (!hasAttributes(w, inode)) return void w.same(reply, flags === XATTR_REPLACE ? -E.NODATA : -E.PERM);
-  if (w.same(reply, w.model.setxattr(inode, key, value, flags)) && w.dirty.has(inode)) w.changed(inode);
+  if (w.same(reply, w.model.setxattr(inode, key, value, flags))) w.described(inode);
 }
 
 export async function getxattr(w: World): Promise<void> {
@@ -174,7 +175,7 @@ export async function removexattr(w: World): Promise<void> {
   const key = w.random.pick(['user.one', 'user.two', 'user.Ünï']);
   w.note(`REMOVEXATTR ${w.label(inode)} ${key}`);
   const reply = await w.call(OP.REMOVEXATTR, node, name(key));
-  if (w.same(reply, w.model.removexattr(inode, key)) && w.dirty.has(inode)) w.changed(inode);
+  if (w.same(reply, w.model.removexattr(inode, key))) w.described(inode);
 }
 
 export async function readlink(w: World): Promise<void> {

@@ -26,6 +26,8 @@ function lose(w: World, inode: Inode): void {
 async function vanish(w: World, dir: Inode): Promise<void> {
   for (let at = dir; at.parent !== null && at.entries.size === 0; ) {
     const prefix = w.prefixOf(at);
+    // Its marker is only here
+    if (w.dirty.has(at)) return;
     if ((await w.keys(prefix)).length > 0) return;
     assert.ok(w.implicit.has(at), `${w.label(at)} has a marker`);
     const { parent } = at;
@@ -168,6 +170,21 @@ async function compareKept(w: World, key: string, inode: Inode, offset: number, 
   assertSame(real, expected, 'what is kept of a conflict');
 }
 
+/** Somebody makes a directory that is only here so far. */
+export async function makeToo(w: World): Promise<void> {
+  const places = w.places((inode) => inode.isDirectory && w.dirty.has(inode));
+  if (places.length === 0) return idle(w);
+  const { dir, name: entry, inode } = w.random.pick(places);
+  const key = `${w.prefixOf(dir)}${entry}/`;
+  // Whether ours comes before or after it nobody knows, unless it is long until then
+  if (w.settings.writebackDelay_ms < 1000 || (await w.keys(key)).includes(key)) return;
+  w.note(`somebody makes the directory ${w.label(inode)}`);
+  const project = `made as number ${w.history.length}`;
+  await w.store.put(key, new Uint8Array(0), { metadata: { project, mode: String(TYPE.directory | 0o501) } });
+  w.foreign.set(inode, project);
+  w.implicit.delete(inode);
+}
+
 export async function idle(w: World): Promise<void> {
   w.note('everything that is due is committed');
   await w.idle();
@@ -239,7 +256,7 @@ async function killInRemove(w: World): Promise<void> {
   const parent = await w.reach(dir);
   const answered = await askAndKill(w, inode.isDirectory ? OP.RMDIR : OP.UNLINK, parent, name(entry));
   // The marker that keeps the directory may not have been put yet
-  const gone = !answered && w.implicit.has(dir) && (await w.keys(w.prefixOf(dir))).length === 0 && ![...dir.entries.values()].some((one) => w.dirty.has(one));
+  const gone = !answered && w.implicit.has(dir) && !w.dirty.has(dir) && (await w.keys(w.prefixOf(dir))).length === 0 && ![...dir.entries.values()].some((one) => w.dirty.has(one));
   const { error } = gone ? { error: -E.NOENT } : await w.call(OP.LOOKUP, await w.reach(dir), name(entry), ENTRY_BYTES);
   assert.ok(error === -E.NOENT || (!answered && error === 0), `${entry} ${errnoText(error)} after ${answered ? 'an' : 'no'} answer`);
   if (error === 0) return void w.note('  ... and was not done');
@@ -279,6 +296,7 @@ async function killInChmod(w: World): Promise<void> {
   const mode = reply.data.getUint32(100, true) & 0o7777;
   assert.ok(mode === 0o733 || (!answered && mode === inode.mode), `mode ${mode.toString(8)}`);
   inode.mode = mode;
+  w.described(inode);
 }
 
 /** Everything committed, the daemon ended or killed, the cache directory gone: the bucket has it all. */

@@ -21,7 +21,7 @@ const WEIGHTS: readonly (readonly [weight: number, run: (w: World) => Promise<vo
   [2, names.getxattr], [1, names.listxattr], [1, names.removexattr], [4, names.list], [1, names.statfs], [4, names.forget],
   [12, files.create], [8, files.open], [2, files.reopen], [7, files.close], [6, files.sync], [8, files.read], [3, files.readLost], [18, files.write], [8, files.truncate],
   [2, files.fgetattr], [6, files.fallocate], [1, files.seek], [4, files.burst], [4, files.readMeanwhile],
-  [6, outside.put], [4, outside.remove], [3, outside.conflict], [3, outside.idle], [3, outside.kill], [3, outside.killInside], [1, outside.wipe],
+  [2, outside.makeToo], [6, outside.put], [4, outside.remove], [3, outside.conflict], [3, outside.idle], [3, outside.kill], [3, outside.killInside], [1, outside.wipe],
 ];
 
 const TABLE = WEIGHTS.flatMap(([weight, run]) => new Array<(w: World) => Promise<void>>(weight).fill(run));

@@ -282,6 +282,11 @@ export class World {
     this.due.delete(inode);
   }
 
+  /** A directory was made or given attributes: with writeback the bucket gets that later, without anybody closing it. */
+  described(inode: Inode): void {
+    if (this.dirty.has(inode) || (inode.isDirectory && this.settings.durability === 'writeback')) this.changed(inode);
+  }
+
   /** FLUSH or FSYNC has succeeded. */
   flushed(inode: Inode): void {
     if (this.settings.durability === 'remote') this.dirty.delete(inode);

@@ -7,10 +7,11 @@ import { Underway } from '../../../base/underway.js';
 import { ifThere } from '../asking.js';
 import { bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
+import { readPosix } from '../posix-metadata.js';
 import { COMMIT, settledComplete, settledPut } from '../settle.js';
-import type { Body, Condition, Metadata, ObjectInfo, Version } from '../store.js';
+import { EMPTY_MD5, type Body, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
-import { metadataOf } from './attributes.js';
+import { metadataFits, metadataOf } from './attributes.js';
 import { growingLayout, uniformLayout, type CommitSizes } from './layout.js';
 import type { Base } from './records.js';
 import type { StagedFile, Workshop } from './staged-file.js';
@@ -77,7 +78,9 @@ export class CommitMaker {
         if (there !== null && own !== undefined && file.doubts.has(own)) {
           // A commit of ours of which we did not hear
           file.rebase({ key: there.key, version: there.version, size: there.size });
-        } else if (this.options.overwrite) {
+        } else if (file.directory) {
+          await this.#ontoMarker(file, there);
+        } else if (this.options.overwrite && !file.onlyDescribed) {
           await this.#ontoWhatIsThere(file, there);
         } else if (there?.version === file.base?.version && attempt < ATTEMPTS) {
           // Lost a race against something that has failed itself (409)
@@ -131,9 +134,24 @@ export class CommitMaker {
     if (stream !== null && !usable) await this.#dropStream(file, stream);
     const commit = usable ? stream.commit : randomUUID();
     file.beginCommit(commit);
+    if (this.#describes(file)) return this.#setMetadata(file, file.base!, commit);
     const made = await this.#make(file, file.key!, await this.#condition(file), () => this.metadata(file), commit, usable ? stream : null);
     const { version, size, metadata, changes } = made;
     return { base: { key: file.key!, version, size }, metadata, changes };
+  }
+
+  /** Whether the object need not be made anew: one that is known to be empty costs less than a copy of itself. */
+  #describes(file: StagedFile): boolean {
+    if (!file.onlyDescribed || file.upload !== null) return false;
+    const empty = file.directory ? file.base!.version === EMPTY_MD5 : file.size === 0;
+    return !empty || this.shop.store.capabilities.metadataInPlace;
+  }
+
+  async #setMetadata(file: StagedFile, base: Base, commit: string): Promise<Committed> {
+    const { changes } = file;
+    const metadata = { ...this.metadata(file), [COMMIT]: commit };
+    const version = await this.shop.store.setMetadata(base.key, base.version, metadata);
+    return { base: { ...base, version }, metadata, changes };
   }
 
   async #make(
@@ -228,6 +246,22 @@ export class CommitMaker {
     return undefined;
   }
 
+  /** Whoever makes a directory makes the same one, and of its attributes the last commit counts; unless it is gone with all that was in it. */
+  async #ontoMarker(file: StagedFile, there: ObjectInfo | null): Promise<void> {
+    const { store } = this.shop;
+    if (there === null && file.base !== null && !this.options.overwrite) {
+      const { objects } = await store.list({ prefix: file.key!, limit: 1 });
+      if (objects.length === 0) throw new ConflictError(file.key!, file.base, null);
+    }
+    if (there !== null) {
+      const facts = file.facts();
+      const { xattrs } = readPosix(this.options.posix === 'off' ? {} : there.metadata ?? {}).posix;
+      const both = { ...facts, kept: there.metadata, headers: there.headers, xattrs: file.base === null && xattrs !== null ? new Map([...xattrs, ...facts.xattrs]) : facts.xattrs };
+      file.setAttributes(metadataFits(metadataOf(both, store, this.options.posix), store) ? both : facts);
+    }
+    file.rebase(there === null ? null : { key: there.key, version: there.version, size: 0 });
+  }
+
   /** --on-conflict=overwrite: what was written goes on top of what is there. */
   async #ontoWhatIsThere(file: StagedFile, there: ObjectInfo | null): Promise<void> {
     const end = there?.size ?? 0;
@@ -247,6 +281,7 @@ const TIMES: ReadonlySet<string> = new Set([
 const cut = (text: string, bytes: number): string => (text.length <= bytes ? text : `${text.slice(0, bytes)}...`);
 
 function bodyOf(file: StagedFile, size: number, operation: string): Body {
+  if (size === 0) return new Uint8Array(0);
   const body = { fd: file.fd, offset: 0, bytes: size };
   return size > SNAPSHOT_BYTES ? body : bodyContent(body, operation);
 }

@@ -30,6 +30,8 @@ export const CONFLICTS = '.bucketfsd-conflicts/';
 
 /** Files that are committed in the background at the same time. */
 const BACKGROUND_MAX = 16;
+/** Changes that nobody has waited for; each takes some memory. */
+const DEFERRED_MAX = 10_000;
 const RETRY_MIN_MS = 2_000;
 const RETRY_MAX_MS = 60_000;
 
@@ -55,6 +57,16 @@ export class Committer {
     readonly gate: Gate,
     readonly log: TreeLog,
   ) {}
+
+  /** What nobody has to wait for is done by and by. */
+  get defers(): boolean {
+    return this.options.durability === 'writeback';
+  }
+
+  /** A change that nobody waits for is waited for where too many are to be committed before it. What goes wrong with it is tried again, as always. */
+  async madeRoom(file: StagedFile | null): Promise<void> {
+    if (file?.dirty === true && this.#due.size > DEFERRED_MAX) await this.#quietly(file);
+  }
 
   /** What fsync(2) and close(2) wait for. @throws FileError, StorageError, an error of the file system */
   async durable(file: StagedFile): Promise<void> {
@@ -159,7 +171,7 @@ export class Committer {
     } catch (error) {
       if (this.#closed) throw error;
       try {
-        if (error instanceof ConflictError) await this.#keep(file, error);
+        if (error instanceof ConflictError) await this.#lose(file, error);
       } catch (second) {
         this.#failed(file, second);
         throw second;
@@ -179,6 +191,22 @@ export class Committer {
     if (file.dirty) this.#schedule(this.#retries, file, delay_ms);
   }
 
+  async #lose(file: StagedFile, conflict: ConflictError): Promise<void> {
+    if (file.onlyDescribed) this.#drop(conflict);
+    else await this.#keep(file, conflict);
+    this.#failures.delete(file);
+    this.events.conflicted(file, conflict.there);
+  }
+
+  /** Attributes of what is no longer there: as if they had been set just before it went. */
+  #drop({ key, base, there }: ConflictError): void {
+    const { location } = this.maker.shop.store;
+    this.log.guest(
+      'attributes', { key, opened: base?.version ?? null, found: there?.version ?? null },
+      `${location}/${key} was ${there === null ? 'removed' : 'changed'} by somebody else: attributes that were set here are gone with what they were set of`, 'info',
+    );
+  }
+
   async #keep(file: StagedFile, conflict: ConflictError): Promise<void> {
     const { shop } = this.maker;
     const key = this.#conflictKey(conflict.key);
@@ -188,8 +216,6 @@ export class Committer {
       { key: conflict.key, kept: key, opened: conflict.base?.version ?? null, found: conflict.there?.version ?? null, missing },
       `${location}/${conflict.key} was ${conflict.there === null ? 'removed' : conflict.base === null ? 'made' : 'changed'} by somebody else (opened as ${conflict.base?.version ?? 'new'}, found ${conflict.there?.version ?? 'nothing'}): what was written here is kept as ${location}/${key}`,
     );
-    this.#failures.delete(file);
-    this.events.conflicted(file, conflict.there);
   }
 
   #conflictKey(key: string): string {

@@ -2,6 +2,7 @@
  * What a former daemon has left: its journal is read before anything else happens. Files that were changed and are in no object go on
  * being what was acknowledged; renames and removals that were begun are finished; uploads and copies nobody needs any more are removed.
  */
+import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import type { BlockCache } from '../blocks/block-cache.js';
 import { Journal } from '../journal.js';
 import type { MemoryBudget } from '../memory-budget.js';
@@ -12,7 +13,7 @@ import { CacheDirectory, CacheDirectoryError } from './cache-directory.js';
 import { Ledger } from './ledger.js';
 import { Mover } from './mover.js';
 import { replay, UnknownRecord, type JournalRecord, type LeftFile, type Pending } from './records.js';
-import { StagedFile, type Workshop } from './staged-file.js';
+import { isAttributesOnly, StagedFile, type Workshop } from './staged-file.js';
 
 /** Calls of the store at the same time. */
 const AT_ONCE = 16;
@@ -74,8 +75,12 @@ function replayed(directory: CacheDirectory, records: readonly JournalRecord[]):
   }
 }
 
-export const describeLeft = ({ key, size, staged }: Pick<LeftFile, 'key' | 'size' | 'staged'>, location: string): string =>
-  `${location}/${key}: ${size} bytes, ${staged.reduce((sum, { from, to }) => sum + to - from, 0)} of them only here`;
+export function describeLeft(file: LeftFile, location: string): string {
+  const { key, size, staged, attributes } = file;
+  if ((attributes.mode & S_IFMT) === S_IFDIR) return `${location}/${key}: a directory and its attributes`;
+  if (isAttributesOnly(file)) return `${location}/${key}: attributes`;
+  return `${location}/${key}: ${size} bytes, ${staged.reduce((sum, { from, to }) => sum + to - from, 0)} of them only here`;
+}
 
 function restored(shop: Workshop, pending: Pending, report: string[]): StagedFile[] {
   const files: StagedFile[] = [];

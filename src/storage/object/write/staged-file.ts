@@ -2,11 +2,14 @@
  * A file that is being changed: what was written is in a staging file, the rest still in the object it was opened from. Every
  * change is in the journal before it is acknowledged.
  *
- * The staging file has the file's own offsets and at least its size; what is neither staged nor the object's is a hole in it.
+ * The staging file has the file's own offsets and at least its size; what is neither staged nor the object's is a hole in it. It is made
+ * when there is something to be kept in it: of which only attributes are changed has none.
+ *
+ * A directory that is not in the bucket yet, or whose attributes are not, is such a file too: its key is that of its marker, and it has no content.
  */
-import { closeSync, ftruncateSync, fstatSync, fdatasync, writeSync } from 'node:fs';
-import { promisify } from 'node:util';
+import { writeSync } from 'node:fs';
 import { E } from '../../../base/errno.js';
+import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
@@ -19,10 +22,9 @@ import type { ObjectStore } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
 import type { CacheDirectory } from './cache-directory.js';
 import type { Ledger } from './ledger.js';
+import { StagingFile } from './staging-file.js';
 import type { PartedUpload } from './upload.js';
 import type { Attributes, Base, FileState, JournalRecord, LeftFile } from './records.js';
-
-const fdatasyncAsync = promisify(fdatasync);
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
@@ -47,7 +49,7 @@ export function canAllocate(mode: number): boolean {
 
 export class StagedFile {
   readonly extents: Extents;
-  #fd: number;
+  readonly #staging: StagingFile;
   #key: string | null;
   #base: Base | null;
   #attributes: Attributes;
@@ -57,11 +59,9 @@ export class StagedFile {
   /** Counts changes; a commit of the n-th change contains all before. */
   #changes: number;
   #committed = 0;
+  /** The last change that was more than one of attributes. */
+  #changedData = 0;
   #disposed = false;
-  /** The staging file would be found again after a power failure. */
-  #isNamed = false;
-  /** Syncs under way: the descriptor stays open until then. */
-  readonly #syncs = new Set<Promise<void>>();
   /** Commits that may have happened. */
   readonly doubts: Set<string>;
   /** Sends it in parts: told of changes, so that what was sent already is sent again. */
@@ -70,11 +70,10 @@ export class StagedFile {
   private constructor(
     readonly shop: Workshop,
     readonly id: number,
-    fd: number,
     state: Omit<FileState, 'id'>,
     changes: number,
   ) {
-    this.#fd = fd;
+    this.#staging = new StagingFile(shop.directory, id);
     this.#key = state.key;
     this.#base = state.base;
     this.#attributes = state.attributes;
@@ -94,30 +93,24 @@ export class StagedFile {
   }
 
   static #make(shop: Workshop, state: Omit<FileState, 'id'>, changed: boolean): StagedFile {
-    const id = shop.ledger.nextId();
-    const fd = shop.directory.openStaging(id, true);
-    try {
-      ftruncateSync(fd, state.size);
-      const file = new StagedFile(shop, id, fd, state, 0);
-      if (changed) file.#record(null);
-      return file;
-    } catch (error) {
-      closeSync(fd);
-      shop.directory.removeStaging(id);
-      throw error;
-    }
+    const file = new StagedFile(shop, shop.ledger.nextId(), state, 0);
+    if (changed) file.#recordData(null);
+    return file;
   }
 
   /** As the journal of a former daemon has it; it is in this daemon's ledger then. @throws an error of the file system */
   static restore(shop: Workshop, { id, ...state }: LeftFile): StagedFile {
-    const fd = shop.directory.openStaging(id, false);
-    const { size, mtimeMs } = fstatSync(fd);
-    if (size < state.size) ftruncateSync(fd, state.size);
-    const file = new StagedFile(shop, id, fd, state, 1);
-    // Of a write that was never acknowledged
-    if (size > state.size) file.#punch(state.size, size);
-    for (const piece of file.extents.pieces()) if (piece.where === 'zeros') file.#punch(piece.from, piece.to);
-    if (state.touched) file.#wrote_ms = mtimeMs;
+    const file = new StagedFile(shop, id, state, 1);
+    if (!isAttributesOnly(state)) file.#changedData = 1;
+    const staging = file.#staging.reopen(state.staged.length > 0 || state.size > state.objectBytes);
+    if (staging !== null) {
+      const { size, mtimeMs } = staging;
+      file.#staging.grow(state.size);
+      // Of a write that was never acknowledged
+      if (size > state.size) file.#staging.punch(state.size, size);
+      for (const piece of file.extents.pieces()) if (piece.where === 'zeros') file.#staging.punch(piece.from, piece.to);
+      if (state.touched) file.#wrote_ms = mtimeMs;
+    }
     shop.ledger.files.set(id, file);
     return file;
   }
@@ -131,8 +124,18 @@ export class StagedFile {
     return this.#base;
   }
 
+  /** The staging file, made if need be. @throws an error of the file system */
   get fd(): number {
-    return this.#fd;
+    return this.#staging.fd(this.extents.size);
+  }
+
+  get directory(): boolean {
+    return (this.#attributes.mode & S_IFMT) === S_IFDIR;
+  }
+
+  /** The object has all but the attributes. */
+  get onlyDescribed(): boolean {
+    return this.#base !== null && this.#base.key === this.#key && this.#changedData <= this.#committed;
   }
 
   get size(): number {
@@ -188,7 +191,7 @@ export class StagedFile {
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
   write(r: FileSystemRequest, offset: number): number {
     if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
-    const n = c.pwritev2(this.#fd, r.iovecs, r.iovecCount, offset, 0);
+    const n = c.pwritev2(this.fd, r.iovecs, r.iovecCount, offset, 0);
     if (n <= 0) return n < 0 ? -c.errno() : 0;
     return this.#staged(offset, offset + n) ? n : -E.NOSPC;
   }
@@ -198,8 +201,8 @@ export class StagedFile {
     const end = grow ? to : Math.min(to, this.extents.size);
     if (end > this.shop.store.limits.objectBytes) return -E.FBIG;
     if (end <= from) return 0;
-    if (end > fstatSync(this.#fd).size) ftruncateSync(this.#fd, end);
-    this.#punch(from, end);
+    this.#staging.grow(Math.max(end, this.extents.size));
+    this.#staging.punch(from, end);
     return this.#staged(from, end) ? 0 : -E.NOSPC;
   }
 
@@ -222,14 +225,15 @@ export class StagedFile {
     if (size > this.shop.store.limits.objectBytes) return -E.FBIG;
     const before = this.extents.size;
     try {
-      if (size > before) ftruncateSync(this.#fd, Math.max(size, fstatSync(this.#fd).size));
-      this.#record({ t: 'cut', id: this.id, size });
+      // Also where it is cut: from when the staging file was changed the next daemon knows the time
+      this.#staging.grow(Math.max(size, before));
+      this.#recordData({ t: 'cut', id: this.id, size });
     } catch (error) {
       return errnoOfSystem(error);
     }
     this.extents.truncate(size);
     this.#wrote_ms = Date.now();
-    if (size < before) this.#punch(size, before);
+    if (size < before) this.#staging.punch(size, before);
     this.upload?.changed(Math.min(size, before), Math.max(size, before));
     return 0;
   }
@@ -295,7 +299,7 @@ export class StagedFile {
   readStaged(r: FileSystemRequest): number {
     const bytes = Math.min(r.size, this.extents.size - r.offset);
     if (bytes <= 0) return 0;
-    const n = c.preadv2(this.#fd, r.iovecs, r.iovecCount, r.offset, 0);
+    const n = c.preadv2(this.fd, r.iovecs, r.iovecCount, r.offset, 0);
     return n < 0 ? -c.errno() : Math.min(n, bytes);
   }
 
@@ -321,16 +325,12 @@ export class StagedFile {
 
   /** Staging file and journal outlive the machine. */
   async sync(): Promise<void> {
-    const { directory, ledger } = this.shop;
-    const sync = fdatasyncAsync(this.#fd);
-    this.#syncs.add(sync);
-    await Promise.all([sync.finally(() => this.#syncs.delete(sync)), ledger.sync(), ...(this.#isNamed ? [] : [directory.syncStaging()])]);
-    this.#isNamed = true;
+    await Promise.all([this.#staging.sync(), this.shop.ledger.sync()]);
   }
 
   /** No sync is under way; how it ended is for others to hear. */
-  async synced(): Promise<void> {
-    await Promise.allSettled(this.#syncs);
+  synced(): Promise<void> {
+    return this.#staging.synced();
   }
 
   /** Nothing of it is needed any more, or all of it is in the object. */
@@ -340,7 +340,7 @@ export class StagedFile {
     this.#closeReader();
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'drop', id: this.id });
     this.shop.ledger.files.delete(this.id);
-    this.shop.directory.removeStaging(this.id, this.#fd);
+    this.#staging.remove();
   }
 
   /** As a killed daemon leaves it. */
@@ -348,9 +348,7 @@ export class StagedFile {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#closeReader();
-    closeSync(this.#fd);
-    // Another file may have that number soon
-    this.#fd = -1;
+    this.#staging.abandon();
   }
 
   #baseReader(): Reader {
@@ -378,13 +376,18 @@ export class StagedFile {
     this.#changes++;
   }
 
+  #recordData(record: JournalRecord | null): void {
+    this.#record(record);
+    this.#changedData = this.#changes;
+  }
+
   #staged(from: number, to: number): boolean {
     try {
-      this.#record({ t: 'wrote', id: this.id, from, to });
+      this.#recordData({ t: 'wrote', id: this.id, from, to });
     } catch {
       // What was zeros must be zeros again, since nobody knows of this write
-      for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#punch(piece.from, piece.to);
-      if (to > this.extents.size) this.#punch(Math.max(from, this.extents.size), to);
+      for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#staging.punch(piece.from, piece.to);
+      if (to > this.extents.size) this.#staging.punch(Math.max(from, this.extents.size), to);
       return false;
     }
     this.extents.write(from, to);
@@ -398,20 +401,16 @@ export class StagedFile {
     const source = new Uint8Array(viewOf(address, bytes));
     for (const piece of this.extents.pieces(offset, offset + bytes)) {
       if (piece.where !== 'object') continue;
-      for (let at = piece.from; at < piece.to; ) at += writeSync(this.#fd, source, at - offset, piece.to - at, at);
+      for (let at = piece.from; at < piece.to; ) at += writeSync(this.fd, source, at - offset, piece.to - at, at);
       if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'wrote', id: this.id, from: piece.from, to: piece.to, fetched: true });
       this.extents.write(piece.from, piece.to);
     }
   }
-
-  #punch(from: number, to: number): void {
-    if (c.fallocate(this.#fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, to - from) === 0) return;
-    // A file system without holes in files
-    const zeros = new Uint8Array(Math.min(to - from, 1 << 20));
-    const end = Math.min(to, fstatSync(this.#fd).size);
-    for (let at = from; at < end; ) at += writeSync(this.#fd, zeros, 0, Math.min(zeros.length, end - at), at);
-  }
 }
+
+/** Nothing but attributes is to be committed. */
+export const isAttributesOnly = ({ base, size, objectBytes, staged }: Pick<FileState, 'base' | 'size' | 'objectBytes' | 'staged'>): boolean =>
+  base !== null && staged.length === 0 && size === base.size && size <= objectBytes;
 
 /** −errno of an error of node:fs. */
 export function errnoOfSystem(error: unknown): number {

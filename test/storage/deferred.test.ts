@@ -1,0 +1,414 @@
+/** Changes that nobody waits for with --durability=writeback: directories and attributes, which the bucket gets by and by. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import { E } from '../../src/base/errno.js';
+import { intercept } from '../../src/storage/object/layers/intercept.js';
+import { readPosix } from '../../src/storage/object/posix-metadata.js';
+import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import type { ObjectStore } from '../../src/storage/object/store.js';
+import { CacheDirectory } from '../../src/storage/object/write/cache-directory.js';
+import { inspect } from '../../src/storage/object/write/recovery.js';
+import { concat, u32, u64 } from '../support/frontend.js';
+import { name, OP, type Entry } from '../support/guest.js';
+import { answersHeld } from '../support/held-answers.js';
+import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
+import { Guest, objectOf, withGuest } from '../support/writing-guest.js';
+
+const ROOT = 1n;
+const FATTR = { MODE: 1, UID: 2, GID: 4, MTIME: 32 } as const;
+const MTIME_S = 1_234_567;
+/** So long that nothing is committed but when it is asked for. */
+const LATER = { durability: 'writeback', writebackDelay_ms: 600_000 } as const;
+const TTL_MS = 600_000;
+
+const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
+
+/** What a store is asked for. */
+class Calls {
+  readonly all: string[] = [];
+  readonly store: ObjectStore;
+
+  constructor(behind: ObjectStore) {
+    this.store = intercept(behind, async (call, attempt) => {
+      this.all.push(call.subject.replace(behind.location, ''));
+      return attempt(call.signal);
+    });
+  }
+
+  take(): string[] {
+    return this.all.splice(0);
+  }
+}
+
+interface Attributes {
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly mtime_s?: number;
+}
+
+async function setattr(g: ObjectGuest, node: bigint, { mode, uid, mtime_s }: Attributes): Promise<number> {
+  const valid = (mode === undefined ? 0 : FATTR.MODE) | (uid === undefined ? 0 : FATTR.UID) | (mtime_s === undefined ? 0 : FATTR.MTIME);
+  return (await g.call(OP.SETATTR, node, concat(u32(valid, 0), u64(0, 0, 0, 0, mtime_s ?? 0, 0), u32(0, 0, 0, mode ?? 0, 0, uid ?? 0, 0, 0)), 104)).error;
+}
+
+const mkdirReply = (g: ObjectGuest, parent: bigint, one: string, mode = 0o755) => g.call(OP.MKDIR, parent, concat(u32(mode, 0o22), name(one)), 128);
+const mkdir = async (g: ObjectGuest, parent: bigint, one: string, mode = 0o755): Promise<Entry> => g.entry(await mkdirReply(g, parent, one, mode));
+const rmdir = async (g: ObjectGuest, parent: bigint, one: string): Promise<number> => (await g.call(OP.RMDIR, parent, name(one), 0)).error;
+const unlink = async (g: ObjectGuest, parent: bigint, one: string): Promise<number> => (await g.call(OP.UNLINK, parent, name(one), 0)).error;
+const rename = async (g: ObjectGuest, from: bigint, a: string, to: bigint, b: string): Promise<number> =>
+  (await g.call(OP.RENAME2, from, concat(u64(to), u32(0, 0), name(a), name(b)), 0)).error;
+const missing = async (g: ObjectGuest, parent: bigint, one: string): Promise<void> => assert.equal((await g.call(OP.LOOKUP, parent, name(one), 128)).error, -E.NOENT, one);
+
+async function fsyncdir(g: ObjectGuest, node: bigint): Promise<number> {
+  const opened = await g.call(OP.OPENDIR, node, u32(0, 0), 16);
+  const fh = opened.data.getBigUint64(0, true);
+  const { error } = await g.call(OP.FSYNCDIR, node, concat(u64(fh), u32(0, 0)), 0);
+  assert.equal((await g.call(OP.RELEASEDIR, node, concat(u64(fh), u32(0, 0), u64(0)))).error, 0);
+  return error;
+}
+
+const keysOf = async (store: ObjectStore): Promise<string[]> => (await store.list({ prefix: '' })).objects.map(({ key }) => key);
+const modeOf = async (store: ObjectStore, key: string): Promise<number | null> => readPosix((await store.head(key)).metadata ?? {}).posix.mode;
+
+/** Nothing is left of it in the cache directory. */
+function assertDone(cacheDirectory: string): void {
+  assert.deepEqual(readdirSync(join(cacheDirectory, 'staging')), []);
+  const { directory } = CacheDirectory.reopen(cacheDirectory);
+  const { pending } = inspect(directory);
+  directory.close();
+  assert.deepEqual([pending.files.size, pending.operations.size], [0, 0]);
+}
+
+async function withCache(body: (cacheDirectory: string) => Promise<void>): Promise<void> {
+  const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+  try {
+    await body(cacheDirectory);
+  } finally {
+    rmSync(cacheDirectory, { recursive: true });
+  }
+}
+
+const KINDS: readonly (readonly [what: string, () => MemoryStore])[] = [
+  ['in place', () => new MemoryStore()],
+  ['by copies', () => new MemoryStore({ capabilities: { metadataInPlace: false, rename: false, listingHasMetadata: false } })],
+];
+
+for (const [what, make] of KINDS) describe(`directories, where metadata is set ${what}`, () => {
+  test('one that was made is there at once, and in the bucket as one object with the attributes that it has then', async () => {
+    const memory = make();
+    const calls = new Calls(memory);
+    await withGuest(calls.store, async ({ g }) => {
+      await missing(g, ROOT, 'd');
+      calls.take();
+      const d = await mkdir(g, ROOT, 'd');
+      assert.deepEqual([d.mode, d.size, d.nlink], [0o040755, 0, 1]);
+      assert.equal(await setattr(g, d.node, { mode: 0o2700, uid: 12, mtime_s: MTIME_S }), 0);
+      const looked = await g.lookup(ROOT, 'd');
+      assert.deepEqual([looked.node, looked.mode], [d.node, 0o042700]);
+      const sub = await mkdir(g, d.node, 'sub');
+      assert.equal(sub.mode, 0o042755, 'what is made in it inherits from what it has become');
+      assert.deepEqual(calls.take().filter((call) => !/^(list|head) /.test(call)), []);
+      assert.deepEqual(await g.list(ROOT), ['d']);
+      assert.deepEqual(await g.list(d.node), ['sub']);
+      assert.equal((await mkdirReply(g, ROOT, 'd')).error, -E.EXIST);
+      assert.equal((await g.call(OP.CREATE, ROOT, concat(u32(0o302, 0o100644, 0o22, 0), name('d')), 144)).error, -E.EXIST);
+      assert.deepEqual(await keysOf(memory), []);
+      calls.take();
+      await g.opened.idle();
+      assert.deepEqual(calls.take().filter((call) => !call.startsWith('list')), ['put /d/', 'put /d/sub/']);
+      const { posix } = readPosix((await memory.head('d/')).metadata!);
+      assert.deepEqual([posix.mode, posix.uid, posix.mtime?.seconds], [0o042700, 12, MTIME_S]);
+      assert.equal((await g.lookup(ROOT, 'd')).node, d.node);
+      assert.equal(await setattr(g, d.node, { mode: 0o711 }), 0);
+      assert.equal(await modeOf(memory, 'd/'), 0o042700);
+      assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040711);
+      await g.opened.idle();
+      assert.equal(await modeOf(memory, 'd/'), 0o040711);
+      assert.deepEqual(readdirSync(join(g.cacheDirectory!, 'staging')), []);
+    }, { write: LATER });
+  });
+
+  test('one that is removed before leaves nothing; what is below it, here or in the bucket, is in the way', async () => {
+    const memory = make();
+    const calls = new Calls(memory);
+    await withCache(async (cacheDirectory) => {
+      await withGuest(calls.store, async ({ g }) => {
+        const d = await mkdir(g, ROOT, 'd');
+        await mkdir(g, d.node, 'sub');
+        assert.equal(await rmdir(g, ROOT, 'd'), -E.NOTEMPTY, 'another one that is only here');
+        assert.equal(await rmdir(g, d.node, 'sub'), 0);
+        await missing(g, d.node, 'sub');
+        const { entry, fh } = await g.create(d.node, 'f');
+        assert.equal(await rmdir(g, ROOT, 'd'), -E.NOTEMPTY, 'a file that is only here');
+        await new Guest(g).close(entry.node, fh);
+        assert.equal(await unlink(g, d.node, 'f'), 0);
+        await memory.put('d/theirs', bytes('x'));
+        assert.equal(await rmdir(g, ROOT, 'd'), -E.NOTEMPTY, 'an object of somebody else');
+        await memory.remove('d/theirs');
+        assert.equal(await rmdir(g, ROOT, 'd'), 0);
+        await missing(g, ROOT, 'd');
+        assert.equal(await setattr(g, d.node, { mode: 0o700 }), -E.NOENT);
+        await g.opened.idle();
+        assert.deepEqual(calls.take().filter((call) => /^(put|remove|copy|setMetadata) /.test(call)), []);
+      }, { write: { ...LATER, cacheDirectory } });
+      assertDone(cacheDirectory);
+    });
+    assert.deepEqual(await keysOf(memory), []);
+  });
+
+  test('one that is refused removal is committed as if nobody had tried', async () => {
+    const memory = make();
+    await withGuest(memory, async ({ g }) => {
+      const d = await mkdir(g, ROOT, 'd');
+      await mkdir(g, d.node, 'sub');
+      assert.equal(await rmdir(g, ROOT, 'd'), -E.NOTEMPTY);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), ['d/', 'd/sub/']);
+      // In the bucket, and with attributes that are not
+      assert.equal(await setattr(g, d.node, { mode: 0o700 }), 0);
+      assert.equal(await rmdir(g, d.node, 'sub'), 0);
+      assert.equal(await rmdir(g, ROOT, 'd'), 0);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), []);
+    }, { write: LATER });
+  });
+
+  test('it is renamed, renamed over, and files are moved out of it', async () => {
+    const memory = make();
+    await withGuest(memory, async (guest) => {
+      const { g } = guest;
+      const d = await mkdir(g, ROOT, 'd', 0o700);
+      await guest.put('f', bytes('content'), d.node);
+      await mkdir(g, d.node, 'sub', 0o711);
+      const there = await mkdir(g, ROOT, 'there', 0o777);
+      assert.equal(await rename(g, ROOT, 'd', ROOT, 'there'), 0);
+      const after = await g.lookup(ROOT, 'there');
+      assert.deepEqual([after.node, after.mode], [d.node, 0o040700]);
+      assert.notEqual(after.node, there.node);
+      await missing(g, ROOT, 'd');
+      assert.deepEqual(await g.list(after.node), ['f', 'sub']);
+      assert.equal(await rename(g, after.node, 'f', ROOT, 'g'), 0);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), ['g', 'there/', 'there/sub/']);
+      assert.deepEqual([await modeOf(memory, 'there/'), await modeOf(memory, 'there/sub/')], [0o040700, 0o040711]);
+      // What has attributes that are not in the bucket
+      assert.equal(await setattr(g, after.node, { mode: 0o750 }), 0);
+      assert.equal(await rename(g, ROOT, 'there', ROOT, 'elsewhere'), 0);
+      assert.equal((await g.lookup(ROOT, 'elsewhere')).mode, 0o040750);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), ['elsewhere/', 'elsewhere/sub/', 'g']);
+      assert.equal(await modeOf(memory, 'elsewhere/'), 0o040750);
+    }, { write: LATER });
+  });
+
+  test('one that somebody else has made as well is the same one: attributes are those of the last, and what only they knew stays', async () => {
+    const memory = make();
+    await withGuest(memory, async ({ g }) => {
+      const d = await mkdir(g, ROOT, 'd', 0o750);
+      assert.equal((await g.call(OP.SETXATTR, d.node, concat(u32(1, 0, 0, 0), name('user.mine'), bytes('1')))).error, 0);
+      const theirs = encodeURIComponent(JSON.stringify({ 'user.theirs': Buffer.from('2').toString('base64') }));
+      await memory.put('d/', new Uint8Array(0), { metadata: { mode: String(0o040777), project: 'x', xattr: theirs }, headers: { 'content-type': 'application/x-directory' } });
+      await g.opened.idle();
+      const { metadata, headers } = await memory.head('d/');
+      const { posix } = readPosix(metadata!);
+      assert.deepEqual([posix.mode, metadata!['project'], headers!['content-type']], [0o040750, 'x', 'application/x-directory']);
+      assert.deepEqual([...posix.xattrs!.keys()].sort(), ['user.mine', 'user.theirs']);
+      assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040750);
+      assert.deepEqual(g.log.filter((line) => !line.startsWith('session:')), []);
+      assert.deepEqual(await keysOf(memory), ['d/']);
+    }, { write: LATER });
+  });
+
+  test('attributes of one that somebody else has removed do not bring it back, unless something is in it or they are to overwrite', async () => {
+    for (const [onConflict, filled, back] of [['keep', false, false], ['keep', true, true], ['overwrite', false, true]] as const) {
+      const memory = make();
+      await memory.put('d/', new Uint8Array(0), { metadata: { mode: String(0o040755) } });
+      if (filled) await memory.put('d/f', bytes('x'));
+      await withGuest(memory, async ({ g }) => {
+        assert.equal(await setattr(g, (await g.lookup(ROOT, 'd')).node, { mode: 0o700 }), 0);
+        await memory.remove('d/');
+        await g.opened.idle();
+        assert.deepEqual(await keysOf(memory), [...(back ? ['d/'] : []), ...(filled ? ['d/f'] : [])]);
+        if (back) assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040700);
+        else await missing(g, ROOT, 'd');
+        assert.equal(g.log.filter((line) => line.startsWith('attributes:')).length, back ? 0 : 1, g.log.join());
+      }, { write: { ...LATER, onConflict } });
+    }
+  });
+
+  test('a marker that has content keeps it when its directory is given attributes', async () => {
+    const memory = make();
+    await memory.put('d/', bytes('content'));
+    await withGuest(memory, async (guest) => {
+      const { g } = guest;
+      const d = await g.lookup(ROOT, 'd');
+      assert.equal(await setattr(g, d.node, { mode: 0o700 }), 0);
+      assert.deepEqual(await g.list(d.node), ['%~e']);
+      await g.opened.idle();
+      assert.equal((await objectOf(memory, 'd/')).toString(), 'content');
+      assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040700);
+    }, { write: LATER });
+  });
+
+  test('one without a marker gets one with its attributes', async () => {
+    const memory = make();
+    await memory.put('d/f', bytes('x'));
+    await withGuest(memory, async ({ g }) => {
+      const d = await g.lookup(ROOT, 'd');
+      assert.equal(await setattr(g, d.node, { mode: 0o700 }), 0);
+      assert.deepEqual(await keysOf(memory), ['d/f']);
+      assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040700);
+      assert.equal(await unlink(g, d.node, 'f'), 0);
+      assert.deepEqual(await g.list(ROOT), ['d']);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), ['d/']);
+      assert.equal(await setattr(g, ROOT, { mode: 0o700 }), -E.PERM);
+    }, { write: LATER });
+  });
+
+  test('killed before it was committed, the next daemon commits it', async () => {
+    const memory = make();
+    await memory.put('old/', new Uint8Array(0), { metadata: { mode: String(0o040755) } });
+    await withCache(async (cacheDirectory) => {
+      const options: GuestOptions = { write: { ...LATER, cacheDirectory } };
+      const first = await ObjectGuest.start(memory, options);
+      const d = await mkdir(first, ROOT, 'd');
+      await mkdir(first, d.node, 'gone');
+      assert.equal(await rmdir(first, d.node, 'gone'), 0);
+      assert.equal(await setattr(first, d.node, { mode: 0o700, mtime_s: MTIME_S }), 0);
+      assert.equal(await setattr(first, (await first.lookup(ROOT, 'old')).node, { mode: 0o711 }), 0);
+      assert.equal(await fsyncdir(first, d.node), 0);
+      assert.equal(await fsyncdir(first, ROOT), 0);
+      assert.equal((await first.call(50, ROOT, u64(0), 0)).error, 0, 'SYNCFS');
+      await first.kill();
+      assert.deepEqual(await keysOf(memory), ['old/']);
+      const second = await ObjectGuest.start(memory, options);
+      assert.deepEqual(second.recovered.map((line) => line.replace(/: a directory.*/, '')).sort(), ['goes on: memory:/d/', 'goes on: memory:/old/']);
+      assert.equal((await second.lookup(ROOT, 'd')).mode, 0o040700);
+      assert.equal((await second.lookup(ROOT, 'old')).mode, 0o040711);
+      await second.close();
+      assertDone(cacheDirectory);
+      assert.deepEqual(await keysOf(memory), ['d/', 'old/']);
+      const { posix } = readPosix((await memory.head('d/')).metadata!);
+      assert.deepEqual([posix.mode, posix.mtime?.seconds], [0o040700, MTIME_S]);
+      assert.equal(await modeOf(memory, 'old/'), 0o040711);
+    });
+  });
+
+  test('killed when it was in the bucket, and nobody had heard of it, it is not taken for that of somebody else', async () => {
+    const memory = make();
+    const held = answersHeld(memory, ['put', 'setMetadata', 'copy']);
+    await withCache(async (cacheDirectory) => {
+      const options = { write: { ...LATER, writebackDelay_ms: 0, cacheDirectory } };
+      const first = await ObjectGuest.start(held.store, options);
+      const d = await mkdir(first, ROOT, 'd');
+      while (held.done() === 0) await turn();
+      // While the commit is on its way
+      assert.equal(await setattr(first, d.node, { mode: 0o700 }), 0);
+      const killed = first.kill();
+      held.open();
+      await killed;
+      const calls = new Calls(memory);
+      const second = await ObjectGuest.start(calls.store, options);
+      assert.equal((await second.lookup(ROOT, 'd')).mode, 0o040700);
+      await second.close();
+      assertDone(cacheDirectory);
+      assert.equal(await modeOf(memory, 'd/'), 0o040700);
+      assert.deepEqual(second.log.filter((line) => !line.startsWith('session:')), []);
+    });
+  });
+
+  test('removed while its commit is on its way, it is gone', async () => {
+    const memory = make();
+    const held = answersHeld(memory, ['put']);
+    await withGuest(held.store, async ({ g }) => {
+      await mkdir(g, ROOT, 'd');
+      while (held.done() === 0) await turn();
+      g.queue.chain([g.request(OP.RMDIR, ROOT, name('d')).bytes], [16], true);
+      g.queue.kick();
+      await turn();
+      held.open();
+      await g.queue.wait();
+      await missing(g, ROOT, 'd');
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), []);
+    }, { write: { ...LATER, writebackDelay_ms: 0 } });
+  });
+
+  test('a commit of one that fails is tried again, and removing it meanwhile ends that', async () => {
+    const memory = make();
+    const faulty = new FaultyStore(memory);
+    await withGuest(faulty.store, async ({ g }) => {
+      await mkdir(g, ROOT, 'd');
+      await mkdir(g, ROOT, 'e');
+      faulty.inject({ operation: 'put', nth: 1, fault: { kind: 'before', code: 'denied' } }, { operation: 'put', nth: 2, fault: { kind: 'before', code: 'denied' } });
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), []);
+      assert.deepEqual(await g.list(ROOT), ['d', 'e']);
+      assert.equal(await rmdir(g, ROOT, 'd'), 0);
+      assert.deepEqual(await g.list(ROOT), ['e']);
+    }, { write: LATER });
+    assert.deepEqual(await keysOf(memory), ['e/'], 'the end tries each once more');
+  });
+});
+
+test('with --durability=remote a directory and its attributes are in the bucket when they are answered', async () => {
+  const store = new MemoryStore();
+  await withGuest(store, async ({ g }) => {
+    const d = await mkdir(g, ROOT, 'd');
+    assert.equal(await modeOf(store, 'd/'), 0o040755);
+    assert.equal(await setattr(g, d.node, { mode: 0o700 }), 0);
+    assert.equal(await modeOf(store, 'd/'), 0o040700);
+    assert.equal(await fsyncdir(g, d.node), 0);
+  });
+});
+
+test('attributes that are too large are refused at once', async () => {
+  await withGuest(new MemoryStore(), async ({ g }) => {
+    const d = await mkdir(g, ROOT, 'd');
+    assert.equal((await g.call(OP.SETXATTR, d.node, concat(u32(3000, 0, 0, 0), name('user.large'), new Uint8Array(3000)))).error, -E.NOSPC);
+  }, { write: LATER });
+});
+
+test('unpacking an archive of 3 directories and 10 files waits for the bucket at the first lookups only', async () => {
+  const memory = new MemoryStore({ capabilities: { metadataInPlace: false, listingHasMetadata: false, rename: false } });
+  await memory.put('before', bytes('x'));
+  const calls = new Calls(memory);
+  await withGuest(calls.store, async (guest) => {
+    const { g } = guest;
+    await g.list(ROOT);
+    const lookups = calls.take();
+    assert.deepEqual(lookups, ['list /']);
+    const directories: bigint[] = [];
+    const files: bigint[] = [];
+    for (const directory of ['a', 'b', 'c']) {
+      await missing(g, ROOT, directory);
+      directories.push((await mkdir(g, ROOT, directory, 0o700)).node);
+    }
+    for (let i = 0; i < 10; i++) {
+      const parent = directories[i % 3];
+      await missing(g, parent, `f${i}`);
+      const { entry, fh } = await g.create(parent, `f${i}`);
+      await guest.write(entry.node, fh, 0, bytes(`content ${i}`));
+      assert.equal((await g.call(OP.GETXATTR, entry.node, concat(u32(0, 0), name('security.capability')))).error, -E.NODATA);
+      assert.equal(await setattr(g, entry.node, { mtime_s: MTIME_S, uid: 7, mode: 0o640 }), 0);
+      assert.equal(await guest.close(entry.node, fh), 0);
+      assert.equal(await setattr(g, entry.node, { mtime_s: MTIME_S + i }), 0);
+      files.push(entry.node);
+    }
+    for (const node of directories) assert.equal(await setattr(g, node, { mode: 0o755, uid: 7, mtime_s: MTIME_S }), 0);
+    assert.deepEqual(calls.take(), [], 'nothing was waited for');
+    await g.opened.idle();
+    const done = calls.take();
+    assert.deepEqual(done.filter((call) => !call.startsWith('put ')), []);
+    assert.equal(done.length, 13, 'each object is put once');
+    const { posix } = readPosix((await memory.head('a/f9')).metadata!);
+    assert.deepEqual([posix.mode, posix.uid, posix.mtime?.seconds], [0o100640, 7, MTIME_S + 9]);
+    assert.equal(await modeOf(memory, 'c/'), 0o040755);
+  }, { metadataTtl_ms: TTL_MS, write: LATER });
+});
