@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import type { Call } from '../../src/storage/object/layers/intercept.js';
+import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
@@ -123,5 +123,46 @@ describe('what is written while the object is replaced or moved by ourselves', (
         if (way === 'replaced') assert.equal((await objectOf(memory, 'f')).toString(), 'other');
       });
     }
+  }
+});
+
+describe('a directory that is only there because of what was written into it', () => {
+  for (const [what, request] of [['LOOKUP', { opcode: OP.LOOKUP, args: name('d') }], ['GETATTR', { opcode: OP.GETATTR, args: new Uint8Array(16) }]] as const) {
+    test(`is there while that gets into the bucket (${what})`, async () => {
+      const memory = new MemoryStore();
+      await memory.put('d/theirs', bytes('x'));
+      let held = 0;
+      let open = (): void => undefined;
+      let opened: Promise<void> | null = null;
+      const store = intercept(memory, async (call, attempt) => {
+        const result = await attempt(call.signal);
+        if (call.operation === 'list' && opened !== null) {
+          held++;
+          await opened;
+        }
+        return result;
+      });
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const d = await g.lookup(ROOT, 'd');
+        const { entry, fh } = await g.create(d.node, 'f');
+        await memory.remove('d/theirs');
+        opened = new Promise((resolve) => (open = resolve));
+        const answers: number[] = [];
+        const ask = (opcode: number, at: bigint, args: Uint8Array): void => {
+          answers.push(g.queue.chain([g.request(opcode, at, args).bytes], [400], true).writable[0]);
+          g.queue.kick();
+        };
+        ask(request.opcode, what === 'LOOKUP' ? ROOT : d.node, request.args);
+        while (held === 0) await turn();
+        ask(OP.FSYNC, entry.node, concat(u64(fh), u32(0, 0)));
+        await g.queue.wait();
+        await memory.head('d/f');
+        open();
+        await g.queue.wait();
+        for (const at of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+        assert.equal(await guest.close(entry.node, fh), 0);
+      });
+    });
   }
 });

@@ -174,10 +174,10 @@ export class Tree {
       const found = this.listed.find(prefix, key);
       if (found !== undefined) return this.#askListed(key, found, named);
     }
-    const [object, directory] = await this.#current(key, () =>
-      Promise.all([component === '' && !named.object ? null : this.#head(key), this.firstBelow(`${key}/`)]));
+    const [object, { first: directory, ours }] = await this.#current(key, () =>
+      Promise.all([component === '' && !named.object ? null : this.#head(key), this.#below(`${key}/`)]));
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
-    if (directory === null && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
+    if (directory === null && !named.object && ours) return this.#stagedDirectory(`${key}/`);
     // The plain name is the directory's: the other one is the object's only where there is a directory
     if (object !== null && (directory !== null) === named.object) return this.#lookedUp(object);
     if (component === '' && !named.object) {
@@ -225,6 +225,13 @@ export class Tree {
     if (Buffer.byteLength(prefix) > this.store.limits.keyBytes) return null;
     for await (const { objects } of pagesOf(this.store, { prefix, limit: 1 })) if (objects.length > 0) return objects[0];
     return null;
+  }
+
+  /** The same, and whether there is anything that is not in the bucket yet; or was not when it was asked, since it may have got there after the answer. */
+  async #below(prefix: string): Promise<{ first: ObjectInfo | null; ours: boolean }> {
+    const before = this.hasStagedBelow(prefix);
+    const first = await this.firstBelow(prefix);
+    return { first, ours: before || this.hasStagedBelow(prefix) };
   }
 
   /** Whether there is anything in a directory that is not in the bucket yet. */
@@ -314,10 +321,10 @@ export class Tree {
       if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
       throw new FileError(E.NOENT);
     }
-    const first = await this.#current(node.key.slice(0, -1), () => this.firstBelow(node.key));
+    const { first, ours } = await this.#current(node.key.slice(0, -1), () => this.#below(node.key));
     if (node.unlinked) return node;
     if (first !== null) return this.#putDirectory(node.key, first);
-    if (this.hasStagedBelow(node.key)) return node;
+    if (ours) return node;
     if (node.key !== this.options.prefix) throw new FileError(E.NOENT);
     return this.nodes.put(true, node.key, this.#directory(null).facts, this.#expiry());
   }
