@@ -1,11 +1,11 @@
-/** Changes of attributes: in the metadata of the object, or with the next commit of what is being changed; with `writeback` of directories always. */
+/** Changes of attributes: in the metadata of the object, or with the next commit of what is being changed; with `writeback` always. */
 import { E } from '../../base/errno.js';
 import { S_IFMT } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR } from '../fuse-flags.js';
 import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
-import { inTurn, replacing, type ObjectNode } from './nodes.js';
+import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { OpenFiles } from './open-files.js';
 import { PERMISSIONS, type Time } from './posix-metadata.js';
 import { COMMIT } from './settle.js';
@@ -89,9 +89,12 @@ export class AttributeChanges {
         }
         if (given.unlinked) throw new FileError(E.NOENT);
         const node = attempt === 1 && given.facts.kept !== null ? await this.tree.fresh(given) : await this.tree.refresh(given);
-        const facts = change(node.facts);
+        // The bucket's root has no place for them
+        const defers = committer.defers && (node.facts.version !== null || (node.directory && node.key !== ''));
+        // With what was changed while it was asked for
+        const facts = change(defers ? presentFacts(node) : node.facts);
         const metadata = this.#small.metadata(facts, E.NOSPC);
-        if (node.directory && committer.defers && (node.facts.version !== null || node.key !== '')) return committer.later(this.files.describe(node, facts));
+        if (defers) return committer.later(this.files.describe(node, facts));
         try {
           await replacing(given, async () => {
             await this.#setMetadata(node, facts, metadata);

@@ -22,6 +22,8 @@ import { Mover } from './write/mover.js';
 import type { StagedFile } from './write/staged-file.js';
 
 const RENAME_NOREPLACE = 1;
+/** Files that are committed at the same time before their directory is renamed. */
+const AT_ONCE = 16;
 
 export class Changes {
   readonly #mover: Mover;
@@ -76,9 +78,7 @@ export class Changes {
   }
 
   async mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
-    const made = await this.#below(parent, () => this.#mkdir(r, parent));
-    await this.write.committer.madeRoom(made.staged);
-    return made;
+    return this.#below(parent, () => this.#mkdir(r, parent));
   }
 
   async #mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
@@ -89,17 +89,17 @@ export class Changes {
     const inherited = presentFacts(parent).mode & S_ISGID;
     const plain = this.#newFacts(r, parent, S_IFDIR);
     const facts = { ...plain, mode: plain.mode | inherited };
-    const node = this.write.committer.defers ? this.#stageNew(parent, prefix, facts) : await this.#small.putMarker(prefix, facts);
+    const node = this.write.committer.defers ? this.#stageNew(parent, prefix, facts, E.NOSPC) : await this.#small.putMarker(prefix, facts);
     this.tree.listed.addEmpty(prefix);
     return node;
   }
 
   /** What is made in the bucket by and by. */
-  #stageNew(parent: ObjectNode, prefix: string, facts: Facts): ObjectNode {
-    this.#small.metadata(facts, E.NOSPC);
-    const node = this.#newNode(parent, prefix, facts);
+  #stageNew(parent: ObjectNode, key: string, facts: Facts, tooLarge: number): ObjectNode {
+    this.#small.metadata(facts, tooLarge);
+    const node = this.#newNode(parent, key, facts);
     this.write.committer.later(this.files.stageNew(node));
-    this.tree.changed(prefix);
+    this.tree.changed(key);
     return node;
   }
 
@@ -186,10 +186,12 @@ export class Changes {
     return this.tree.nodes.put((facts.mode & S_IFMT) === S_IFDIR, key, facts, performance.now() + this.tree.options.metadataTtl_ms);
   }
 
-  /** A small object at once. */
+  /** A small object, at once or by and by. */
   async #make(r: FileSystemRequest, parent: ObjectNode, facts: Facts, body: Uint8Array): Promise<ObjectNode> {
     if ((await this.#find(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
     const key = this.tree.keyOf(parent, r.nameBytes());
+    if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
+    if (this.write.committer.defers) return this.#stageNew(parent, key, facts, E.NAMETOOLONG);
     const made = await this.#small.put(key, body, facts);
     this.tree.changed(key);
     return this.#newNode(parent, key, { ...facts, ...made });
@@ -272,14 +274,17 @@ export class Changes {
   async #renameFile(parent: ObjectNode, node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const leaves = !key.startsWith(parent.key) || key.slice(parent.key.length).includes('/');
     if (leaves) await this.#keepDirectory(parent, node.key);
-    if (there === null) {
-      await this.#renameOnto(node, key, null, noReplace);
-    } else {
-      // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
-      if (there.staged !== null) await this.write.committer.committed(there.staged);
-      await replacing(there, () => this.#renameOnto(node, key, there, noReplace));
+    try {
+      if (there === null) {
+        await this.#renameOnto(node, key, null, noReplace);
+      } else {
+        // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
+        if (there.staged !== null) await this.write.committer.committed(there.staged);
+        await replacing(there, () => this.#renameOnto(node, key, there, noReplace));
+      }
+    } finally {
+      if (node.staged?.dirty === true) this.write.committer.later(node.staged);
     }
-    if (node.staged?.dirty === true) this.write.committer.later(node.staged);
   }
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
@@ -353,9 +358,12 @@ export class Changes {
   async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
     const from = node.key;
     if (to.length > from.length) await this.#mover.checkLengths(from, to);
-    for (const one of this.#stagedAtOrBelow(from)) {
-      const file = await this.#settledFile(one);
-      if (file !== null && Buffer.byteLength(to + one.key.slice(from.length)) > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
+    const staged = this.#stagedAtOrBelow(from);
+    for (let at = 0; at < staged.length; at += AT_ONCE) {
+      await Promise.all(staged.slice(at, at + AT_ONCE).map(async (one) => {
+        const file = await this.#settledFile(one);
+        if (file !== null && Buffer.byteLength(to + one.key.slice(from.length)) > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
+      }));
     }
     if (!to.startsWith(parent.key)) await this.#keepDirectory(parent, from);
     await this.tree.gate.closed([from, to], async () => {

@@ -19,6 +19,8 @@ export interface WriteOptions {
   readonly onConflict: 'keep' | 'overwrite';
   /** So long changes are collected before they are uploaded (writeback). */
   readonly writebackDelay_ms: number;
+  /** So many changes that nobody has waited for may wait; in tests. */
+  readonly deferredMax?: number;
   /** What `bucketfsd recover` needs to open the store again; nothing secret. */
   readonly reopen?: unknown;
   readonly sizes?: Partial<CommitSizes>;
@@ -77,7 +79,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const events: CommitEvents = {
       waiting: (file) => fs.files.waiting(file), committed: (file, base, metadata) => fs.files.committed(file, base, metadata), conflicted: (file) => fs.files.conflicted(file),
     };
-    const committer = new Committer(maker, { durability: write.durability, writebackDelay_ms: write.writebackDelay_ms, prefix: options.prefix }, events, tree.gate, log);
+    const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer }, blocks);
     for (const file of files) fs.goOn(file);
     const idle = async (): Promise<void> => {

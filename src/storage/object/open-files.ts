@@ -253,8 +253,7 @@ export class OpenFiles {
     if (use === undefined) return;
     const { node } = use;
     if (node.staged === file && !node.unlinked) {
-      const { version, size } = base;
-      this.tree.committed(node, { key: node.key, size, version, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
+      this.tree.committed(node, { ...base, key: node.key, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
     }
     for (const handle of this.#handles.values()) if (handle.staged === file) handle.base = base;
     if (use.handles > 0) return;

@@ -83,9 +83,9 @@ export class ObjectFileSystem {
       getattr: (r) => this.#getattr(r),
       setattr: (r) => this.#change(r, () => this.#setattr(r)),
       readlink: (r) => this.#later(r, () => this.#readlink(r)),
-      symlink: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.symlink(r, this.#node(r)))),
-      mknod: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.mknod(r, this.#node(r)))),
-      mkdir: (r) => this.#change(r, async (changes) => this.#putEntry(r, await changes.mkdir(r, this.#node(r)))),
+      symlink: (r) => this.#change(r, (changes) => this.#made(r, changes.symlink(r, this.#node(r)))),
+      mknod: (r) => this.#change(r, (changes) => this.#made(r, changes.mknod(r, this.#node(r)))),
+      mkdir: (r) => this.#change(r, (changes) => this.#made(r, changes.mkdir(r, this.#node(r)))),
       unlink: (r) => this.#change(r, (changes) => changes.unlink(r, this.#node(r))),
       rmdir: (r) => this.#change(r, (changes) => changes.rmdir(r, this.#node(r))),
       rename: (r) => this.#change(r, (changes) => changes.rename(r, this.#node(r), this.#node2(r))),
@@ -181,6 +181,13 @@ export class ObjectFileSystem {
     r.entryLow = node.slot;
     r.entryHigh = node.sequence;
     this.#putAttr(r, node);
+  }
+
+  async #made(r: FileSystemRequest, making: Promise<ObjectNode>): Promise<void> {
+    const node = await making;
+    // First: a node that nobody knows is forgotten when it is committed
+    this.#putEntry(r, node);
+    await this.write!.committer.madeRoom(node.staged);
   }
 
   async #lookup(r: FileSystemRequest): Promise<number> {

@@ -264,11 +264,11 @@ export class Tree {
     return known?.staged?.dirty === true ? known : null;
   }
 
-  /** The node of an object. What was changed here and is not committed counts more than what the store says. */
+  /** The node of an object. What was changed here and is not committed counts more than what the store says; but attributes go with the version that they are of. */
   putObject(info: ObjectInfo): ObjectNode {
     const { posix } = this.options;
     const known = this.nodes.find(false, info.key);
-    if (known?.staged?.dirty === true) return known;
+    if (known?.staged?.dirty === true && !known.staged.isOvertakenBy(info)) return known;
     if (known?.staged != null && known.staged.base?.version !== info.version) this.replaced(known);
     return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
   }
@@ -311,13 +311,15 @@ export class Tree {
 
   /** Ask the store, however young the facts are; `reading`: its content is going to be asked for next. */
   async refresh(node: ObjectNode, reading = false): Promise<ObjectNode> {
-    if (node.unlinked || node.staged?.dirty === true) return node;
+    if (node.unlinked || (node.staged?.dirty === true && (node.directory || !node.staged.onlyDescribed))) return node;
+    const { key } = node;
     if (!node.directory) {
       const fetches = reading && !hasContent(node, node.facts.version);
       const info = await this.#current(node.key, () => this.#head(node.key, fetches ? this.small.open(node.key, node.facts) : undefined));
       this.listed.compare(node.key, info);
       if (node.unlinked) return node;
       if (info !== null) return this.putObject(info);
+      if (node.key === key && node.staged?.dirty === true && node.staged.onlyDescribed) this.replaced(node);
       if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
       throw new FileError(E.NOENT);
     }

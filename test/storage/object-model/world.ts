@@ -282,9 +282,9 @@ export class World {
     this.due.delete(inode);
   }
 
-  /** A directory was made or given attributes: with writeback the bucket gets that later, without anybody closing it. */
+  /** It was made by one request, or given attributes: with writeback the bucket gets that later, without anybody closing it. */
   described(inode: Inode): void {
-    if (this.dirty.has(inode) || (inode.isDirectory && this.settings.durability === 'writeback')) this.changed(inode);
+    if (this.dirty.has(inode) || this.settings.durability === 'writeback') this.changed(inode);
   }
 
   /** FLUSH or FSYNC has succeeded. */

@@ -282,6 +282,8 @@ const cut = (text: string, bytes: number): string => (text.length <= bytes ? tex
 
 function bodyOf(file: StagedFile, size: number, operation: string): Body {
   if (size === 0) return new Uint8Array(0);
+  const { symlink } = file.attributes();
+  if (symlink !== null && symlink !== '') return new TextEncoder().encode(symlink);
   const body = { fd: file.fd, offset: 0, bytes: size };
   return size > SNAPSHOT_BYTES ? body : bodyContent(body, operation);
 }

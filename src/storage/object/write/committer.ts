@@ -14,6 +14,8 @@ export interface CommitterOptions {
   readonly durability: Durability;
   readonly writebackDelay_ms: number;
   readonly prefix: string;
+  /** So many changes that nobody has waited for may wait; in tests. */
+  readonly deferredMax?: number;
 }
 
 /** Told of what has become of a file. */
@@ -65,7 +67,7 @@ export class Committer {
 
   /** A change that nobody waits for is waited for where too many are to be committed before it. What goes wrong with it is tried again, as always. */
   async madeRoom(file: StagedFile | null): Promise<void> {
-    if (file?.dirty === true && this.#due.size > DEFERRED_MAX) await this.#quietly(file);
+    if (file?.dirty === true && this.#due.size > (this.options.deferredMax ?? DEFERRED_MAX)) await this.#quietly(file);
   }
 
   /** What fsync(2) and close(2) wait for. @throws FileError, StorageError, an error of the file system */
@@ -171,7 +173,8 @@ export class Committer {
     } catch (error) {
       if (this.#closed) throw error;
       try {
-        if (error instanceof ConflictError) await this.#lose(file, error);
+        if (error instanceof ConflictError && file.onlyDescribed) return this.#drop(file, error);
+        if (error instanceof ConflictError) await this.#keep(file, error);
       } catch (second) {
         this.#failed(file, second);
         throw second;
@@ -191,16 +194,12 @@ export class Committer {
     if (file.dirty) this.#schedule(this.#retries, file, delay_ms);
   }
 
-  async #lose(file: StagedFile, conflict: ConflictError): Promise<void> {
-    if (file.onlyDescribed) this.#drop(conflict);
-    else await this.#keep(file, conflict);
-    this.#failures.delete(file);
-    this.events.conflicted(file, conflict.there);
-  }
-
-  /** Attributes of what is no longer there: as if they had been set just before it went. */
-  #drop({ key, base, there }: ConflictError): void {
+  /** Attributes of what is no longer there: as if they had been set just before it went, which is nobody's loss. */
+  #drop(file: StagedFile, { key, base, there }: ConflictError): void {
     const { location } = this.maker.shop.store;
+    file.rename(null, file.base);
+    this.#failures.delete(file);
+    this.events.conflicted(file, there);
     this.log.guest(
       'attributes', { key, opened: base?.version ?? null, found: there?.version ?? null },
       `${location}/${key} was ${there === null ? 'removed' : 'changed'} by somebody else: attributes that were set here are gone with what they were set of`, 'info',
@@ -216,6 +215,8 @@ export class Committer {
       { key: conflict.key, kept: key, opened: conflict.base?.version ?? null, found: conflict.there?.version ?? null, missing },
       `${location}/${conflict.key} was ${conflict.there === null ? 'removed' : conflict.base === null ? 'made' : 'changed'} by somebody else (opened as ${conflict.base?.version ?? 'new'}, found ${conflict.there?.version ?? 'nothing'}): what was written here is kept as ${location}/${key}`,
     );
+    this.#failures.delete(file);
+    this.events.conflicted(file, conflict.there);
   }
 
   #conflictKey(key: string): string {

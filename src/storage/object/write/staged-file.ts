@@ -18,7 +18,8 @@ import { Extents } from '../extents.js';
 import { timeOf, type Facts } from '../facts.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { Reader } from '../reader.js';
-import type { ObjectStore } from '../store.js';
+import { COMMIT } from '../settle.js';
+import type { ObjectInfo, ObjectStore } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
 import type { CacheDirectory } from './cache-directory.js';
 import type { Ledger } from './ledger.js';
@@ -84,7 +85,8 @@ export class StagedFile {
 
   /** A file that is not in the bucket yet: with its first change, which is to exist. @throws an error of the file system */
   static create(shop: Workshop, key: string, facts: Facts): StagedFile {
-    return StagedFile.#make(shop, { key, base: null, size: 0, objectBytes: 0, staged: [], attributes: attributesOf(facts), doubts: [] }, true);
+    // A link has the size of its target, which the attributes have
+    return StagedFile.#make(shop, { key, base: null, size: facts.size, objectBytes: 0, staged: [], attributes: attributesOf(facts), doubts: [] }, true);
   }
 
   /** A file that is going to differ from its object, but does not yet. @throws an error of the file system */
@@ -102,7 +104,8 @@ export class StagedFile {
   static restore(shop: Workshop, { id, ...state }: LeftFile): StagedFile {
     const file = new StagedFile(shop, id, state, 1);
     if (!isAttributesOnly(state)) file.#changedData = 1;
-    const staging = file.#staging.reopen(state.staged.length > 0 || state.size > state.objectBytes);
+    const hasHoles = state.size > state.objectBytes && state.attributes.symlink === null;
+    const staging = file.#staging.reopen(state.staged.length > 0 || hasHoles);
     if (staging !== null) {
       const { size, mtimeMs } = staging;
       file.#staging.grow(state.size);
@@ -135,7 +138,7 @@ export class StagedFile {
 
   /** The object has all but the attributes. */
   get onlyDescribed(): boolean {
-    return this.#base !== null && this.#base.key === this.#key && this.#changedData <= this.#committed;
+    return this.#base !== null && this.#base.key === this.#key && (this.directory || this.#changedData <= this.#committed);
   }
 
   get size(): number {
@@ -149,6 +152,12 @@ export class StagedFile {
   /** Something was acknowledged that is in no object. */
   get dirty(): boolean {
     return this.#changes > this.#committed && this.#key !== null;
+  }
+
+  /** Somebody else has made another object: attributes that are to be set are those of one that has gone. */
+  isOvertakenBy({ version, metadata }: ObjectInfo): boolean {
+    const own = metadata?.[COMMIT];
+    return this.onlyDescribed && !this.directory && version !== this.#base!.version && !(own !== undefined && this.doubts.has(own));
   }
 
   /** Whether changes up to the n-th are in the object. */

@@ -1,102 +1,19 @@
-/** Changes that nobody waits for with --durability=writeback: directories and attributes, which the bucket gets by and by. */
+/** Directories and their attributes with --durability=writeback: nobody waits for them, and the bucket gets them by and by. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
-import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
-import type { ObjectStore } from '../../src/storage/object/store.js';
-import { CacheDirectory } from '../../src/storage/object/write/cache-directory.js';
-import { inspect } from '../../src/storage/object/write/recovery.js';
+import { assertDone, bytes, Calls, fsyncdir, keysOf, KINDS, LATER, missing, mkdir, mkdirReply, modeOf, MTIME_S, rename, rmdir, ROOT, setattr, unlink, withCache } from '../support/deferred.js';
 import { concat, u32, u64 } from '../support/frontend.js';
-import { name, OP, type Entry } from '../support/guest.js';
+import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
 import { Guest, objectOf, withGuest } from '../support/writing-guest.js';
-
-const ROOT = 1n;
-const FATTR = { MODE: 1, UID: 2, GID: 4, MTIME: 32 } as const;
-const MTIME_S = 1_234_567;
-/** So long that nothing is committed but when it is asked for. */
-const LATER = { durability: 'writeback', writebackDelay_ms: 600_000 } as const;
-const TTL_MS = 600_000;
-
-const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
-
-/** What a store is asked for. */
-class Calls {
-  readonly all: string[] = [];
-  readonly store: ObjectStore;
-
-  constructor(behind: ObjectStore) {
-    this.store = intercept(behind, async (call, attempt) => {
-      this.all.push(call.subject.replace(behind.location, ''));
-      return attempt(call.signal);
-    });
-  }
-
-  take(): string[] {
-    return this.all.splice(0);
-  }
-}
-
-interface Attributes {
-  readonly mode?: number;
-  readonly uid?: number;
-  readonly mtime_s?: number;
-}
-
-async function setattr(g: ObjectGuest, node: bigint, { mode, uid, mtime_s }: Attributes): Promise<number> {
-  const valid = (mode === undefined ? 0 : FATTR.MODE) | (uid === undefined ? 0 : FATTR.UID) | (mtime_s === undefined ? 0 : FATTR.MTIME);
-  return (await g.call(OP.SETATTR, node, concat(u32(valid, 0), u64(0, 0, 0, 0, mtime_s ?? 0, 0), u32(0, 0, 0, mode ?? 0, 0, uid ?? 0, 0, 0)), 104)).error;
-}
-
-const mkdirReply = (g: ObjectGuest, parent: bigint, one: string, mode = 0o755) => g.call(OP.MKDIR, parent, concat(u32(mode, 0o22), name(one)), 128);
-const mkdir = async (g: ObjectGuest, parent: bigint, one: string, mode = 0o755): Promise<Entry> => g.entry(await mkdirReply(g, parent, one, mode));
-const rmdir = async (g: ObjectGuest, parent: bigint, one: string): Promise<number> => (await g.call(OP.RMDIR, parent, name(one), 0)).error;
-const unlink = async (g: ObjectGuest, parent: bigint, one: string): Promise<number> => (await g.call(OP.UNLINK, parent, name(one), 0)).error;
-const rename = async (g: ObjectGuest, from: bigint, a: string, to: bigint, b: string): Promise<number> =>
-  (await g.call(OP.RENAME2, from, concat(u64(to), u32(0, 0), name(a), name(b)), 0)).error;
-const missing = async (g: ObjectGuest, parent: bigint, one: string): Promise<void> => assert.equal((await g.call(OP.LOOKUP, parent, name(one), 128)).error, -E.NOENT, one);
-
-async function fsyncdir(g: ObjectGuest, node: bigint): Promise<number> {
-  const opened = await g.call(OP.OPENDIR, node, u32(0, 0), 16);
-  const fh = opened.data.getBigUint64(0, true);
-  const { error } = await g.call(OP.FSYNCDIR, node, concat(u64(fh), u32(0, 0)), 0);
-  assert.equal((await g.call(OP.RELEASEDIR, node, concat(u64(fh), u32(0, 0), u64(0)))).error, 0);
-  return error;
-}
-
-const keysOf = async (store: ObjectStore): Promise<string[]> => (await store.list({ prefix: '' })).objects.map(({ key }) => key);
-const modeOf = async (store: ObjectStore, key: string): Promise<number | null> => readPosix((await store.head(key)).metadata ?? {}).posix.mode;
-
-/** Nothing is left of it in the cache directory. */
-function assertDone(cacheDirectory: string): void {
-  assert.deepEqual(readdirSync(join(cacheDirectory, 'staging')), []);
-  const { directory } = CacheDirectory.reopen(cacheDirectory);
-  const { pending } = inspect(directory);
-  directory.close();
-  assert.deepEqual([pending.files.size, pending.operations.size], [0, 0]);
-}
-
-async function withCache(body: (cacheDirectory: string) => Promise<void>): Promise<void> {
-  const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
-  try {
-    await body(cacheDirectory);
-  } finally {
-    rmSync(cacheDirectory, { recursive: true });
-  }
-}
-
-const KINDS: readonly (readonly [what: string, () => MemoryStore])[] = [
-  ['in place', () => new MemoryStore()],
-  ['by copies', () => new MemoryStore({ capabilities: { metadataInPlace: false, rename: false, listingHasMetadata: false } })],
-];
 
 for (const [what, make] of KINDS) describe(`directories, where metadata is set ${what}`, () => {
   test('one that was made is there at once, and in the bucket as one object with the attributes that it has then', async () => {
@@ -255,6 +172,17 @@ for (const [what, make] of KINDS) describe(`directories, where metadata is set $
     }, { write: LATER });
   });
 
+  test('so does one that somebody else has made meanwhile', async () => {
+    const memory = make();
+    await withGuest(memory, async ({ g }) => {
+      await mkdir(g, ROOT, 'd', 0o700);
+      await memory.put('d/', bytes('content'));
+      await g.opened.idle();
+      assert.equal((await objectOf(memory, 'd/')).toString(), 'content');
+      assert.equal((await g.lookup(ROOT, 'd')).mode, 0o040700);
+    }, { write: LATER });
+  });
+
   test('one without a marker gets one with its attributes', async () => {
     const memory = make();
     await memory.put('d/f', bytes('x'));
@@ -375,40 +303,17 @@ test('attributes that are too large are refused at once', async () => {
   }, { write: LATER });
 });
 
-test('unpacking an archive of 3 directories and 10 files waits for the bucket at the first lookups only', async () => {
-  const memory = new MemoryStore({ capabilities: { metadataInPlace: false, listingHasMetadata: false, rename: false } });
-  await memory.put('before', bytes('x'));
-  const calls = new Calls(memory);
-  await withGuest(calls.store, async (guest) => {
-    const { g } = guest;
-    await g.list(ROOT);
-    const lookups = calls.take();
-    assert.deepEqual(lookups, ['list /']);
-    const directories: bigint[] = [];
-    const files: bigint[] = [];
-    for (const directory of ['a', 'b', 'c']) {
-      await missing(g, ROOT, directory);
-      directories.push((await mkdir(g, ROOT, directory, 0o700)).node);
-    }
-    for (let i = 0; i < 10; i++) {
-      const parent = directories[i % 3];
-      await missing(g, parent, `f${i}`);
-      const { entry, fh } = await g.create(parent, `f${i}`);
-      await guest.write(entry.node, fh, 0, bytes(`content ${i}`));
-      assert.equal((await g.call(OP.GETXATTR, entry.node, concat(u32(0, 0), name('security.capability')))).error, -E.NODATA);
-      assert.equal(await setattr(g, entry.node, { mtime_s: MTIME_S, uid: 7, mode: 0o640 }), 0);
-      assert.equal(await guest.close(entry.node, fh), 0);
-      assert.equal(await setattr(g, entry.node, { mtime_s: MTIME_S + i }), 0);
-      files.push(entry.node);
-    }
-    for (const node of directories) assert.equal(await setattr(g, node, { mode: 0o755, uid: 7, mtime_s: MTIME_S }), 0);
-    assert.deepEqual(calls.take(), [], 'nothing was waited for');
-    await g.opened.idle();
-    const done = calls.take();
-    assert.deepEqual(done.filter((call) => !call.startsWith('put ')), []);
-    assert.equal(done.length, 13, 'each object is put once');
-    const { posix } = readPosix((await memory.head('a/f9')).metadata!);
-    assert.deepEqual([posix.mode, posix.uid, posix.mtime?.seconds], [0o100640, 7, MTIME_S + 9]);
-    assert.equal(await modeOf(memory, 'c/'), 0o040755);
-  }, { metadataTtl_ms: TTL_MS, write: LATER });
+test('who makes one more when many wait for the bucket waits for that one', async () => {
+  const memory = new MemoryStore();
+  await withGuest(memory, async ({ g }) => {
+    for (const one of ['a', 'b', 'c']) await mkdir(g, ROOT, one);
+    assert.deepEqual(await keysOf(memory), []);
+    const d = await mkdir(g, ROOT, 'd');
+    assert.deepEqual(await keysOf(memory), ['d/']);
+    assert.equal(await setattr(g, d.node, { mode: 0o700 }), 0);
+    assert.equal(await modeOf(memory, 'd/'), 0o040700);
+    assert.equal(await rmdir(g, ROOT, 'a'), 0);
+    await mkdir(g, ROOT, 'e');
+    assert.deepEqual(await keysOf(memory), ['d/'], 'there is room again');
+  }, { write: { ...LATER, deferredMax: 3 } });
 });
