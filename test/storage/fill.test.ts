@@ -17,15 +17,14 @@ const KIB = 1 << 10;
 const MIB = 1 << 20;
 const BLOCK = 64 * KIB;
 const CONTENT = pattern(24 * MIB + 12345);
-/** What a round trip is taken for, whatever it takes in fact. */
-const FAR_MS = 1000;
+/** A round trip that is far away. */
+const FAR_MS = 15;
 
 interface Setting {
   readonly cacheBytes?: number;
   readonly budgetBytes?: number;
   readonly fill?: boolean;
   readonly delay_ms?: number;
-  readonly near?: boolean;
 }
 
 /** A bucket with one object, far away unless told otherwise, and what was asked of it. */
@@ -55,7 +54,7 @@ class Bed {
     }
   });
 
-  private constructor({ budgetBytes = 64 * MIB, delay_ms = 5 }: Setting) {
+  private constructor({ budgetBytes = 64 * MIB, delay_ms = FAR_MS }: Setting) {
     this.budget = new MemoryBudget(budgetBytes);
     this.delay_ms = delay_ms;
   }
@@ -65,7 +64,6 @@ class Bed {
     const log = { warn: (_fields: object, message: string) => void bed.warnings.push(message), debug: () => undefined };
     const { cacheBytes = 256 * MIB, fill = true } = setting;
     bed.cache = (await BlockCache.open({ directory: scratchDirectory(t), bytes: cacheBytes, scope: '', blockBytes: BLOCK, fill }, bed.budget, log))!;
-    if (setting.near !== true) for (let i = 0; i < 10; i++) bed.cache.worth.fetched(FAR_MS);
     bed.version = await bed.inner.put('k', CONTENT);
     return bed;
   }
@@ -83,6 +81,10 @@ class Bed {
     const reader = new Reader(store, this.budget, 'k', this.version, CONTENT.length, this.cache);
     this.readers.push(reader);
     return reader;
+  }
+
+  far(): void {
+    for (let i = 0; i < 4; i++) this.cache.worth.fetched(FAR_MS);
   }
 
   get bytes(): number {
@@ -143,13 +145,22 @@ describe('an object that is read here and there', () => {
   });
 
   test('is not fetched where the bucket is near, when that is switched off, or when it is read in order', async (t) => {
-    for (const setting of [{ near: true, delay_ms: 0 }, { fill: false }]) {
+    for (const setting of [{ delay_ms: 0 }, { fill: false }]) {
       const bed = await Bed.make(t, setting);
       await readPlaces(bed.reader(), 6);
       await bed.cache.idle();
       assert.ok(bed.bytes <= 6 * (BLOCK + 4096), JSON.stringify(setting));
       await bed.end();
     }
+    const busy = await Bed.make(t);
+    const some = busy.reader();
+    for (const [i, at] of PLACES.entries()) {
+      busy.delay_ms = i === 3 ? 0 : FAR_MS;
+      await read(some, at);
+    }
+    await busy.cache.idle();
+    assert.ok(busy.bytes <= 6 * (BLOCK + 4096), 'slow at times');
+    await busy.end();
     const near = await Bed.make(t);
     const one = near.reader();
     for (let at = 0; at < 9 * MIB; at += MIB) await read(one, at);
@@ -178,6 +189,18 @@ describe('an object that is read here and there', () => {
     assert.ok(full.bytes <= 6 * (BLOCK + 4096));
     assert.equal(full.cache.slots.evicted, 0);
     await full.end();
+  });
+
+  test('is fetched no further when it proves to be near', async (t) => {
+    const bed = await Bed.make(t, { delay_ms: 40 });
+    const reader = bed.reader();
+    await readPlaces(reader, 4);
+    assert.ok(bed.under > 0, 'it has begun');
+    bed.delay_ms = 0;
+    await read(reader, PLACES[4]);
+    await bed.cache.idle();
+    assert.ok(bed.cache.free > bed.cache.options.bytes - CONTENT.length, 'not all is there');
+    await bed.end();
   });
 
   test('takes only room that is free, for blocks and for the rest of those that are there in part', async (t) => {
@@ -262,6 +285,7 @@ describe('an object that is read here and there', () => {
 test('so much is fetched for each miss, and no more', async (t) => {
   const bed = await Bed.make(t);
   const cached = bed.cache.object('k', bed.version, CONTENT.length);
+  bed.far();
   let fetched = 0;
   const fetch: Fetch = async (_offset, { bytes }) => {
     fetched += bytes;
@@ -281,6 +305,7 @@ test('so much is fetched for each miss, and no more', async (t) => {
 
 test('all fills together have no more under way than one may have', async (t) => {
   const bed = await Bed.make(t, { budgetBytes: 16 * MIB });
+  bed.far();
   let under = 0;
   let go: () => void = () => undefined;
   const gate = new Promise<void>((resolve) => (go = resolve));

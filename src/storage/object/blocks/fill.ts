@@ -20,7 +20,7 @@ export interface FillLimits {
   readonly creditBytes: number;
 }
 
-export const FILL_LIMITS: FillLimits = { misses: 4, bytesPerMiss: 64 * MIB, creditBytes: 512 * MIB };
+export const FILL_LIMITS: FillLimits = { misses: 4, bytesPerMiss: 64 * MIB, creditBytes: 128 * MIB };
 
 /** Of the cache, what the object may have at most. */
 const OBJECT_SHARE = 1 / 4;
@@ -151,7 +151,7 @@ export class Fill {
   #next(): void {
     const { cached } = this;
     const { cache } = cached;
-    while (this.#left !== null && this.#underway.size < this.#width) {
+    while (this.#left !== null && this.#underway.size < this.#width && cache.worth.isFar) {
       const ahead = this.#left.indexOf(1, this.#at);
       const part = ahead >= 0 ? ahead : this.#left.indexOf(1);
       if (part < 0) {
@@ -183,10 +183,10 @@ export class Fill {
     this.#underway.add(caller);
     fills.underway += to - from;
     try {
-      for (let at = from; at < to && !caller.signal.aborted; at = cached.missingFrom(at, to)) {
+      for (let at = from; at < to; at = cached.missingFrom(at, to)) {
         const end = cached.missingTo(at, to);
         const bytes = await this.fetch(at, { address: memory.address, bytes: end - at }, caller.signal);
-        if (caller.signal.aborted) break;
+        if (caller.signal.aborted) return;
         if (bytes < end - at) return this.#fail(); // it is another object by now
         await cached.keep(at, at + bytes, memory.u8, true);
         at = end;

@@ -6,6 +6,9 @@ export type Worth = 'nothing' | 'part' | 'block';
 
 /** From there on a round trip costs more than the rest of a block. */
 const FAR_MS = 10;
+/** All of the last reads took as long, and there were some: on a machine that has much to do many do, but not all. */
+const FAR_READS = 16;
+const FAR_READS_MIN = 4;
 /** Whole blocks that are fetched because parts of them were asked for. */
 const FETCHES_AT_ONCE = 4;
 /** Once the cache is full, they are at most so many times what was asked for: where it is too small, it would only fetch and throw away. */
@@ -19,8 +22,9 @@ export class WorthFetching {
   #fetches = 0;
   /** Bytes that whole blocks may have, by what was asked for until now. */
   #credit = 0;
-  /** What fetching a range takes, on average. */
-  #usual_ms = 0;
+  /** What the last ranges took that were fetched. */
+  readonly #took_ms = new Float64Array(FAR_READS).fill(Infinity);
+  #reads = 0;
 
   constructor(
     readonly blockBytes: number,
@@ -30,11 +34,11 @@ export class WorthFetching {
 
   /** A range had to be fetched, which took so long. */
   fetched(took_ms: number): void {
-    this.#usual_ms += (took_ms - this.#usual_ms) / 8;
+    this.#took_ms[this.#reads++ % FAR_READS] = took_ms;
   }
 
   get isFar(): boolean {
-    return this.#usual_ms >= FAR_MS;
+    return this.#reads >= FAR_READS_MIN && this.#took_ms.every((took_ms) => took_ms >= FAR_MS);
   }
 
   /**
