@@ -139,6 +139,23 @@ describe('a part of a block', () => {
     await cache.close();
   });
 
+  test('is what a second miss leaves of the block when it is a large piece, and the bucket near; else all of it is fetched', async (t) => {
+    const { cache } = await open(scratchDirectory(t));
+    const object = theObject(cache);
+    const fetched: number[] = [];
+    const miss = async (from: number, bytes: number): Promise<void> => {
+      await object.missed(from, from + bytes, CONTENT.subarray(from, from + bytes), (block) => fetched.push(block) > 0);
+    };
+    for (let piece = 0; piece < 4; piece++) await miss(BLOCK + (piece * BLOCK) / 4, BLOCK / 4);
+    assert.deepEqual([fetched, cache.has(object.id, 1)], [[], true]);
+    for (const at of [0, 8192]) await miss(2 * BLOCK + at, 4096);
+    assert.deepEqual(fetched, [2]);
+    for (let read = 0; read < 4; read++) cache.worth.fetched(100);
+    await miss(3 * BLOCK, BLOCK / 4);
+    assert.deepEqual(fetched, [2, 3]);
+    await cache.close();
+  });
+
   test('that could not be written is not there, and those before it are', async (t) => {
     const { cache, warnings } = await open(scratchDirectory(t));
     const object = theObject(cache);

@@ -14,6 +14,8 @@ const FETCHES_AT_ONCE = 4;
 /** Once the cache is full, they are at most so many times what was asked for: where it is too small, it would only fetch and throw away. */
 const FETCHED_PER_MISSED = 8;
 const CREDIT_BLOCKS = 16;
+/** So many pieces of a block are large ones. */
+const LARGE_PER_BLOCK = 4;
 /** Misses that are remembered. */
 const MISSES = 1 << 14;
 
@@ -43,7 +45,8 @@ export class WorthFetching {
 
   /**
    * `bytes` bytes of a block had to be fetched. The whole block is worth it if that happened before, not long ago, or, as long as there is
-   * room, if the bucket is far away; then what was fetched is worth keeping as well.
+   * room, if the bucket is far away; then what was fetched is worth keeping as well. Of pieces that are large few make the block, and where
+   * the bucket is near they may come one by one.
    */
   missed(id: ObjectId, block: number, bytes: number): Worth {
     this.#credit = Math.min(CREDIT_BLOCKS * this.blockBytes, this.#credit + FETCHED_PER_MISSED * bytes);
@@ -52,8 +55,9 @@ export class WorthFetching {
     const again = this.#missed[at] === tag;
     this.#missed[at] = again ? 0 : tag;
     const full = this.isFull();
-    if (again || (!full && this.isFar)) return 'block';
-    return full ? 'nothing' : 'part';
+    const { isFar } = this;
+    if (again ? isFar || bytes * LARGE_PER_BLOCK < this.blockBytes : isFar && !full) return 'block';
+    return full && !again ? 'nothing' : 'part';
   }
 
   /** Nobody waits for a whole block that is fetched, so few are at a time. */
