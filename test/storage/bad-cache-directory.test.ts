@@ -1,7 +1,7 @@
 /** Cache directories that are full, or have more in them than usual. Those that keep the daemon from starting are in bad-start.test.ts. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
@@ -10,7 +10,7 @@ import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { Files, ROOT } from '../support/object-files.js';
-import { ObjectGuest } from '../support/object-guest.js';
+import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
 import { pattern } from './contract.js';
 
 const KIB = 1 << 10;
@@ -38,9 +38,9 @@ async function crash(): Promise<void> {
   await running?.kill();
 }
 
-async function restart(cacheDirectory: string): Promise<ObjectGuest> {
+async function restart(cacheDirectory: string, options: GuestOptions = {}): Promise<ObjectGuest> {
   await stop();
-  guest = await ObjectGuest.start(store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000, sizes: SMALL } });
+  guest = await ObjectGuest.start(store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000, sizes: SMALL }, ...options });
   files = new Files(guest);
   return guest;
 }
@@ -93,6 +93,37 @@ describe('the cache directory', () => {
       assert.equal(await files.close(after), 0);
       await stop();
       same(await stored('after'), BIG);
+    } finally {
+      await stop();
+      execFileSync('umount', ['-l', point]);
+      rmSync(point, { recursive: true });
+    }
+  });
+
+  test('that is full of what was read: that gives way to what is written, and to the journal', { skip: root }, async () => {
+    const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4M', 'test', point]);
+    const blocks = { bytes: 8 << 20, blockBytes: 64 * KIB };
+    const read = pattern(3 << 20, 5);
+    try {
+      await store.put('read', read);
+      const g = await restart(point, { blocks });
+      same(await files.content('read'), read);
+      await g.opened.idle();
+      const kept = statSync(join(point, 'blocks', 'data')).blocks * 512;
+      assert.ok(kept > 2 << 20, `${kept} bytes are kept`);
+      const content = pattern(3 << 20);
+      const big = await files.create('big');
+      for (let at = 0; at < content.length; at += 65536) assert.equal(await files.write(big, at, content.subarray(at, at + 65536)), 0, `at ${at}`);
+      assert.ok(statSync(join(point, 'blocks', 'data')).blocks * 512 < kept);
+      same(await files.read(big), content);
+      same(await files.content('read'), read);
+      await crash();
+      await restart(point, { blocks });
+      same(await files.content('big'), content);
+      same(await files.content('read'), read);
+      await stop();
+      same(await stored('big'), content);
     } finally {
       await stop();
       execFileSync('umount', ['-l', point]);

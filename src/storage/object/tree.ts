@@ -23,7 +23,11 @@ export interface TreeOptions extends Defaults {
 /** A request that fails for a reason of ours. */
 export class FileError extends Error {
   constructor(readonly errno: number) {
+    // Nobody wants to know where ENOENT came from, and a stack costs more than the rest of such a LOOKUP
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0;
     super(`errno ${errno}`);
+    Error.stackTraceLimit = stackTraceLimit;
   }
 }
 

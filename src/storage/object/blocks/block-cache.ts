@@ -38,6 +38,8 @@ const AVERAGE_BYTES = 32 << 10;
 const SLOTS_MIN = 64;
 const SLOTS_MAX = 1 << 20;
 /** The order of use is written so often: what a killed daemon may lose of it. */
+/** Given up at a time for what else the disk has to keep. */
+const GIVE_WAY_BYTES = 64 << 20;
 const FLUSH_MS = 60_000;
 export interface BlockCacheOptions {
   /** Made if absent; nobody else uses it meanwhile. */
@@ -192,7 +194,7 @@ export class BlockCache {
 
   /** Disk space that nothing has. */
   get free(): number {
-    return this.options.bytes - this.slots.used;
+    return this.slots.bytesMax - this.slots.used;
   }
 
   /** Something more may be kept. */
@@ -203,6 +205,16 @@ export class BlockCache {
   /** It ends before the cache does. */
   background(work: Promise<void>): void {
     void this.#track(work);
+  }
+
+  /** The disk is full, and what is here can be fetched again: the oldest of it goes, and the cache stays so much smaller until the next start. @returns whether there is room now */
+  giveWay(): boolean {
+    if (!this.#readable) return false;
+    const { freed, known } = this.slots.shrink(GIVE_WAY_BYTES);
+    void this.#track(known.catch((error: unknown) => this.#failed(error, false)));
+    const { directory } = this.options;
+    if (freed > 0) this.log.warn({ directory, freed, left: this.slots.used }, `block cache: the disk of ${directory} is full; blocks are given up for what is not in the bucket yet`);
+    return freed > 0;
   }
 
   /** What is to be kept is on the disk, or given up. */

@@ -67,6 +67,11 @@ export class SlotFile {
     return this.#punching;
   }
 
+  /** All of a slot is a hole at once. @returns whether its space was given back */
+  punchNow(slot: number): boolean {
+    return this.#punches && c.fallocate(this.#fd, PUNCH, slot * this.slotBytes, this.slotBytes) === 0;
+  }
+
   /** As many bytes as the iovecs have room for, `at` bytes behind the start of a slot, if that takes no waiting. @returns bytes read, −1: not now */
   readNow(slot: number, at: number, { iovecs, iovecCount }: Iovecs): number {
     if (!this.#tells) return -1;

@@ -25,7 +25,7 @@ export class Slots {
     readonly table: BlockTable,
     readonly index: IndexFile,
     readonly file: SlotFile,
-    readonly bytesMax: number,
+    public bytesMax: number,
   ) {
     this.#pins = new Uint16Array(table.slots);
     this.granules = new Granules(table.slots, file.slotBytes);
@@ -120,6 +120,23 @@ export class Slots {
   touch(slot: number): void {
     this.table.touch(slot);
     this.index.touched(slot);
+  }
+
+  /**
+   * The disk is wanted for something else: so much space is given back at once, as far as nobody waits for what is in it, and never taken again.
+   * @returns how many bytes; and when the slots are known to be free on the disk, too
+   */
+  shrink(bytes: number): { freed: number; known: Promise<unknown> } {
+    const vacated: Room[] = [];
+    const before = this.#used;
+    while (this.file.punches && before - this.#used < bytes && this.#evictOldest(vacated));
+    this.bytesMax = this.#used;
+    const known = vacated.map(async ({ slot }) => {
+      this.file.punchNow(slot);
+      await this.index.write(slot);
+      this.table.release(slot);
+    });
+    return { freed: before - this.#used, known: Promise.all(known) };
   }
 
   /** The slot keeps what is in it until this is over. */

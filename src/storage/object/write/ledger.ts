@@ -29,6 +29,8 @@ export class Ledger {
   constructor(
     readonly journal: Journal<JournalRecord>,
     lastId: number,
+    /** The disk is full: whether there is more room now. */
+    readonly makeRoom: () => boolean = () => false,
   ) {
     this.#lastId = lastId;
     this.#bytes = journal.bytes;
@@ -43,7 +45,13 @@ export class Ledger {
     // Before: whoever appends changes what is described only afterwards
     if (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes) this.rewrite();
     const changes = CHANGES.has(record.t) && !('fetched' in record);
-    this.journal.append(record, changes ? SPARE_BYTES : 0);
+    for (;;) {
+      try {
+        return this.journal.append(record, changes ? SPARE_BYTES : 0);
+      } catch (error) {
+        if (!isFull(error) || !this.makeRoom()) throw error;
+      }
+    }
   }
 
   /** Only what still counts; where there is no room for that, all stays as it is for a while. */
@@ -51,7 +59,7 @@ export class Ledger {
     try {
       this.#rewrite();
     } catch (error) {
-      if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      if (!isFull(error)) throw error;
       this.#bytes = this.journal.bytes / 2;
     }
   }
@@ -106,3 +114,5 @@ export class Ledger {
     this.journal.close();
   }
 }
+
+const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '');

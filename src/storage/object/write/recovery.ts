@@ -33,7 +33,7 @@ export async function recover(directory: CacheDirectory, store: ObjectStore, bud
   if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: they are in ${tail.path}`);
   try {
     const pending = replayed(directory, records);
-    const ledger = new Ledger(journal, Math.max(pending.lastId, ...directory.stagingIds()));
+    const ledger = new Ledger(journal, Math.max(pending.lastId, ...directory.stagingIds()), () => blocks?.giveWay() === true);
     for (const [id, upload] of pending.uploads) ledger.uploads.set(id, upload);
     for (const [id, operation] of pending.operations) ledger.operations.set(id, operation);
     for (const key of pending.hidden) ledger.hidden.add(key);

@@ -200,7 +200,9 @@ export class StagedFile {
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
   write(r: FileSystemRequest, offset: number): number {
     if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
-    const n = c.pwritev2(this.fd, r.iovecs, r.iovecCount, offset, 0);
+    let n: number;
+    do n = c.pwritev2(this.fd, r.iovecs, r.iovecCount, offset, 0);
+    while ((n < 0 ? c.errno() === E.NOSPC || c.errno() === E.DQUOT : n < r.size) && this.shop.blocks?.giveWay() === true);
     if (n <= 0) return n < 0 ? -c.errno() : 0;
     return this.#staged(offset, offset + n) ? n : -E.NOSPC;
   }
