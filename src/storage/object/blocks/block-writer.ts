@@ -8,8 +8,6 @@ import type { Room, Slots } from './slots.js';
 /** Of the memory budget, what may wait to be written. */
 const PENDING_SHARE = 1 / 8;
 const PENDING_MAX_BYTES = 64 << 20;
-/** libuv has four threads for everything; commits need some of them too. */
-const WRITES_AT_ONCE = 2;
 /** A checksum of so much is made without a pause. */
 const CHECKSUM_STEP = 256 << 10;
 
@@ -33,10 +31,9 @@ interface Writing {
 export class BlockWriter {
   /** By name of the block. */
   readonly #writing = new Map<string, Writing>();
-  readonly #turns: (() => void)[] = [];
   readonly #pendingMax: number;
   #pending = 0;
-  #writes = 0;
+  #turn: Promise<void> = Promise.resolve();
   #ended = false;
 
   constructor(
@@ -142,16 +139,11 @@ export class BlockWriter {
     }
   }
 
-  async #inTurn(body: () => Promise<void>): Promise<void> {
-    if (this.#writes < WRITES_AT_ONCE) this.#writes++;
-    else await new Promise<void>((resolve) => this.#turns.push(resolve));
-    try {
-      if (!this.#ended) await body();
-    } finally {
-      const next = this.#turns.shift();
-      if (next === undefined) this.#writes--;
-      else next();
-    }
+  /** One at a time: writes to a file wait for each other in the kernel, spinning on one of libuv's four threads. */
+  #inTurn(body: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(() => (this.#ended ? undefined : body()));
+    this.#turn = turn.catch(() => undefined);
+    return turn;
   }
 }
 
