@@ -337,7 +337,7 @@ static void job_random_read(struct pass *p)
 	if (!node || trouble(p, fs_open(&p->s, node, O_RDONLY, &fh), "OPEN"))
 		die("%s: %s", p->o->path, p->first_error);
 	random_reads(p, node, fh, "cold", 1);
-	random_reads(p, node, fh, "warm", 10);
+	random_reads(p, node, fh, "warm", 100);
 	fs_release(&p->s, node, fh);
 }
 
