@@ -125,6 +125,9 @@ export class FuseRequest implements FileSystemRequest {
   /** Where the server keeps it among the deferred ones. */
   deferredAt = -1;
   readonly #iovecWords: Uint32Array;
+  /** Where locateData() found the data. */
+  #dataIsWritable = false;
+  #dataFrom = 0;
   #gather: Uint8Array | null = null;
 
   constructor(readonly responder: Responder) {
@@ -289,7 +292,13 @@ export class FuseRequest implements FileSystemRequest {
     const room = (writable ? this.message.writeBytes : this.message.readBytes) - from;
     if (bytes > room) return -E.INVAL;
     this.iovecCount = this.message.iovecs(writable, from, bytes, this.#iovecWords, IOVECS_MAX);
+    this.#dataIsWritable = writable;
+    this.#dataFrom = from;
     return this.iovecCount === IOVECS_MAX ? -E.INVAL : 0;
+  }
+
+  locatePart(at: number, bytes: number): void {
+    this.iovecCount = this.message.iovecs(this.#dataIsWritable, this.#dataFrom + at, bytes, this.#iovecWords, IOVECS_MAX);
   }
 
   nameBytes(): Uint8Array {

@@ -86,6 +86,8 @@ export interface FileSystemRequest {
   // Bulk data: iovecs over the guest's own pages
   readonly iovecs: number;
   readonly iovecCount: number;
+  /** Point the iovecs at `bytes` bytes of the data only, `at` bytes behind its start. */
+  locatePart(at: number, bytes: number): void;
   /** Copy native bytes into the data area of a READ, `at` bytes behind its start. @returns bytes that had room. */
   copyToData(at: number, source: number, bytes: number): number;
   /** Contiguous native bytes of a small payload (xattr value, ioctl argument, symlink target). */

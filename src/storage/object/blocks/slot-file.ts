@@ -5,6 +5,7 @@ import { E } from '../../../base/errno.js';
 import { RWF_NOWAIT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { NativeMemory } from '../../../ffi/memory.js';
+import { WRITE_BYTES } from '../page-cache.js';
 import { writeAll } from './index-file.js';
 
 const readFd = promisify(read);
@@ -12,12 +13,6 @@ const readFd = promisify(read);
 const PUNCH = 2 | 1; // FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE (include/uapi/linux/falloc.h)
 const PAGE = 4096;
 const IOVEC_BYTES = 16;
-/**
- * Linux takes folios as large as what is written for the page cache. Large ones that are free have not been used for a while, so that a hypervisor
- * may have taken them back, and touching them costs many times the copying: measured, 0.6 to 1.5 s of CPU time for 512 MiB in pieces of 256 KiB and
- * more, 0.1 to 0.3 s in smaller ones.
- */
-const WRITE_BYTES = 64 << 10;
 
 /** Memory of a request, as preadv2(2) takes it. */
 export interface Iovecs {

@@ -17,6 +17,7 @@ import type { BlockCache } from '../blocks/block-cache.js';
 import { Extents } from '../extents.js';
 import { timeOf, type Facts } from '../facts.js';
 import type { MemoryBudget } from '../memory-budget.js';
+import { WRITE_BYTES } from '../page-cache.js';
 import { Reader } from '../reader.js';
 import { COMMIT } from '../settle.js';
 import type { ObjectInfo, ObjectStore } from '../store.js';
@@ -201,7 +202,7 @@ export class StagedFile {
   write(r: FileSystemRequest, offset: number): number {
     if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
     let n: number;
-    do n = c.pwritev2(this.fd, r.iovecs, r.iovecCount, offset, 0);
+    do n = writePieces(this.fd, r, offset);
     while ((n < 0 ? c.errno() === E.NOSPC || c.errno() === E.DQUOT : n < r.size) && this.shop.blocks?.giveWay() === true);
     if (n <= 0) return n < 0 ? -c.errno() : 0;
     return this.#staged(offset, offset + n) ? n : -E.NOSPC;
@@ -428,4 +429,16 @@ export function errnoOfSystem(error: unknown): number {
   const { errno } = error as NodeJS.ErrnoException;
   if (typeof errno !== 'number') throw error;
   return errno;
+}
+
+/** @returns bytes written, or −1 */
+function writePieces(fd: number, r: FileSystemRequest, offset: number): number {
+  for (let done = 0; ; ) {
+    const bytes = Math.min(WRITE_BYTES, r.size - done);
+    r.locatePart(done, bytes);
+    const n = c.pwritev2(fd, r.iovecs, r.iovecCount, offset + done, 0);
+    if (n < 0) return done > 0 ? done : n;
+    done += n;
+    if (n < bytes || done === r.size) return done;
+  }
 }
