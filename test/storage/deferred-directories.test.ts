@@ -8,7 +8,9 @@ import { E } from '../../src/base/errno.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
-import { assertDone, bytes, Calls, fsyncdir, keysOf, KINDS, LATER, missing, mkdir, mkdirReply, modeOf, MTIME_S, rename, rmdir, ROOT, setattr, unlink, withCache } from '../support/deferred.js';
+import {
+  assertDone, bytes, Calls, fsyncdir, keysOf, KINDS, LATER, missing, mkdir, mkdirReply, modeOf, MTIME_S, rename, rmdir, ROOT, setattr, setxattr, unlink, withCache, xattrsOf,
+} from '../support/deferred.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
@@ -120,6 +122,21 @@ for (const [what, make] of KINDS) describe(`directories, where metadata is set $
       await g.opened.idle();
       assert.deepEqual(await keysOf(memory), ['elsewhere/', 'elsewhere/sub/', 'g']);
       assert.equal(await modeOf(memory, 'elsewhere/'), 0o040750);
+    }, { write: LATER });
+  });
+
+  test('it is renamed over one with attributes of its own, of which nothing stays', async () => {
+    const memory = make();
+    await withGuest(memory, async ({ g }) => {
+      const there = await mkdir(g, ROOT, 'there', 0o777);
+      assert.equal(await setxattr(g, there.node, 'user.old', bytes('1')), 0);
+      await g.opened.idle();
+      assert.deepEqual(await xattrsOf(memory, 'there/'), ['user.old']);
+      await mkdir(g, ROOT, 'd', 0o700);
+      assert.equal(await rename(g, ROOT, 'd', ROOT, 'there'), 0);
+      await g.opened.idle();
+      assert.deepEqual(await keysOf(memory), ['there/']);
+      assert.deepEqual([await modeOf(memory, 'there/'), await xattrsOf(memory, 'there/')], [0o040700, []]);
     }, { write: LATER });
   });
 

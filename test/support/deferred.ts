@@ -50,6 +50,8 @@ export async function setattr(g: ObjectGuest, node: bigint, { mode, uid, mtime_s
   return (await g.call(OP.SETATTR, node, concat(u32(valid, 0), u64(0, 0, 0, 0, mtime_s ?? 0, 0), u32(0, 0, 0, mode ?? 0, 0, uid ?? 0, 0, 0)), 104)).error;
 }
 
+export const setxattr = async (g: ObjectGuest, node: bigint, key: string, value: Uint8Array): Promise<number> =>
+  (await g.call(OP.SETXATTR, node, concat(u32(value.length, 0, 0, 0), name(key), value), 0)).error;
 export const mkdirReply = (g: ObjectGuest, parent: bigint, one: string, mode = 0o755): Promise<Reply> => g.call(OP.MKDIR, parent, concat(u32(mode, 0o22), name(one)), 128);
 export const mkdir = async (g: ObjectGuest, parent: bigint, one: string, mode = 0o755): Promise<Entry> => g.entry(await mkdirReply(g, parent, one, mode));
 export const rmdir = async (g: ObjectGuest, parent: bigint, one: string): Promise<number> => (await g.call(OP.RMDIR, parent, name(one), 0)).error;
@@ -68,6 +70,8 @@ export async function fsyncdir(g: ObjectGuest, node: bigint): Promise<number> {
 
 export const keysOf = async (store: ObjectStore): Promise<string[]> => (await store.list({ prefix: '' })).objects.map(({ key }) => key);
 export const modeOf = async (store: ObjectStore, key: string): Promise<number | null> => readPosix((await store.head(key)).metadata ?? {}).posix.mode;
+
+export const xattrsOf = async (store: ObjectStore, key: string): Promise<string[]> => [...(readPosix((await store.head(key)).metadata ?? {}).posix.xattrs?.keys() ?? [])].sort();
 
 /** Nothing is left of it in the cache directory. */
 export function assertDone(cacheDirectory: string): void {

@@ -376,7 +376,11 @@ export class Changes {
             now.set(open, key);
           }
         }, () => {
-          for (const { staged, key } of this.#stagedAtOrBelow(from)) staged!.rename(to + key.slice(from.length), staged!.base);
+          for (const { staged, key } of this.#stagedAtOrBelow(from)) {
+            // In place of the empty directory that was there: nothing of its attributes stays
+            const replaced = key === from && there !== null ? baseOf(there, null) : null;
+            staged!.rename(to + key.slice(from.length), staged!.base ?? (replaced === null ? null : { ...replaced, key: to }));
+          }
         });
       } catch (error) {
         this.tree.allChanged();
