@@ -57,12 +57,24 @@ function same(found: Buffer | number, expected: Uint8Array): void {
   assert.ok(found.equals(expected), `${found.length} bytes, not the ${expected.length} that were expected`);
 }
 
+/** A small disk. */
+function mounted(options: string): string {
+  const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
+  execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'test', point]);
+  return point;
+}
+
+async function unmounted(point: string): Promise<void> {
+  await stop();
+  execFileSync('umount', ['-l', point]);
+  rmSync(point, { recursive: true });
+}
+
 describe('the cache directory', () => {
   const root = process.geteuid!() === 0 ? false : 'mounting needs root';
 
   test('that is full: writes are ENOSPC, what was acknowledged is there and reaches the bucket, and then there is room again', { skip: root }, async () => {
-    const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=2M', 'test', point]);
+    const point = mounted('size=2M');
     try {
       let g = await restart(point);
       const content = pattern(3 << 20);
@@ -94,15 +106,12 @@ describe('the cache directory', () => {
       await stop();
       same(await stored('after'), BIG);
     } finally {
-      await stop();
-      execFileSync('umount', ['-l', point]);
-      rmSync(point, { recursive: true });
+      await unmounted(point);
     }
   });
 
   test('that is full of what was read: that gives way to what is written, and to the journal', { skip: root }, async () => {
-    const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=4M', 'test', point]);
+    const point = mounted('size=4M');
     const blocks = { bytes: 8 << 20, blockBytes: 64 * KIB };
     const read = pattern(3 << 20, 5);
     try {
@@ -125,9 +134,7 @@ describe('the cache directory', () => {
       await stop();
       same(await stored('big'), content);
     } finally {
-      await stop();
-      execFileSync('umount', ['-l', point]);
-      rmSync(point, { recursive: true });
+      await unmounted(point);
     }
   });
 

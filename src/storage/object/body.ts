@@ -64,10 +64,7 @@ export function targetView(target: Target): Uint8Array {
   if (view === undefined || view.length < bytes) view = new Uint8Array(viewOf(address, bytes));
   else views.delete(address);
   views.set(address, view);
-  if (views.size > VIEWS_MAX) for (const oldest of views.keys()) {
-    views.delete(oldest);
-    break;
-  }
+  if (views.size > VIEWS_MAX) views.delete(views.keys().next().value!);
   return view.subarray(0, bytes);
 }
 

@@ -38,9 +38,10 @@ const AVERAGE_BYTES = 32 << 10;
 const SLOTS_MIN = 64;
 const SLOTS_MAX = 1 << 20;
 /** The order of use is written so often: what a killed daemon may lose of it. */
+const FLUSH_MS = 60_000;
 /** Given up at a time for what else the disk has to keep. */
 const GIVE_WAY_BYTES = 64 << 20;
-const FLUSH_MS = 60_000;
+
 export interface BlockCacheOptions {
   /** Made if absent; nobody else uses it meanwhile. */
   readonly directory: string;
@@ -166,8 +167,8 @@ export class BlockCache {
   }
 
   /**
-   * A block that was fetched; `spare`: only if there is free room for it, but however much is waiting. @returns a promise that its bytes are not needed any more, or null: they are not wanted.
-   * The memory is not to change meanwhile.
+   * A block that was fetched; `spare`: only if there is free room for it, but however much is waiting. The memory is not to change meanwhile.
+   * @returns a promise that its bytes are not needed any more, or null: they are not wanted
    */
   keep(id: ObjectId, block: number, content: Uint8Array, spare = false): Promise<void> | null {
     if (!this.#writable || this.has(id, block)) return null;

@@ -1,4 +1,4 @@
-/** Writes what was fetched into slots: a few at a time, one after the other for each block, left out when the disk does not keep up. */
+/** Writes what was fetched into slots: one after the other, left out when the disk does not keep up. */
 import { setImmediate as pause } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import type { MemoryBudget } from '../memory-budget.js';
@@ -19,21 +19,13 @@ export interface WriteStatistics {
   skipped: number;
 }
 
-/** Writes of one block: two at a time would take two slots. */
-interface Writing {
-  /** The whole block is under way. */
-  whole: boolean;
-  count: number;
-  /** The last one is over. */
-  last: Promise<void>;
-}
-
 export class BlockWriter {
-  /** By name of the block. */
-  readonly #writing = new Map<string, Writing>();
+  /** Names of blocks of which all is on its way. */
+  readonly #whole = new Set<string>();
   readonly #pendingMax: number;
   #pending = 0;
-  #turn: Promise<void> = Promise.resolve();
+  /** The last write that was asked for. */
+  #last: Promise<void> = Promise.resolve();
   #ended = false;
 
   constructor(
@@ -71,22 +63,23 @@ export class BlockWriter {
 
   #write(id: ObjectId, block: number, pending: number, whole: boolean, store: () => Promise<void>): Promise<void> | null {
     const name = `${id.join()}:${block}`;
-    let writing = this.#writing.get(name);
-    if (this.#ended || writing?.whole === true) return null;
+    if (this.#ended || this.#whole.has(name)) return null;
     if (pending > 0 && this.#pending + pending > this.#pendingMax) {
       this.statistics.skipped++;
       return null;
     }
-    if (writing === undefined) this.#writing.set(name, (writing = { whole, count: 0, last: Promise.resolve() }));
-    const one = writing;
     this.#pending += pending;
-    one.whole = whole;
-    const turn = one.count++ === 0 ? this.#inTurn(store) : one.last.then(() => this.#inTurn(store));
-    one.last = turn.catch(this.failed).finally(() => {
+    if (whole) this.#whole.add(name);
+    return (this.#last = this.#after(this.#last, store).catch(this.failed).finally(() => {
       this.#pending -= pending;
-      if (--one.count === 0) this.#writing.delete(name);
-    });
-    return one.last;
+      if (whole) this.#whole.delete(name);
+    }));
+  }
+
+  /** One at a time: two for one block would take two slots, and writes to one file wait for each other in the kernel, spinning on libuv's four threads. */
+  async #after(last: Promise<void>, store: () => Promise<void>): Promise<void> {
+    await last.catch(() => undefined); // a defect, which whoever waits for that one is told
+    if (!this.#ended) await store();
   }
 
   async #store(id: ObjectId, block: number, content: Uint8Array, spare: boolean): Promise<void> {
@@ -137,13 +130,6 @@ export class BlockWriter {
       await this.slots.forsake(room, bytes);
       return false;
     }
-  }
-
-  /** One at a time: writes to a file wait for each other in the kernel, spinning on one of libuv's four threads. */
-  #inTurn(body: () => Promise<void>): Promise<void> {
-    const turn = this.#turn.then(() => (this.#ended ? undefined : body()));
-    this.#turn = turn.catch(() => undefined);
-    return turn;
   }
 }
 

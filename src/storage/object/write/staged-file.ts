@@ -203,7 +203,7 @@ export class StagedFile {
     if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
     let n: number;
     do n = writePieces(this.fd, r, offset);
-    while ((n < 0 ? c.errno() === E.NOSPC || c.errno() === E.DQUOT : n < r.size) && this.shop.blocks?.giveWay() === true);
+    while ((n < 0 ? c.errno() === E.NOSPC || c.errno() === E.DQUOT : n < r.size) && this.shop.ledger.makeRoom());
     if (n <= 0) return n < 0 ? -c.errno() : 0;
     return this.#staged(offset, offset + n) ? n : -E.NOSPC;
   }
@@ -435,7 +435,7 @@ export function errnoOfSystem(error: unknown): number {
 function writePieces(fd: number, r: FileSystemRequest, offset: number): number {
   for (let done = 0; ; ) {
     const bytes = Math.min(WRITE_BYTES, r.size - done);
-    r.locatePart(done, bytes);
+    if (r.size > WRITE_BYTES) r.locatePart(done, bytes);
     const n = c.pwritev2(fd, r.iovecs, r.iovecCount, offset + done, 0);
     if (n < 0) return done > 0 ? done : n;
     done += n;
