@@ -85,6 +85,7 @@ export class QueueRunner {
       this.#process(queue, chain, queue.resubmit(chain, head));
     }
     queue.notify();
+    queue.onCaughtUp = () => this.#lookAgain();
     this.#schedule();
   }
 
@@ -94,12 +95,20 @@ export class QueueRunner {
     if (at < 0) return;
     const [{ poller }] = this.#running.splice(at, 1);
     poller.close();
+    queue.onCaughtUp = null;
     this.#queues = this.#running.map((r) => r.queue);
   }
 
   #kicked(kickFd: number): void {
     c.read(kickFd, scratch.address, 8);
     this.#turn();
+  }
+
+  /** The driver had to wait for an answer, not this thread for a request: how long that took says nothing of when the next one comes. */
+  #lookAgain(): void {
+    if (this.#windowNs === 0 || this.#inTurn) return;
+    this.#idleSince = 0;
+    this.#schedule();
   }
 
   #schedule(): void {

@@ -68,6 +68,8 @@ export class VirtQueue {
   /** To be signalled when the dirty log has new marks (VHOST_USER_SET_LOG_FD), or −1. */
   logCallFd = -1;
   onDrained: (() => void) | null = null;
+  /** The last request that was answered later than it was taken has its answer: the next one may come at any moment. */
+  onCaughtUp: (() => void) | null = null;
 
   readonly used: UsedRing;
   readonly #state: NativeMemory;
@@ -177,6 +179,7 @@ export class VirtQueue {
     this.#return(chain, written);
     this.notify();
     this.#settled();
+    if (this.inFlight === 0 && this.onCaughtUp !== null) this.onCaughtUp();
   }
 
   /**

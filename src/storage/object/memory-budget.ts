@@ -12,7 +12,7 @@ interface Waiter {
 }
 
 /** Smaller blocks are not worth keeping. */
-const KEEP_MIN_BYTES = 1 << 20;
+const KEEP_MIN_BYTES = 64 << 10;
 const KEEP_MS = 5_000;
 /** So much of it may be used to fetch ahead. */
 const AHEAD_SHARE = 3 / 4;

@@ -214,7 +214,8 @@ export class Reader {
   }
 
   #fetchAhead(offset: number): void {
-    if (this.#run < AHEAD_AFTER_BYTES) return;
+    // Without leaving out much: what is read here and there is near the last place now and then
+    if (this.#run < AHEAD_AFTER_BYTES || this.#run < (this.#high - this.#start) / 2) return;
     const ahead = Math.min(AHEAD_MAX_BYTES, this.budget.bytes / 2, this.#aheadOfRun());
     const until = Math.min(this.size, this.#high + ahead);
     const part = Math.min(PART_MAX_BYTES, Math.max(PART_MIN_BYTES, Math.floor(ahead / 4 / MIB) * MIB));
@@ -238,9 +239,7 @@ export class Reader {
   }
 
   #aheadOfRun(): number {
-    // Without leaving out much: not here and there near the beginning
-    const fromStart = this.#start === 0 && this.#run >= this.#high / 2;
-    return fromStart ? Math.max(AHEAD_FROM_START_MIN_BYTES, AHEAD_TIMES_FROM_START * this.#run) : AHEAD_TIMES * this.#run;
+    return this.#start === 0 ? Math.max(AHEAD_FROM_START_MIN_BYTES, AHEAD_TIMES_FROM_START * this.#run) : AHEAD_TIMES * this.#run;
   }
 
   #begin(from: number, to: number): Part | null {

@@ -79,6 +79,7 @@ export class BlockWriter {
   /** One at a time: two for one block would take two slots, and writes to one file wait for each other in the kernel, spinning on libuv's four threads. */
   async #after(last: Promise<void>, store: () => Promise<void>): Promise<void> {
     await last.catch(() => undefined); // a defect, which whoever waits for that one is told
+    await pause(); // the guest has its answer first
     if (!this.#ended) await store();
   }
 
