@@ -34,6 +34,31 @@ describe('what is kept', () => {
     await cache.close();
   });
 
+  test('is read from memory as long as it waits to be written, whole blocks only', async (t) => {
+    const { cache, budget } = await open(scratchDirectory(t));
+    const object = theObject(cache);
+    const { file } = cache.slots;
+    const write = file.write.bind(file);
+    let go: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => (go = resolve));
+    file.write = async (...args) => {
+      await gate;
+      await write(...args);
+    };
+    const keeping = keep(object, BLOCK, 2 * BLOCK);
+    const part = object.missed(3 * BLOCK, 3 * BLOCK + 4096, CONTENT.subarray(3 * BLOCK), () => false);
+    assert.deepEqual(await blocksOf(object), [1]);
+    assert.ok((await read(object, BLOCK + 77, 4096))!.equals(CONTENT.subarray(BLOCK + 77, BLOCK + 77 + 4096)));
+    assert.equal(await read(object, 3 * BLOCK, 4096), null);
+    assert.equal(await has(theObject(cache, 'k', '2'), 1), false);
+    assert.equal(object.cache.has(object.id, 1), false, 'not on disk');
+    go();
+    await Promise.all([keeping, part]);
+    assert.deepEqual([await blocksOf(object), object.cache.has(object.id, 1), budget.used], [[1], true, 0]);
+    await cache.close();
+    assert.deepEqual(await blocksOf(object), []);
+  });
+
   test('is there after a restart, and takes no more space than it needs', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);

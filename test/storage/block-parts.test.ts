@@ -103,14 +103,19 @@ describe('a part of a block', () => {
     const write = file.write.bind(file);
     let go: () => void = () => undefined;
     const gate = new Promise<void>((resolve) => (go = resolve));
+    let begin: () => void = () => undefined;
+    const begun = new Promise<void>((resolve) => (begin = resolve));
     file.write = async (slot, content, at) => {
-      if (at === 8192) await gate;
+      if (at === 8192) {
+        begin();
+        await gate;
+      }
       await write(slot, content, at);
     };
     const other = theObject(cache, 'other');
     for (let block = 0; block < 2; block++) await keep(other, block * BLOCK, (block + 1) * BLOCK);
     const writing = part(object, 8192, 3 * 4096);
-    await new Promise(setImmediate);
+    await begun;
     assert.equal(cache.giveWay(), true);
     assert.equal(cache.slots.evicted, 2);
     assert.deepEqual(await granulesOf(object, 0), [0]);

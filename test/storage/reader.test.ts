@@ -101,6 +101,19 @@ test('reads here and there near the beginning are not a reading from the beginni
   reader.close();
 });
 
+test('reads near one another, with more left out than read, are no stream', async () => {
+  const { reader, ranges, memory } = await setUp();
+  // Every 2 MiB a quarter: as a table of columns is read, or as chance has it
+  for (let at = 10 * MIB; at < 20 * MIB; at += 2 * MIB) same(await read(reader, at, MIB / 2), at, MIB / 2);
+  assert.deepEqual(ranges, [10, 12, 14, 16, 18].map((at) => [at * MIB, MIB / 2]));
+  // From where it goes on without gaps
+  for (let at = 18.5 * MIB; at < 24 * MIB; at += MIB / 2) same(await read(reader, at, MIB / 2), at, MIB / 2);
+  assert.ok(ranges.some(([, bytes]) => bytes >= MIB), 'fetched ahead');
+  reader.close();
+  await new Promise(setImmediate);
+  assert.equal(memory.used, 0);
+});
+
 test('several ranges at once and out of order, as readahead asks for them, are one stream', async () => {
   const { reader, ranges } = await setUp(64 * MIB, true);
   for (let at = 0; at < CONTENT.length; at += MIB) {

@@ -3,7 +3,8 @@
  *
  * A read that does not follow the one before fetches exactly its range. Reads that do are met by parts fetched ahead, in
  * parallel; how far ahead grows with how much was read in order, and is bounded by the memory that all readers share. A
- * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order.
+ * guest's readahead asks for several ranges at once and out of order, so what is near the last read counts as in order, as long as not more is
+ * left out than read.
  *
  * With a block cache on disk, what it has is taken from there, and what is fetched is given to it, best in whole blocks: so parts that are
  * fetched ahead begin and end where blocks do, and a block that is read in pieces is fetched as a whole at the second one. Where the bucket

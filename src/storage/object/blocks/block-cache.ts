@@ -145,7 +145,7 @@ export class BlockCache {
   /** The range is there and good: a block is compared with its checksum when it is used for the first time. */
   ready(id: ObjectId, block: number, at: number, bytes: number): boolean | Promise<boolean> {
     const slot = this.#find(id, block);
-    if (slot < 0 || this.slots.table.state[slot] !== STATE.unchecked) return slot >= 0 && this.#isGood(slot, at, bytes);
+    if (slot < 0 || this.slots.table.state[slot] !== STATE.unchecked) return (slot >= 0 && this.#isGood(slot, at, bytes)) || this.#waiting(id, block) !== undefined;
     let checking = this.#checking.get(slot);
     if (checking === undefined) {
       checking = this.#track(this.#pinned(slot, () => this.#check(slot)).finally(() => this.#checking.delete(slot)));
@@ -157,7 +157,14 @@ export class BlockCache {
   /** A range of a block that was ready a moment ago, waiting if need be. @returns false: it is not there any more */
   async read(id: ObjectId, block: number, at: number, bytes: number, into: NativeMemory): Promise<boolean> {
     const slot = this.#find(id, block);
-    if (slot < 0 || !this.#isGood(slot, at, bytes)) return false;
+    if (slot < 0 || !this.#isGood(slot, at, bytes)) {
+      const content = this.#waiting(id, block);
+      if (content === undefined) return false;
+      into.u8.set(content.subarray(at, at + bytes));
+      this.statistics.hits++;
+      this.statistics.hitBytes += bytes;
+      return true;
+    }
     if (!this.slots.file.fillNow(slot, at, bytes, into)) {
       const whole = await this.#track(this.#pinned(slot, () => this.#fill(slot, at, bytes, into)));
       if (!whole || this.#find(id, block) !== slot) return false;
@@ -257,6 +264,10 @@ export class BlockCache {
 
   #find(id: ObjectId, block: number): number {
     return this.#readable ? this.slots.table.find(id, block) : -1;
+  }
+
+  #waiting(id: ObjectId, block: number): Uint8Array | undefined {
+    return this.#readable ? this.#writer.waiting(id, block) : undefined;
   }
 
   /** What is in the slot may be used, as far as this range goes. */

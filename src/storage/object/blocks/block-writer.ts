@@ -20,8 +20,8 @@ export interface WriteStatistics {
 }
 
 export class BlockWriter {
-  /** Names of blocks of which all is on its way. */
-  readonly #whole = new Set<string>();
+  /** Blocks of which all is on its way, by name. */
+  readonly #whole = new Map<string, Uint8Array>();
   readonly #pendingMax: number;
   #pending = 0;
   /** The last write that was asked for. */
@@ -43,6 +43,11 @@ export class BlockWriter {
     return this.#pending * 2 > this.#pendingMax;
   }
 
+  /** A whole block that waits to be written: to be read at once, not later. */
+  waiting(id: ObjectId, block: number): Uint8Array | undefined {
+    return this.#whole.size === 0 ? undefined : this.#whole.get(nameOf(id, block));
+  }
+
   /** What has not begun is not written any more. */
   end(): void {
     this.#ended = true;
@@ -53,26 +58,26 @@ export class BlockWriter {
    * @returns a promise that its bytes are not needed any more, which never rejects; null: they are not wanted
    */
   keep(id: ObjectId, block: number, content: Uint8Array, spare: boolean): Promise<void> | null {
-    return this.#write(id, block, spare ? 0 : content.length, true, () => this.#store(id, block, content, spare));
+    return this.#write(id, block, spare ? 0 : content.length, content, () => this.#store(id, block, content, spare));
   }
 
   /** Whole granules, `at` behind the beginning of a block of `bytes` bytes. @returns as keep() */
   keepPart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> | null {
-    return this.#write(id, block, content.length, false, () => this.#storePart(id, block, bytes, at, content));
+    return this.#write(id, block, content.length, null, () => this.#storePart(id, block, bytes, at, content));
   }
 
-  #write(id: ObjectId, block: number, pending: number, whole: boolean, store: () => Promise<void>): Promise<void> | null {
-    const name = `${id.join()}:${block}`;
+  #write(id: ObjectId, block: number, pending: number, whole: Uint8Array | null, store: () => Promise<void>): Promise<void> | null {
+    const name = nameOf(id, block);
     if (this.#ended || this.#whole.has(name)) return null;
     if (pending > 0 && this.#pending + pending > this.#pendingMax) {
       this.statistics.skipped++;
       return null;
     }
     this.#pending += pending;
-    if (whole) this.#whole.add(name);
+    if (whole !== null) this.#whole.set(name, whole);
     return (this.#last = this.#after(this.#last, store).catch(this.failed).finally(() => {
       this.#pending -= pending;
-      if (whole) this.#whole.delete(name);
+      if (whole !== null) this.#whole.delete(name);
     }));
   }
 
@@ -133,6 +138,8 @@ export class BlockWriter {
     }
   }
 }
+
+const nameOf = (id: ObjectId, block: number): string => `${id.join()}:${block}`;
 
 /** CRC-32, with pauses: other requests are answered meanwhile. */
 export async function checksum(bytes: Uint8Array): Promise<number> {

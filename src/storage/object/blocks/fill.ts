@@ -25,10 +25,12 @@ export const FILL_LIMITS: FillLimits = { misses: 4, bytesPerMiss: 64 * MIB, cred
 /** Of the cache, what the object may have at most. */
 const OBJECT_SHARE = 1 / 4;
 /** Under way at a time, of all files: in flight and waiting to be written. */
-const UNDERWAY_MAX_BYTES = 64 * MIB;
+const UNDERWAY_MAX_BYTES = 96 * MIB;
 const UNDERWAY_SHARE = 1 / 2;
 const PART_MAX_BYTES = 8 * MIB;
-const PARTS = 8;
+/** Of what may be under way. */
+const PART_SHARE = 1 / 8;
+const PARTS_MAX = 12;
 /** At the beginning so many parts are under way, and one more with each that has come: who closes the file soon has not fetched much in vain. */
 const PARTS_MIN = 2;
 /** Parts that take longer are too many for the line: a read that asks for itself would wait behind them. */
@@ -85,7 +87,7 @@ export class Fill {
     this.#name = cached.id.join();
     const { blockBytes } = cached;
     this.#underwayMax = Math.min(UNDERWAY_MAX_BYTES, budget.bytes * UNDERWAY_SHARE);
-    this.#partBytes = Math.max(blockBytes, Math.floor(Math.min(PART_MAX_BYTES, this.#underwayMax / PARTS) / blockBytes) * blockBytes);
+    this.#partBytes = Math.max(blockBytes, Math.floor(Math.min(PART_MAX_BYTES, this.#underwayMax * PART_SHARE) / blockBytes) * blockBytes);
   }
 
   /** A read that was not one of several in order had to be fetched. */
@@ -179,19 +181,19 @@ export class Fill {
     const { cached } = this;
     const { fills } = cached.cache;
     const caller = new AbortController();
-    const began = performance.now();
     this.#underway.add(caller);
     fills.underway += to - from;
     try {
       for (let at = from; at < to; at = cached.missingFrom(at, to)) {
         const end = cached.missingTo(at, to);
+        const began = performance.now();
         const bytes = await this.fetch(at, { address: memory.address, bytes: end - at }, caller.signal);
         if (caller.signal.aborted) return;
         if (bytes < end - at) return this.#fail(); // it is another object by now
+        this.#width = performance.now() - began < SLOW_MS ? Math.min(PARTS_MAX, this.#width + 1) : Math.max(PARTS_MIN, this.#width - 1);
         await cached.keep(at, at + bytes, memory.u8, true);
         at = end;
       }
-      this.#width = performance.now() - began < SLOW_MS ? Math.min(PARTS, this.#width + 1) : Math.max(PARTS_MIN, this.#width - 1);
     } catch {
       // Whoever asks for it is told why
       if (!caller.signal.aborted) this.#fail();
