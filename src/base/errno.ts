@@ -52,6 +52,9 @@ export const E = {
 
 const NAMES = new Map<number, string>(Object.entries(E).map(([name, code]) => [code, `E${name === 'BIG' ? '2BIG' : name}`]));
 
+/** There is no more room on a disk, or for this user. */
+export const isDiskFull = (errno: number): boolean => errno === E.NOSPC || errno === E.DQUOT;
+
 /** `ENOENT` for 2 and −2; `errno 200` for one that has no name here. */
 export function errnoName(errno: number): string {
   return NAMES.get(Math.abs(errno)) ?? `errno ${Math.abs(errno)}`;

@@ -94,8 +94,20 @@ describe('what is kept', () => {
       assert.deepEqual(warnings, []);
       for (const version of [round - 1, round]) there += (await blocksOf(theObject(cache, 'k', String(version)))).length;
       assert.deepEqual([warnings, cache.statistics.bad], [[], 0]);
+      // When so many writes to the disk have begun, of which there are two for a block at least
+      const { file, index } = cache.slots;
+      let left = round;
+      let reach: () => void = () => undefined;
+      const reached = new Promise<void>((resolve) => (reach = resolve));
+      for (const one of [file, index] as { write: (...args: never[]) => Promise<void> }[]) {
+        const write = one.write.bind(one);
+        one.write = (...args) => {
+          if (--left < 0) reach();
+          return write(...args);
+        };
+      }
       const writing = keep(theObject(cache, 'k', String(round)));
-      for (let i = 0; i < round; i++) await new Promise(setImmediate);
+      await Promise.race([writing, reached]);
       await cache.abandon();
       await writing;
     }

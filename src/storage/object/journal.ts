@@ -14,7 +14,7 @@ import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, o
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
-import { E } from '../../base/errno.js';
+import { E, isDiskFull } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 
 const fdatasyncAsync = promisify(fdatasync);
@@ -198,9 +198,8 @@ function reserve(fd: number, reserved: number, end: number): number {
   if (end <= reserved) return reserved;
   for (const until of [end + RESERVE_STEP_BYTES, end]) {
     if (c.fallocate(fd, FALLOC_FL_KEEP_SIZE, reserved, until - reserved) === 0) return until;
-    const errno = c.errno();
     // A file system that cannot: then nothing is promised
-    if (errno !== E.NOSPC && errno !== E.DQUOT) return Infinity;
+    if (!isDiskFull(c.errno())) return Infinity;
   }
   throw Object.assign(new Error('ENOSPC: no space left on device, fallocate'), { errno: -E.NOSPC, code: 'ENOSPC', syscall: 'fallocate' });
 }

@@ -1,6 +1,7 @@
 /** An attempt that takes too long is given up: `timeout`, to be tried again by the layer above. */
 import { StorageError } from '../errors.js';
 import type { ObjectStore } from '../store.js';
+import { GivenUp, unless } from './give-up.js';
 import { intercept, type Call } from './intercept.js';
 
 export interface Deadlines {
@@ -26,13 +27,11 @@ export function withDeadline(store: ObjectStore, deadlines: Deadlines = DEADLINE
     // AbortSignal.timeout() costs more, and stays until its time has come, however soon the answer does
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), ms);
-    const signal = call.signal === undefined ? late.signal : AbortSignal.any([call.signal, late.signal]);
     try {
-      return await attempt(signal);
-    } catch (error) {
-      if (!late.signal.aborted || call.signal?.aborted === true || !(error instanceof StorageError) || error.code !== 'aborted') throw error;
+      const result = await unless(late.signal, call, attempt);
+      if (!(result instanceof GivenUp)) return result;
       throw new StorageError('timeout', call.subject, {
-        providerMessage: `no answer within ${ms} ms`, ambiguous: !HARMLESS.has(call.operation), cause: error,
+        providerMessage: `no answer within ${ms} ms`, ambiguous: !HARMLESS.has(call.operation), cause: result.cause,
       });
     } finally {
       clearTimeout(timer);

@@ -8,8 +8,8 @@
  *
  * When everything becomes slow at once, making all reads again would only add to it: restarts are rationed.
  */
-import { StorageError } from '../errors.js';
 import type { ObjectStore } from '../store.js';
+import { GivenUp, unless } from './give-up.js';
 import { intercept, type Call } from './intercept.js';
 
 export interface RestartOptions {
@@ -91,10 +91,8 @@ export function withRestart(store: ObjectStore, given: Partial<RestartOptions> =
       slow.abort();
     });
     try {
-      const signal = call.signal === undefined ? slow.signal : AbortSignal.any([call.signal, slow.signal]);
-      return await timed(usual, () => attempt(signal));
-    } catch (error) {
-      if (!slow.signal.aborted || call.signal?.aborted === true || !(error instanceof StorageError) || error.code !== 'aborted') throw error;
+      const result = await unless(slow.signal, call, (signal) => timed(usual, () => attempt(signal)));
+      if (!(result instanceof GivenUp)) return result;
     } finally {
       stop();
     }

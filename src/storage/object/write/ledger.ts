@@ -1,4 +1,5 @@
 /** The journal of one share: written before anything is acknowledged, and made anew when most of what it says is over. */
+import { isDiskFull } from '../../../base/errno.js';
 import { Journal } from '../journal.js';
 import type { JournalRecord, Operation } from './records.js';
 import { uploadId } from './records.js';
@@ -115,4 +116,5 @@ export class Ledger {
   }
 }
 
-const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '');
+/** Errors of Node.js have the number negated. */
+const isFull = (error: unknown): boolean => isDiskFull(-((error as NodeJS.ErrnoException).errno ?? 0));

@@ -8,7 +8,7 @@
  * A directory that is not in the bucket yet, or whose attributes are not, is such a file too: its key is that of its marker, and it has no content.
  */
 import { writeSync } from 'node:fs';
-import { E } from '../../../base/errno.js';
+import { E, isDiskFull } from '../../../base/errno.js';
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { viewOf } from '../../../ffi/memory.js';
@@ -203,7 +203,7 @@ export class StagedFile {
     if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
     let n: number;
     do n = writePieces(this.fd, r, offset);
-    while ((n < 0 ? c.errno() === E.NOSPC || c.errno() === E.DQUOT : n < r.size) && this.shop.ledger.makeRoom());
+    while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.shop.ledger.makeRoom());
     if (n <= 0) return n < 0 ? -c.errno() : 0;
     return this.#staged(offset, offset + n) ? n : -E.NOSPC;
   }
