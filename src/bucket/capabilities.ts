@@ -44,7 +44,7 @@ export async function capabilitiesOf(store: ObjectStore, directory: string, sett
     capabilities = remembered !== null && enough(remembered) ? remembered : await ask(store, directory, source.prefix, endpoint);
   } catch (error) {
     if (!(error instanceof StorageError) || error.code !== 'denied') throw error;
-    log.warn({ err: error }, `these credentials may not write to ${source.path} (${error.detail.providerMessage ?? error.code}): it can be read, and changes fail until they may; --readonly says so to the guest`);
+    log.warn({ err: error }, `these credentials may not write to ${source.path} (${error.said}): it can be read, and changes fail until they may; --readonly says so to the guest`);
     return unknown(store.capabilities);
   }
   if (!enough(capabilities)) {

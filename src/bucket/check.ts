@@ -54,7 +54,7 @@ async function abilities(store: ObjectStore, settings: BucketSettings): Promise<
     return [line('writing', 'allowed'), ...MEANINGS.map(([capability, meaning]) => line(meaning, said(found[capability])))];
   } catch (error) {
     if (!(error instanceof StorageError) || error.code !== 'denied') throw error;
-    return [line('writing', `not allowed to these credentials (${error.detail.providerMessage ?? error.code})`)];
+    return [line('writing', `not allowed to these credentials (${error.said})`)];
   }
 }
 

@@ -178,7 +178,7 @@ function explained(error: StorageError, options: BucketSettings): string {
   const { source } = options;
   const what = `cannot share ${source.path}: `;
   const s3 = source.kind === 's3';
-  const provider = error.detail.providerMessage ?? error.code;
+  const provider = error.said;
   switch (error.code) {
     case 'no-bucket':
     case 'not-found':

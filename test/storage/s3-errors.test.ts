@@ -90,6 +90,13 @@ test('a change is in doubt when no answer came, or one from in between; not when
   }
 });
 
+test('a refusal without words is told by its code, and one without a code by ours', () => {
+  const wordless = (name: string): StorageError => toStorageError(Object.assign(sdkError({ name, status: 403 }), { message: 'UnknownError' }), 'op', false);
+  assert.deepEqual([wordless('InvalidAccessKeyId').said, wordless('InvalidAccessKeyId').message], ['InvalidAccessKeyId', 'op: bad-credentials (403 InvalidAccessKeyId)']);
+  assert.equal(toStorageError(sdkError({ name: 'AccessDenied', status: 403 }), 'op', false).said, 'told by the provider');
+  assert.equal(new StorageError('timeout', 'op').said, 'timeout');
+});
+
 test('what the provider tells besides is kept: region, request, and how long to wait', () => {
   const { detail } = toStorageError(sdkError({ name: 'SlowDown', status: 503, headers: { 'retry-after': '7' } }), 'op', false);
   assert.deepEqual([detail.retryAfter_ms, detail.requestId, detail.status, detail.providerCode], [7000, 'id-1', 503, 'SlowDown']);

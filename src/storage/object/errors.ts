@@ -57,6 +57,11 @@ export class StorageError extends Error {
   ) {
     super(describe(code, operation, detail), { cause: detail.cause });
   }
+
+  /** What the provider says, in as many words as it has. */
+  get said(): string {
+    return this.detail.providerMessage ?? this.detail.providerCode ?? this.code;
+  }
 }
 
 function describe(code: StorageErrorCode, operation: string, detail: StorageErrorDetail): string {

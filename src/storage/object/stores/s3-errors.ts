@@ -112,10 +112,12 @@ function detailOf(error: SdkError, status: number | undefined): StorageErrorDeta
   const retryAfter_ms = retryAfter(headers['retry-after']);
   const region = error.Region ?? error.BucketRegion ?? headers['x-amz-bucket-region'];
   const requestId = error.$metadata?.requestId;
+  const providerCode = error.Code ?? error.code ?? error.name;
   return {
     ...(status === undefined ? {} : { status }),
-    providerCode: error.Code ?? error.code ?? error.name,
-    providerMessage: error.message,
+    providerCode,
+    // Some services (Ceph's) say no more than the code, which the SDK calls so
+    ...(error.message === '' || error.message === 'UnknownError' ? {} : { providerMessage: error.message }),
     ...(requestId === undefined ? {} : { requestId }),
     ...(retryAfter_ms === null ? {} : { retryAfter_ms }),
     ...(region === undefined ? {} : { region }),
