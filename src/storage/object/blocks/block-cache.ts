@@ -161,8 +161,7 @@ export class BlockCache {
       const content = this.#waiting(id, block);
       if (content === undefined) return false;
       into.u8.set(content.subarray(at, at + bytes));
-      this.statistics.hits++;
-      this.statistics.hitBytes += bytes;
+      this.#count(bytes);
       return true;
     }
     if (!this.slots.file.fillNow(slot, at, bytes, into)) {
@@ -323,9 +322,13 @@ export class BlockCache {
   }
 
   #hit(slot: number, bytes: number): void {
+    this.#count(bytes);
+    this.slots.touch(slot);
+  }
+
+  #count(bytes: number): void {
     this.statistics.hits++;
     this.statistics.hitBytes += bytes;
-    this.slots.touch(slot);
   }
 
   async #flush(): Promise<void> {

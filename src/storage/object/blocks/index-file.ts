@@ -7,14 +7,14 @@
  *
  * What is damaged is as if it were not there: the store has everything that was cached.
  */
-import { fstat, ftruncate, read, write } from 'node:fs';
+import { fstat, ftruncate, read } from 'node:fs';
 import { randomFillSync } from 'node:crypto';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
+import { writeAll } from '../page-cache.js';
 import { ID_WORDS, STATE, type BlockTable } from './block-table.js';
 
 const readFd = promisify(read);
-const writeFd = promisify(write);
 const truncateFd = promisify(ftruncate);
 const statFd = promisify(fstat);
 
@@ -151,9 +151,4 @@ export class IndexFile {
     header.writeUInt32LE(crc32(header.subarray(0, HEADER_CRC_AT)), HEADER_CRC_AT);
     await writeAll(this.fd, header, 0);
   }
-}
-
-/** @throws an error of the file system */
-export async function writeAll(fd: number, bytes: Uint8Array, offset: number): Promise<void> {
-  for (let at = 0; at < bytes.length; ) at += (await writeFd(fd, bytes, at, bytes.length - at, offset + at)).bytesWritten;
 }

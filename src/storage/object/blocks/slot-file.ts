@@ -1,11 +1,11 @@
 /** The file that blocks lie in, in slots of one size: a sparse file, in which a free slot is a hole. */
-import { closeSync, constants, fstatSync, ftruncateSync, openSync, read, write } from 'node:fs';
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, read } from 'node:fs';
 import { promisify } from 'node:util';
 import { E } from '../../../base/errno.js';
 import { RWF_NOWAIT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { NativeMemory } from '../../../ffi/memory.js';
-import { WRITE_BYTES } from '../page-cache.js';
+import { writeAll } from '../page-cache.js';
 
 const readFd = promisify(read);
 
@@ -101,7 +101,7 @@ export class SlotFile {
 
   /** `at` bytes behind the start of a slot. @throws an error of the file system */
   write(slot: number, content: Uint8Array, at = 0): Promise<void> {
-    return writeInPieces(this.#fd, content, slot * this.slotBytes + at);
+    return writeAll(this.#fd, content, slot * this.slotBytes + at);
   }
 
   /** Nothing may be under way. */
@@ -109,18 +109,4 @@ export class SlotFile {
     closeSync(this.#fd);
     this.#iovec.free();
   }
-}
-
-/** Neither a promise nor a view for each piece. */
-function writeInPieces(fd: number, content: Uint8Array, offset: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    let done = 0;
-    const next = (error: Error | null, written: number): void => {
-      done += written;
-      if (error !== null) reject(error);
-      else if (done >= content.length) resolve();
-      else write(fd, content, done, Math.min(WRITE_BYTES, content.length - done), offset + done, next);
-    };
-    next(null, 0);
-  });
 }
