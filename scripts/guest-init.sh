@@ -7,6 +7,7 @@
 #   e2e.run=BASE64 run this shell text once, then power off; without it, commands come over ttyS1
 #
 # On ttyS1, from the host, a line "NUMBER BASE64" runs the decoded shell text. To the host:
+#   @@e2e init                         (before any driver that is a module is there)
 #   @@e2e ready KERNEL_RELEASE
 #   @@e2e mount EXIT_CODE              (only with e2e.tag)
 #   @@e2e NUMBER begin
@@ -18,6 +19,7 @@ export PATH=/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+echo "@@e2e init" >/dev/ttyS1
 mount -t tmpfs tmpfs /tmp
 ip link set lo up 2>/dev/null
 

@@ -29,11 +29,14 @@ export function exitOf(child: ChildProcess): Promise<Exit> {
   })
 }
 
-/** Rejects with `message` when the promise has not settled after `timeout_ms`. */
+/** A promise that had not settled in the time it was given. */
+export class TimeIsUp extends Error {}
+
+/** Rejects with `message`, as {@link TimeIsUp}, when the promise has not settled after `timeout_ms`. */
 export async function within<T>(promise: Promise<T>, timeout_ms: number, message: () => string): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const limit = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(message())), timeout_ms)
+    timer = setTimeout(() => reject(new TimeIsUp(message())), timeout_ms)
   })
   try {
     return await Promise.race([promise, limit])
