@@ -70,10 +70,11 @@ export function cellsOf(extents: Extents, layout: Layout, baseBytes: number, siz
     return piece !== undefined && piece.where === 'object' && piece.to === to;
   };
   // All of the object, and something behind it: the one thing that can be copied where only whole objects can
-  const whole = copyPart === 'whole' && baseBytes >= limits.partMinBytes && baseBytes > 0 && baseBytes <= size && unchanged(0, baseBytes) ? baseBytes : 0;
+  const after = copyPart === 'whole' && baseBytes <= size && unchanged(0, baseBytes) ? indexAfterFirst(baseBytes, layout, limits) : 0;
+  const whole = after > 0 ? baseBytes : 0;
   const cells: Cell[] = whole > 0 ? [{ number: 1, from: 0, to: whole, copied: true }] : [];
   const copyMax = Math.min(sizes.copyMaxBytes, limits.partMaxBytes);
-  for (let index = whole > 0 ? indexAfter(layout, whole + Math.max(1, limits.partMinBytes)) : 0, at = whole; at < size; index++) {
+  for (let index = after, at = whole; at < size; index++) {
     const to = Math.min(size, layout.start(index + 1));
     const copied = copyPart === 'range' && unchanged(at, to);
     const before = cells.at(-1);
@@ -84,9 +85,11 @@ export function cellsOf(extents: Extents, layout: Layout, baseBytes: number, siz
   return cells;
 }
 
-/** The first part but one that ends at or behind an offset. */
-function indexAfter(layout: Layout, end: number): number {
+/** The part that follows a first one of so many bytes, if both are then of a size that may be; else 0. */
+function indexAfterFirst(bytes: number, layout: Layout, limits: Limits): number {
+  const least = Math.max(1, limits.partMinBytes);
+  if (bytes < least || bytes > limits.partMaxBytes) return 0;
   let index = 1;
-  while (layout.start(index + 1) < end) index++;
-  return index;
+  while (layout.start(index + 1) < bytes + least) index++;
+  return index < limits.parts && layout.start(index + 1) - bytes <= limits.partMaxBytes ? index : 0;
 }
