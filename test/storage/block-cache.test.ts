@@ -1,11 +1,12 @@
 /** The block cache on disk by itself: see src/storage/object/blocks/block-cache.ts. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
-import { BlockCache } from '../../src/storage/object/blocks/block-cache.js';
+import { NativeMemory, viewOf } from '../../src/ffi/memory.js';
+import { BLOCK_BYTES, BlockCache } from '../../src/storage/object/blocks/block-cache.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
 import { BLOCK, blocksOf, CONTENT, has, keep, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
 import { pattern } from './contract.js';
@@ -18,6 +19,16 @@ function scribble(path: string, at: number, bytes: Uint8Array): void {
   const fd = openSync(path, 'r+');
   writeSync(fd, bytes, 0, bytes.length, at);
   closeSync(fd);
+}
+
+/** Whether the file system knows of O_DIRECT. */
+function isDirect({ options }: BlockCache): boolean {
+  try {
+    closeSync(openSync(join(options.directory, 'data'), constants.O_WRONLY | constants.O_DIRECT));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 describe('what is kept', () => {
@@ -38,13 +49,14 @@ describe('what is kept', () => {
     const { cache, budget } = await open(scratchDirectory(t));
     const object = theObject(cache);
     const { file } = cache.slots;
-    const write = file.write.bind(file);
     let go: () => void = () => undefined;
     const gate = new Promise<void>((resolve) => (go = resolve));
-    file.write = async (...args) => {
+    const gated = <A extends unknown[], R>(write: (...args: A) => Promise<R>): ((...args: A) => Promise<R>) => async (...args) => {
       await gate;
-      await write(...args);
+      return write(...args);
     };
+    file.write = gated(file.write.bind(file));
+    file.writeDirect = gated(file.writeDirect.bind(file));
     const keeping = keep(object, BLOCK, 2 * BLOCK);
     const part = object.missed(3 * BLOCK, 3 * BLOCK + 4096, CONTENT.subarray(3 * BLOCK), () => false);
     assert.deepEqual(await blocksOf(object), [1]);
@@ -57,6 +69,34 @@ describe('what is kept', () => {
     assert.deepEqual([await blocksOf(object), object.cache.has(object.id, 1), budget.used], [[1], true, 0]);
     await cache.close();
     assert.deepEqual(await blocksOf(object), []);
+  });
+
+  test('is written past the page cache where that is possible, and is the same if not', async (t) => {
+    const bytes = 2 * BLOCK_BYTES + 700_001;
+    const content = pattern(bytes);
+    const memory = NativeMemory.allocate(bytes + 1);
+    t.after(() => memory.free());
+    const aligned = memory.u8.subarray(0, bytes);
+    // To the cache it looks as if it began where a page does
+    const unaligned = new Uint8Array(viewOf(memory.address + 1, bytes));
+    const directory = scratchDirectory(t);
+    for (const [at, from] of [aligned, memory.u8.subarray(1, bytes + 1), unaligned, aligned].entries()) {
+      const { cache } = await open(directory, 64 << 20, 32 << 20, BLOCK_BYTES);
+      const object = cache.object('direct', String(at), bytes);
+      from.set(content);
+      await object.keep(0, bytes, from);
+      from.fill(0);
+      if (from === aligned) assert.equal(cache.statistics.direct, isDirect(cache) ? 3 : 0);
+      for (const place of [0, BLOCK_BYTES, 2 * BLOCK_BYTES]) {
+        const length = Math.min(BLOCK_BYTES, bytes - place);
+        assert.ok((await read(object, place, length))!.equals(content.subarray(place, place + length)), `${at}: what is at ${place}`);
+      }
+      await cache.close();
+      const again = await open(directory, 64 << 20, 32 << 20, BLOCK_BYTES);
+      assert.ok((await read(again.cache.object('direct', String(at), bytes), bytes - 9999, 9999))!.equals(content.subarray(bytes - 9999)));
+      assert.deepEqual([again.cache.statistics.bad, again.warnings], [0, []]);
+      await again.cache.close();
+    }
   });
 
   test('is there after a restart, and takes no more space than it needs', async (t) => {
@@ -99,13 +139,12 @@ describe('what is kept', () => {
       let left = round;
       let reach: () => void = () => undefined;
       const reached = new Promise<void>((resolve) => (reach = resolve));
-      for (const one of [file, index] as { write: (...args: never[]) => Promise<void> }[]) {
-        const write = one.write.bind(one);
-        one.write = (...args) => {
-          if (--left < 0) reach();
-          return write(...args);
-        };
-      }
+      const counted = <A extends unknown[], R>(write: (...args: A) => R): ((...args: A) => R) => (...args) => {
+        if (--left < 0) reach();
+        return write(...args);
+      };
+      file.writeDirect = counted(file.writeDirect.bind(file));
+      index.write = counted(index.write.bind(index));
       const writing = keep(theObject(cache, 'k', String(round)));
       await Promise.race([writing, reached]);
       await cache.abandon();
@@ -171,7 +210,7 @@ describe('what is kept', () => {
   test('fits after the cache was made smaller, and larger', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);
-    await keep(theObject(first.cache));
+    for (const block of ALL) await keep(theObject(first.cache), block * BLOCK, Math.min(CONTENT.length, (block + 1) * BLOCK));
     await first.cache.close();
     const second = await open(directory, 3 * BLOCK);
     assert.deepEqual(await blocksOf(theObject(second.cache)), [8, 9, 10]);
@@ -185,7 +224,7 @@ describe('what is kept', () => {
   });
 
   test('is not more than memory allows to wait', async (t) => {
-    const { cache } = await open(scratchDirectory(t), 64 * BLOCK, 8 * 2 * BLOCK);
+    const { cache } = await open(scratchDirectory(t), 64 * BLOCK, 4 * 2 * BLOCK);
     const object = theObject(cache);
     await keep(object);
     assert.equal((await blocksOf(object)).length, 2);
@@ -340,9 +379,8 @@ describe('a directory that fails', () => {
     await keep(theObject(first.cache), 0, BLOCK);
     await keep(theObject(first.cache), BLOCK, 2 * BLOCK);
     const { file } = first.cache.slots;
-    const write = file.write.bind(file);
-    file.write = async (slot, content) => {
-      await write(slot, content.subarray(0, 5000));
+    file.writeDirect = async (slot, content) => {
+      await file.write(slot, content.subarray(0, 5000));
       throw Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO', errno: -5 });
     };
     await keep(theObject(first.cache), 2 * BLOCK, 3 * BLOCK);

@@ -20,15 +20,15 @@ export interface Opened {
   readonly budget: MemoryBudget;
 }
 
-export async function tryOpen(directory: string, bytes = 64 * BLOCK, budgetBytes = 32 << 20): Promise<Omit<Opened, 'cache'> & { cache: BlockCache | null }> {
+export async function tryOpen(directory: string, bytes = 64 * BLOCK, budgetBytes = 32 << 20, blockBytes = BLOCK): Promise<Omit<Opened, 'cache'> & { cache: BlockCache | null }> {
   const warnings: string[] = [];
   const log = { warn: (_fields: object, message: string) => void warnings.push(message), debug: () => undefined };
   const budget = new MemoryBudget(budgetBytes);
-  return { cache: await BlockCache.open({ directory, bytes, scope: 'test', blockBytes: BLOCK }, budget, log), warnings, budget };
+  return { cache: await BlockCache.open({ directory, bytes, scope: 'test', blockBytes }, budget, log), warnings, budget };
 }
 
-export async function open(directory: string, bytes?: number, budgetBytes?: number): Promise<Opened> {
-  const { cache, ...rest } = await tryOpen(directory, bytes, budgetBytes);
+export async function open(directory: string, bytes?: number, budgetBytes?: number, blockBytes?: number): Promise<Opened> {
+  const { cache, ...rest } = await tryOpen(directory, bytes, budgetBytes, blockBytes);
   assert.ok(cache !== null, rest.warnings.join());
   return { cache, ...rest };
 }

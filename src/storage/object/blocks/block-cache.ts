@@ -22,8 +22,9 @@ import type { NativeMemory } from '../../../ffi/memory.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import type { Version } from '../store.js';
 import { BlockTable, ID_WORDS, STATE, type ObjectId } from './block-table.js';
-import { BlockWriter, checksum, type WriteStatistics } from './block-writer.js';
+import { BlockWriter, type WriteStatistics } from './block-writer.js';
 import { CachedObject } from './cached-object.js';
+import { checksumOf } from './checksum.js';
 import { Fills } from './fill.js';
 import { IndexFile } from './index-file.js';
 import { SlotFile, type Iovecs } from './slot-file.js';
@@ -71,7 +72,7 @@ export interface BlockStatistics extends WriteStatistics {
 export class BlockCache {
   readonly worth: WorthFetching;
   readonly fills = new Fills();
-  readonly statistics: BlockStatistics = { hits: 0, misses: 0, hitBytes: 0, stored: 0, parts: 0, bad: 0, skipped: 0 };
+  readonly statistics: BlockStatistics = { hits: 0, misses: 0, hitBytes: 0, stored: 0, parts: 0, direct: 0, bad: 0, skipped: 0 };
   readonly #checking = new Map<number, Promise<boolean>>();
   readonly #under = new Set<Promise<unknown>>();
   readonly #writer: BlockWriter;
@@ -282,7 +283,7 @@ export class BlockCache {
     try {
       const whole = this.#readable && (await file.fill(slot, 0, bytes, memory));
       if (!this.#readable) return false;
-      if (whole && (await checksum(memory.u8.subarray(0, bytes))) === table.checksum[slot]) {
+      if (whole && (await checksumOf(memory.u8.subarray(0, bytes))) === table.checksum[slot]) {
         table.state[slot] = STATE.good;
         return true;
       }

@@ -1,20 +1,21 @@
-/** Writes what was fetched into slots: one after the other, left out when the disk does not keep up. */
+/** Writes what was fetched into slots: a few at a time, left out when the disk does not keep up. */
 import { setImmediate as pause } from 'node:timers/promises';
-import { crc32 } from 'node:zlib';
 import type { MemoryBudget } from '../memory-budget.js';
 import { STATE, type ObjectId } from './block-table.js';
 import type { Room, Slots } from './slots.js';
 
 /** Of the memory budget, what may wait to be written. */
-const PENDING_SHARE = 1 / 8;
+const PENDING_SHARE = 1 / 4;
 const PENDING_MAX_BYTES = 64 << 20;
-/** A checksum of so much is made without a pause. */
-const CHECKSUM_STEP = 256 << 10;
+/** Under way at a time: main thread and disk wait for each other less, and of libuv's threads one is left for others. */
+const LANES = 3;
 
 export interface WriteStatistics {
   /** Blocks, and parts of blocks. */
   stored: number;
   parts: number;
+  /** Blocks that went past the page cache. */
+  direct: number;
   /** What was not kept because too much was waiting to be written. */
   skipped: number;
 }
@@ -24,8 +25,8 @@ export class BlockWriter {
   readonly #whole = new Map<string, Uint8Array>();
   readonly #pendingMax: number;
   #pending = 0;
-  /** The last write that was asked for. */
-  #last: Promise<void> = Promise.resolve();
+  /** The last write that was asked for, by lane: all for one block are in the same one. */
+  readonly #last: Promise<void>[] = Array.from({ length: LANES }, () => Promise.resolve());
   #ended = false;
 
   constructor(
@@ -75,13 +76,14 @@ export class BlockWriter {
     }
     this.#pending += pending;
     if (whole !== null) this.#whole.set(name, whole);
-    return (this.#last = this.#after(this.#last, store).catch(this.failed).finally(() => {
+    const lane = (id[0] + block) % LANES;
+    return (this.#last[lane] = this.#after(this.#last[lane], store).catch(this.failed).finally(() => {
       this.#pending -= pending;
       if (whole !== null) this.#whole.delete(name);
     }));
   }
 
-  /** One at a time: two for one block would take two slots, and writes to one file wait for each other in the kernel, spinning on libuv's four threads. */
+  /** One at a time of those for one block, which would take two slots otherwise. */
   async #after(last: Promise<void>, store: () => Promise<void>): Promise<void> {
     await last.catch(() => undefined); // a defect, which whoever waits for that one is told
     await pause(); // the guest has its answer first
@@ -89,12 +91,15 @@ export class BlockWriter {
   }
 
   async #store(id: ObjectId, block: number, content: Uint8Array, spare: boolean): Promise<void> {
-    const sum = await checksum(content);
     const { slots } = this;
     const slot = slots.table.find(id, block);
-    if (slot >= 0) await slots.pinned(slot, () => slots.complete(slot, content, sum, !spare));
-    else if (!(await this.#filled(content.length, !spare, (room) => slots.fill(room, id, block, content, sum)))) return;
+    if (slot >= 0) await slots.pinned(slot, () => slots.complete(slot, content, !spare));
+    else if (!(await this.#filled(content.length, !spare, (room) => this.#fill(room, id, block, content)))) return;
     this.statistics.stored++;
+  }
+
+  async #fill(room: Room, id: ObjectId, block: number, content: Uint8Array): Promise<void> {
+    if (await this.slots.fill(room, id, block, content)) this.statistics.direct++;
   }
 
   async #storePart(id: ObjectId, block: number, bytes: number, at: number, content: Uint8Array): Promise<void> {
@@ -117,7 +122,7 @@ export class BlockWriter {
     try {
       if (!(await slots.file.fill(slot, 0, bytes, memory))) return;
       const whole = memory.u8.subarray(0, bytes);
-      await slots.complete(slot, whole, await checksum(whole));
+      await slots.complete(slot, whole);
       this.statistics.stored++;
     } finally {
       this.budget.give(memory);
@@ -140,13 +145,3 @@ export class BlockWriter {
 }
 
 const nameOf = (id: ObjectId, block: number): string => `${id.join()}:${block}`;
-
-/** CRC-32, with pauses: other requests are answered meanwhile. */
-export async function checksum(bytes: Uint8Array): Promise<number> {
-  let sum = 0;
-  for (let at = 0; at < bytes.length; at += CHECKSUM_STEP) {
-    if (at > 0) await pause();
-    sum = crc32(bytes.subarray(at, at + CHECKSUM_STEP), sum);
-  }
-  return sum;
-}

@@ -1,5 +1,6 @@
 /** Who has which slot: table, index and file kept in step, and within the space that they may take. */
 import { STATE, type BlockTable, type ObjectId } from './block-table.js';
+import { checksumOf } from './checksum.js';
 import { GRANULE_BYTES, Granules } from './granules.js';
 import type { IndexFile } from './index-file.js';
 import type { SlotFile } from './slot-file.js';
@@ -74,13 +75,14 @@ export class Slots {
     return chosen ?? null;
   }
 
-  /** The block is in the slot. @throws an error of the file system */
-  async fill({ slot, had }: Room, id: ObjectId, block: number, content: Uint8Array, checksum: number): Promise<void> {
-    await this.file.write(slot, content);
+  /** The block is in the slot. @returns whether it was written past the page cache. @throws an error of the file system */
+  async fill({ slot, had }: Room, id: ObjectId, block: number, content: Uint8Array): Promise<boolean> {
+    const [past, checksum] = await Promise.all([this.file.writeDirect(slot, content), checksumOf(content)]);
     await this.file.punch(slot, content.length, had);
     this.table.add(slot, id, block, content.length, checksum);
     this.table.state[slot] = STATE.good;
     await this.index.write(slot);
+    return past;
   }
 
   /** A part of a block of `bytes` bytes is in the slot, from `at` on, in whole granules. @throws an error of the file system */
@@ -102,7 +104,8 @@ export class Slots {
   }
 
   /** All of the block that is in a pinned slot in part: of what was there every byte stays as it is. @throws an error of the file system */
-  async complete(slot: number, content: Uint8Array, checksum: number, evict = true): Promise<void> {
+  async complete(slot: number, content: Uint8Array, evict = true): Promise<void> {
+    const checksum = await checksumOf(content);
     const added = this.file.cost(content.length) - this.#costOf(slot);
     if (!(await this.#grown(slot, added, () => this.file.write(slot, content), evict))) return;
     this.table.checksum[slot] = checksum;
