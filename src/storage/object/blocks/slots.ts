@@ -77,7 +77,10 @@ export class Slots {
 
   /** The block is in the slot. @returns whether it was written past the page cache. @throws an error of the file system */
   async fill({ slot, had }: Room, id: ObjectId, block: number, content: Uint8Array): Promise<boolean> {
-    const [past, checksum] = await Promise.all([this.file.writeDirect(slot, content), checksumOf(content)]);
+    const writing = this.file.writeDirect(slot, content);
+    const summing = checksumOf(content);
+    const past = await writing.finally(() => summing); // whoever is told of an error takes the content away
+    const checksum = await summing;
     await this.file.punch(slot, content.length, had);
     this.table.add(slot, id, block, content.length, checksum);
     this.table.state[slot] = STATE.good;
