@@ -8,7 +8,7 @@ import { describe, test, type TestContext } from 'node:test';
 import { NativeMemory, viewOf } from '../../src/ffi/memory.js';
 import { BLOCK_BYTES, BlockCache } from '../../src/storage/object/blocks/block-cache.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
-import { BLOCK, blocksOf, CONTENT, has, keep, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
+import { BLOCK, blocksOf, CONTENT, has, keep, keepInOrder, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
 import { pattern } from './contract.js';
 
 const ROOT_ONLY = { skip: process.geteuid!() === 0 ? false : 'needs root' };
@@ -210,7 +210,7 @@ describe('what is kept', () => {
   test('fits after the cache was made smaller, and larger', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);
-    for (const block of ALL) await keep(theObject(first.cache), block * BLOCK, Math.min(CONTENT.length, (block + 1) * BLOCK));
+    await keepInOrder(theObject(first.cache));
     await first.cache.close();
     const second = await open(directory, 3 * BLOCK);
     assert.deepEqual(await blocksOf(theObject(second.cache)), [8, 9, 10]);
@@ -239,7 +239,7 @@ describe('what is damaged', () => {
   test('is dropped with one warning, and can be kept anew', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);
-    await keep(theObject(first.cache));
+    await keepInOrder(theObject(first.cache));
     await first.cache.close();
     for (const slot of [0, 5]) scribble(join(directory, 'data'), slot * BLOCK + 1234, Uint8Array.of(CONTENT[slot * BLOCK + 1234] ^ 1));
     const { cache, warnings } = await open(directory);
@@ -261,7 +261,7 @@ describe('what is damaged', () => {
   test('a file that was cut: what is still there is used', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);
-    await keep(theObject(first.cache));
+    await keepInOrder(theObject(first.cache));
     await first.cache.close();
     truncateSync(join(directory, 'data'), 4 * BLOCK + 100);
     const { cache, warnings } = await open(directory);
@@ -275,7 +275,7 @@ describe('what is damaged', () => {
   test('a file that is cut, or damaged before it is first used, while it is in use', async (t) => {
     const directory = scratchDirectory(t);
     const first = await open(directory);
-    await keep(theObject(first.cache));
+    await keepInOrder(theObject(first.cache));
     truncateSync(join(directory, 'data'), 4 * BLOCK);
     assert.deepEqual(await blocksOf(theObject(first.cache)), [0, 1, 2, 3]);
     assert.match(first.warnings.join(), /^block cache: a block in .* is damaged[^,]*, as all others that prove to be$/);
@@ -302,7 +302,7 @@ describe('what is damaged', () => {
     for (const [what, damage, left] of damages) {
       rmSync(directory, { recursive: true, force: true });
       const first = await open(directory);
-      for (const block of ALL) await keep(theObject(first.cache), block * BLOCK, theObject(first.cache).endOf(block));
+      await keepInOrder(theObject(first.cache));
       await first.cache.close();
       damage();
       const { cache } = await open(directory);

@@ -46,6 +46,11 @@ export async function keep(object: CachedObject, from = 0, to = CONTENT.length):
   await object.keep(from, to, CONTENT.subarray(from, to));
 }
 
+/** All blocks, one after the other: each is in the slot of its number if the cache was empty, and has been used later than those before. */
+export async function keepInOrder(object: CachedObject): Promise<void> {
+  for (let from = 0; from < CONTENT.length; from += BLOCK) await keep(object, from, object.endOf(from / BLOCK));
+}
+
 /** @returns null: not there */
 export async function read(object: CachedObject, offset: number, bytes: number): Promise<Buffer | null> {
   if (!(await object.ready(offset, bytes))) return null;

@@ -283,7 +283,7 @@ export class BlockCache {
     try {
       const whole = this.#readable && (await file.fill(slot, 0, bytes, memory));
       if (!this.#readable) return false;
-      if (whole && (await checksumOf(memory.u8.subarray(0, bytes))) === table.checksum[slot]) {
+      if (whole && checksumOf(memory.u8.subarray(0, bytes)) === table.checksum[slot]) {
         table.state[slot] = STATE.good;
         return true;
       }

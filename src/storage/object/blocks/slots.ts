@@ -78,9 +78,8 @@ export class Slots {
   /** The block is in the slot. @returns whether it was written past the page cache. @throws an error of the file system */
   async fill({ slot, had }: Room, id: ObjectId, block: number, content: Uint8Array): Promise<boolean> {
     const writing = this.file.writeDirect(slot, content);
-    const summing = checksumOf(content);
-    const past = await writing.finally(() => summing); // whoever is told of an error takes the content away
-    const checksum = await summing;
+    const checksum = checksumOf(content); // meanwhile
+    const past = await writing;
     await this.file.punch(slot, content.length, had);
     this.table.add(slot, id, block, content.length, checksum);
     this.table.state[slot] = STATE.good;
@@ -108,7 +107,7 @@ export class Slots {
 
   /** All of the block that is in a pinned slot in part: of what was there every byte stays as it is. @throws an error of the file system */
   async complete(slot: number, content: Uint8Array, evict = true): Promise<void> {
-    const checksum = await checksumOf(content);
+    const checksum = checksumOf(content);
     const added = this.file.cost(content.length) - this.#costOf(slot);
     if (!(await this.#grown(slot, added, () => this.file.write(slot, content), evict))) return;
     this.table.checksum[slot] = checksum;
