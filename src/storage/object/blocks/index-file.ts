@@ -2,7 +2,7 @@
  * What the block table says, on disk: a header, then a record for each slot in the order of the slots (all numbers little-endian).
  *
  *   header, 4096 bytes:  "bucketfsd blocks 2\n" | … at 32: u32 bytes of a block | 16 bytes salt | u32 CRC-32 of the 52 bytes before
- *   record, 64 bytes:    u32 CRC-32 of the 60 bytes behind it | u32 CRC-32 of the block | u32 bytes | u32 block number |
+ *   record, 64 bytes:    u32 CRC-32 of the 60 bytes behind it | u32 checksum of the block | u32 bytes | u32 block number |
  *                        16 bytes id | f64 when it was used | 24 bytes of zeros;  a free slot: all zeros
  *
  * What is damaged is as if it were not there: the store has everything that was cached.
