@@ -140,6 +140,26 @@ for (const rename of [true, false]) describe(`names, where the store ${rename ? 
     });
   });
 
+  test('a directory that nobody has made has nothing of the empty one whose name it takes, unless that is somebody else\'s by then', async () => {
+    const inner = new MemoryStore({ capabilities: { rename } });
+    let theirs: (() => Promise<unknown>) | null = null;
+    const store = intercept(inner, async (call, attempt) => {
+      if (call.operation === 'remove' && call.subject.endsWith('made/')) await theirs?.();
+      return attempt(call.signal);
+    });
+    await inner.put('found/f', bytes('theirs'));
+    await withGuest(store, async ({ g }) => {
+      for (const replaced of [false, true]) {
+        assert.equal((await g.call(OP.MKDIR, ROOT, concat(u32(0o1711, 0), name('made')), 128)).error, 0);
+        theirs = replaced ? () => inner.put('made/', bytes(''), { metadata: { mode: String(0o40700) } }) : null;
+        assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('found'), name('made')), 0)).error, 0);
+        assert.equal((await g.lookup(ROOT, 'made')).mode, replaced ? 0o40700 : 0o40755);
+        assert.deepEqual((await inner.list({ prefix: '' })).objects.map(({ key }) => key), replaced ? ['made/', 'made/f'] : ['made/f']);
+        if (!replaced) assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('made'), name('found')), 0)).error, 0);
+      }
+    });
+  });
+
   test('what is done below a directory that is being renamed is done when that is over', async () => {
     const memory = new MemoryStore({ capabilities: { rename } });
     const gate = { copies: 0, open: (): void => undefined };

@@ -8,6 +8,7 @@ import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.
 import type { FileSystemRequest } from '../filesystem.js';
 import { pagesOf } from './asking.js';
 import { HIDDEN } from './directory-handles.js';
+import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import { baseOf } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
@@ -137,9 +138,9 @@ export class Changes {
     try {
       const { marker, others } = await this.#inside(node.key);
       if (others || this.tree.hasStagedBelow(node.key)) throw new FileError(E.NOTEMPTY);
-      if (!marker && file?.dirty !== true) throw new FileError(E.NOENT);
+      if (marker === null && file?.dirty !== true) throw new FileError(E.NOENT);
       await this.#keepDirectory(parent, node.key);
-      await this.#removeObject(node, marker);
+      await this.#removeObject(node, marker !== null);
     } catch (error) {
       if (file !== null) committer.later(file);
       throw error;
@@ -242,17 +243,17 @@ export class Changes {
   async #keepDirectory(parent: ObjectNode, without: string): Promise<void> {
     if (parent.key === this.tree.options.prefix || parent.facts.version !== null || parent.staged?.dirty === true) return;
     const { marker, others } = await this.#inside(parent.key, without);
-    if (marker || others) return;
+    if (marker !== null || others) return;
     await this.#small.putMarker(parent.key, parent.facts).catch((error: unknown) => {
       if (!(error instanceof FileError)) throw error;
     });
   }
 
   /** What there is below a prefix, apart from the key `without`, or everything below it if it is a prefix. */
-  async #inside(prefix: string, without: string | null = null): Promise<{ marker: boolean; others: boolean }> {
-    let marker = false;
+  async #inside(prefix: string, without: string | null = null): Promise<{ marker: Version | null; others: boolean }> {
+    let marker: Version | null = null;
     for await (const { objects, prefixes } of pagesOf(this.store, { prefix, delimiter: '/', limit: 3 })) {
-      marker ||= objects.some(({ key }) => key === prefix);
+      marker ??= objects.find(({ key }) => key === prefix)?.version ?? null;
       if (objects.some(({ key }) => key !== prefix && key !== without) || prefixes.some((one) => one !== without)) return { marker, others: true };
     }
     return { marker, others: false };
@@ -336,14 +337,16 @@ export class Changes {
   async #renameDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
     const from = node.key;
     if (to.startsWith(from)) throw new FileError(E.INVAL);
+    let marker: Version | null = null;
     if (there !== null) {
       if (!there.directory) throw new FileError(E.NOTDIR);
       if (there.staged !== null) await this.write.committer.committed(there.staged);
-      const { others } = await this.#inside(there.key);
-      if (others || this.tree.hasStagedBelow(there.key)) throw new FileError(E.NOTEMPTY);
+      const inside = await this.#inside(there.key);
+      marker = inside.marker;
+      if (inside.others || this.tree.hasStagedBelow(there.key)) throw new FileError(E.NOTEMPTY);
     }
     try {
-      await this.#moveDirectory(parent, node, to, there);
+      await this.#moveDirectory(parent, node, to, there, marker);
     } finally {
       for (const one of [...this.#stagedAtOrBelow(from), ...this.#stagedAtOrBelow(to)]) this.write.committer.later(one.staged!);
     }
@@ -355,8 +358,10 @@ export class Changes {
     return [...(own?.staged?.dirty === true ? [own] : []), ...this.tree.stagedBelow(prefix)];
   }
 
-  async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
+  /** `marker`: of the empty directory that is there. */
+  async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null, marker: Version | null): Promise<void> {
     const from = node.key;
+    let described = false;
     if (to.length > from.length) await this.#mover.checkLengths(from, to);
     const staged = this.#stagedAtOrBelow(from);
     for (let at = 0; at < staged.length; at += AT_ONCE) {
@@ -370,6 +375,7 @@ export class Changes {
       const now = new Map<ObjectNode, string>();
       try {
         await this.#mover.moveTree(from, to, there !== null, (old, key, version, source) => {
+          described ||= old === from;
           for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
             if (open === null) continue;
             this.files.moved(open, key, version, source);
@@ -377,6 +383,7 @@ export class Changes {
           }
         }, () => {
           for (const { staged, key } of this.#stagedAtOrBelow(from)) {
+            described ||= key === from;
             // In place of the empty directory that was there: nothing of its attributes stays
             const replaced = key === from && there !== null ? baseOf(there, null) : null;
             staged!.rename(to + key.slice(from.length), staged!.base ?? (replaced === null ? null : { ...replaced, key: to }));
@@ -398,7 +405,18 @@ export class Changes {
         this.tree.nodes.rename(one, to + one.key.slice(from.length));
         one.expires_ms = -Infinity;
       }
+      // Nor where no attributes came in their place
+      if (marker !== null && !described) await this.#removeMarker(to, marker);
     });
+  }
+
+  /** Unless somebody has replaced it. */
+  async #removeMarker(key: string, version: Version): Promise<void> {
+    try {
+      await settledRemove(this.store, key, version);
+    } catch (error) {
+      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
+    }
   }
 
   /** When no tree is moved of which this is a part. */

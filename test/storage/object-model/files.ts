@@ -294,9 +294,12 @@ export async function readMeanwhile(w: World): Promise<void> {
     w.guest.queue.kick();
     for (let turns = w.random.below(4); turns > 0; turns--) await turn();
   }
-  if (renames) w.same({ error: 0 }, w.model.rename(place.dir, place.name, place.dir, entry, 0));
-  else w.model.chmod(inode, 0o715);
-  if (!renames && w.dirty.has(inode)) w.changed(inode);
+  if (renames) {
+    w.same({ error: 0 }, w.model.rename(place.dir, place.name, place.dir, entry, 0));
+  } else {
+    w.model.chmod(inode, 0o715);
+    w.described(inode);
+  }
   await w.guest.queue.wait(pending.length);
   for (const [i, { writable, expected }] of pending.entries()) {
     assert.equal(errnoText(w.guest.memory.dv.getInt32(writable[0] + 4, true)), 'success', `number ${i} of ${pending.length}, the ${asked} being ${at}`);
