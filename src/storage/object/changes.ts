@@ -381,10 +381,13 @@ export class Changes {
             this.files.moved(open, key, version, source);
             now.set(open, key);
           }
+        }, async () => {
+          // Of the empty directory that was there nothing stays, also where no attributes come in the place of its own
+          described ||= this.#stagedAtOrBelow(from).some(({ key }) => key === from);
+          if (marker !== null && !described) await this.#removeMarker(to, marker);
         }, () => {
           for (const { staged, key } of this.#stagedAtOrBelow(from)) {
-            described ||= key === from;
-            // In place of the empty directory that was there: nothing of its attributes stays
+            // In its place
             const replaced = key === from && there !== null ? baseOf(there, null) : null;
             staged!.rename(to + key.slice(from.length), staged!.base ?? (replaced === null ? null : { ...replaced, key: to }));
           }
@@ -405,8 +408,6 @@ export class Changes {
         this.tree.nodes.rename(one, to + one.key.slice(from.length));
         one.expires_ms = -Infinity;
       }
-      // Nor where no attributes came in their place
-      if (marker !== null && !described) await this.#removeMarker(to, marker);
     });
   }
 

@@ -89,11 +89,11 @@ export class Mover {
   }
 
   /**
-   * Every object below `from`, the marker too. `moved` is told where each is by now, `finished` before the journal says so.
+   * Every object below `from`, the marker too. `moved` is told where each is by now, `last` is part of it, `finished` is called before the journal says so.
    * @throws what an object could not be moved for; then all are where they were, as far as the store allows. `emptied`: there was
    * a directory `to`, which stays.
    */
-  async moveTree(from: string, to: string, emptied: boolean, moved: TellMoved, finished: () => void): Promise<void> {
+  async moveTree(from: string, to: string, emptied: boolean, moved: TellMoved, last: () => Promise<void>, finished: () => void): Promise<void> {
     const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: '' };
     this.ledger.begin(operation);
     const begun = new Map<string, Version | null>();
@@ -109,6 +109,7 @@ export class Mover {
           if (pass === PASSES || !(error instanceof StorageError) || !isTransient(error.code)) throw error;
         }
       }
+      await last();
     } catch (error) {
       await this.#undo(operation, emptied, begun, moved);
       throw error;
