@@ -275,6 +275,8 @@ export class StagedFile {
   /** What is not staged is there now; the content is the same. */
   rebase(base: Base | null): void {
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'base', id: this.id, base });
+    // What was cut off again is in it: it needs more than attributes, though all that is left is as in the one before
+    if (base !== null && this.#base !== null && base.size !== this.#base.size) this.#changedData = this.#changes;
     this.#setBase(base);
   }
 
