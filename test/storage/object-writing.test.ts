@@ -351,6 +351,40 @@ describe('restarts', () => {
     rmSync(cacheDirectory, { recursive: true });
   });
 
+  test('a file that was cut to what it had been before a commit of which nobody has heard is what it was cut to, after another restart too', async () => {
+    const memory = new MemoryStore();
+    await memory.put('f', bytes(''));
+    await memory.put('other', bytes('other'));
+    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+    const options = { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000 } } as const;
+    const dying = intercept(memory, async (call, attempt) => {
+      const done = await attempt(call.signal);
+      if (call.operation === 'put') mortal.die();
+      return done;
+    });
+    const mortal: MortalStore = new MortalStore(dying);
+    const first = new Guest(await ObjectGuest.start(mortal.store, options));
+    const { node } = await first.g.lookup(ROOT, 'f');
+    await first.write(node, await first.g.open(node, O_RDWR), 0, bytes('written'));
+    // What it replaces is committed before
+    await first.g.lookup(ROOT, 'other');
+    first.g.queue.chain([first.g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('other'), name('f'))).bytes], [16], true);
+    first.g.queue.kick();
+    while (!mortal.dead) await turn();
+    const killed = first.g.kill();
+    mortal.end();
+    await killed;
+    assert.equal(text(await objectOf(memory, 'f')), 'written');
+    const second = await ObjectGuest.start(memory, options);
+    await second.open((await second.lookup(ROOT, 'f')).node, O_RDWR | O_TRUNC);
+    await second.kill();
+    const third = await ObjectGuest.start(memory, options);
+    assert.equal((await third.lookup(ROOT, 'f')).size, 0);
+    assert.equal(await third.close(), 0);
+    assert.equal(text(await objectOf(memory, 'f')), '');
+    rmSync(cacheDirectory, { recursive: true });
+  });
+
   for (const durability of ['remote', 'writeback'] as const) {
     test(`acknowledged writes survive the daemon (${durability})`, async () => {
       const store = new MemoryStore({ limits: PARTS });

@@ -8,7 +8,6 @@ import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.
 import type { FileSystemRequest } from '../filesystem.js';
 import { pagesOf } from './asking.js';
 import { HIDDEN } from './directory-handles.js';
-import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import { baseOf } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
@@ -383,8 +382,7 @@ export class Changes {
           }
         }, async () => {
           // Of the empty directory that was there nothing stays, also where no attributes come in the place of its own
-          described ||= this.#stagedAtOrBelow(from).some(({ key }) => key === from);
-          if (marker !== null && !described) await this.#removeMarker(to, marker);
+          if (marker !== null && !described && node.staged?.dirty !== true) await this.#mover.removeIfThere(to, marker);
         }, () => {
           for (const { staged, key } of this.#stagedAtOrBelow(from)) {
             // In its place
@@ -409,15 +407,6 @@ export class Changes {
         one.expires_ms = -Infinity;
       }
     });
-  }
-
-  /** Unless somebody has replaced it. */
-  async #removeMarker(key: string, version: Version): Promise<void> {
-    try {
-      await settledRemove(this.store, key, version);
-    } catch (error) {
-      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
-    }
   }
 
   /** When no tree is moved of which this is a part. */

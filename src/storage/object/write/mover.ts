@@ -135,7 +135,7 @@ export class Mover {
           // If somebody else has replaced it, it is theirs
           if (version === null || there.version === version) moved(old, old, await this.#moveOne(there, old), there.version);
         } else if (isCopy(there, still) && !(emptied && key === to)) {
-          await this.#removeIfThere(key, there.version);
+          await this.removeIfThere(key, there.version);
         }
       } catch (error) {
         if (!(error instanceof StorageError)) throw error;
@@ -159,7 +159,7 @@ export class Mover {
     const { from, to } = operation;
     const { location } = this.store;
     if (operation.kind === 'remove') {
-      await this.#removeIfThere(from, operation.version);
+      await this.removeIfThere(from, operation.version);
       this.ledger.finish(operation);
       return `removed ${location}/${from}, which had been begun`;
     }
@@ -182,7 +182,7 @@ export class Mover {
     if (!copied) return `${location}/${from} was not moved to ${to}: that had only been begun`;
     if (old === null) return `${location}/${from} had been moved to ${to}`;
     if (old.version !== version) return `${location}/${from} was copied to ${to}, and then changed by somebody else: both stay`;
-    await this.#removeIfThere(from, version);
+    await this.removeIfThere(from, version);
     return `moved ${location}/${from} to ${to}: removed the old name`;
   }
 
@@ -226,7 +226,8 @@ export class Mover {
     for await (const page of pagesOf(this.store, { prefix })) yield* page.objects;
   }
 
-  async #removeIfThere(key: string, version: Version | null): Promise<void> {
+  /** This version, or whatever is there; what somebody else has put instead stays. */
+  async removeIfThere(key: string, version: Version | null): Promise<void> {
     try {
       if (version === null) await this.store.remove(key);
       else await settledRemove(this.store, key, version);
