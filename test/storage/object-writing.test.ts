@@ -26,6 +26,16 @@ const MIB = 1 << 20;
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
 
+/** The store ends the daemon on the way. */
+async function killedInRename(g: ObjectGuest, from: string, to: string, mortal: MortalStore): Promise<void> {
+  g.queue.chain([g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name(from), name(to))).bytes], [16], true);
+  g.queue.kick();
+  while (!mortal.dead) await turn();
+  const killed = g.kill();
+  mortal.end();
+  await killed;
+}
+
 describe('files', () => {
   test('what is closed is in the bucket, with the metadata that others read', async () => {
     const store = new MemoryStore();
@@ -334,12 +344,7 @@ describe('restarts', () => {
     const first = await ObjectGuest.start(mortal.store, options);
     await first.lookup(ROOT, 'd');
     mortal.dieAt(8, true);
-    first.queue.chain([first.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))).bytes], [16], true);
-    first.queue.kick();
-    while (!mortal.dead) await turn();
-    const killed = first.kill();
-    mortal.end();
-    await killed;
+    await killedInRename(first, 'd', 'e', mortal);
     const faulty = new FaultyStore(memory);
     const refuse = { nth: 1, fault: { kind: 'before', code: 'unavailable' } } as const;
     faulty.inject({ operation: 'copy', ...refuse }, { operation: 'remove', ...refuse });
@@ -368,12 +373,7 @@ describe('restarts', () => {
     await first.write(node, await first.g.open(node, O_RDWR), 0, bytes('written'));
     // What it replaces is committed before
     await first.g.lookup(ROOT, 'other');
-    first.g.queue.chain([first.g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('other'), name('f'))).bytes], [16], true);
-    first.g.queue.kick();
-    while (!mortal.dead) await turn();
-    const killed = first.g.kill();
-    mortal.end();
-    await killed;
+    await killedInRename(first.g, 'other', 'f', mortal);
     assert.equal(text(await objectOf(memory, 'f')), 'written');
     const second = await ObjectGuest.start(memory, options);
     await second.open((await second.lookup(ROOT, 'f')).node, O_RDWR | O_TRUNC);
