@@ -26,16 +26,6 @@ const MIB = 1 << 20;
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 const bytes = (content: string): Uint8Array => new TextEncoder().encode(content);
 
-/** The store ends the daemon on the way. */
-async function killedInRename(g: ObjectGuest, from: string, to: string, mortal: MortalStore): Promise<void> {
-  g.queue.chain([g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name(from), name(to))).bytes], [16], true);
-  g.queue.kick();
-  while (!mortal.dead) await turn();
-  const killed = g.kill();
-  mortal.end();
-  await killed;
-}
-
 describe('files', () => {
   test('what is closed is in the bucket, with the metadata that others read', async () => {
     const store = new MemoryStore();
@@ -344,7 +334,12 @@ describe('restarts', () => {
     const first = await ObjectGuest.start(mortal.store, options);
     await first.lookup(ROOT, 'd');
     mortal.dieAt(8, true);
-    await killedInRename(first, 'd', 'e', mortal);
+    first.queue.chain([first.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))).bytes], [16], true);
+    first.queue.kick();
+    while (!mortal.dead) await turn();
+    const killed = first.kill();
+    mortal.end();
+    await killed;
     const faulty = new FaultyStore(memory);
     const refuse = { nth: 1, fault: { kind: 'before', code: 'unavailable' } } as const;
     faulty.inject({ operation: 'copy', ...refuse }, { operation: 'remove', ...refuse });
@@ -353,35 +348,6 @@ describe('restarts', () => {
     assert.match(last.recovered.join(), /moved what was left below memory:\/d\//);
     await last.close();
     assert.deepEqual((await memory.list({ prefix: '' })).objects.map(({ key }) => key), ['e/a', 'e/b', 'e/c']);
-    rmSync(cacheDirectory, { recursive: true });
-  });
-
-  test('a file that was cut to what it had been before a commit of which nobody has heard is what it was cut to, after another restart too', async () => {
-    const memory = new MemoryStore();
-    await memory.put('f', bytes(''));
-    await memory.put('other', bytes('other'));
-    const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
-    const options = { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 60_000 } } as const;
-    const dying = intercept(memory, async (call, attempt) => {
-      const done = await attempt(call.signal);
-      if (call.operation === 'put') mortal.die();
-      return done;
-    });
-    const mortal: MortalStore = new MortalStore(dying);
-    const first = new Guest(await ObjectGuest.start(mortal.store, options));
-    const { node } = await first.g.lookup(ROOT, 'f');
-    await first.write(node, await first.g.open(node, O_RDWR), 0, bytes('written'));
-    // What it replaces is committed before
-    await first.g.lookup(ROOT, 'other');
-    await killedInRename(first.g, 'other', 'f', mortal);
-    assert.equal(text(await objectOf(memory, 'f')), 'written');
-    const second = await ObjectGuest.start(memory, options);
-    await second.open((await second.lookup(ROOT, 'f')).node, O_RDWR | O_TRUNC);
-    await second.kill();
-    const third = await ObjectGuest.start(memory, options);
-    assert.equal((await third.lookup(ROOT, 'f')).size, 0);
-    assert.equal(await third.close(), 0);
-    assert.equal(text(await objectOf(memory, 'f')), '');
     rmSync(cacheDirectory, { recursive: true });
   });
 
