@@ -9,7 +9,7 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import {
-  AT_EACCESS, AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, CLONE_FS, F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, SEEK_SET,
+  AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, CLONE_FS, F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, SEEK_SET,
 } from '../../ffi/constants.js';
 import { STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
@@ -171,17 +171,24 @@ function ioctl(fd: number, procFd: number, name: number, command: number, argume
   return result;
 }
 
-/** More than were ever needed (50) with another process that makes files all the time. */
-const NOMEM_TRIES = 500;
+const NOMEM_TRIES = 20;
+const ROOT_PATH = NativeMemory.allocate(16).putString(0, '/');
 
-/** open_by_handle_at(2). ENOMEM is what Linux says while the inode number is just being given to a new file: then it will be ESTALE. */
+/**
+ * open_by_handle_at(2). ENOMEM is also what Linux says while the inode number is just being given to a new file, so that the handle's file
+ * is gone: iget_locked() finds an inode with I_CREATING, for as long as whoever makes it waits for the disk. Where there is memory for
+ * another descriptor it is that: ESTALE.
+ */
 export function openByHandle(mountFd: number, handle: number, flags: number): number {
   let fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
   for (let tries = 0; fd === -E.NOMEM && tries < NOMEM_TRIES; tries++) {
+    const other = c.neg(c.openat(AT_FDCWD, ROOT_PATH, O_PATH | O_CLOEXEC, 0));
+    if (other === -E.NOMEM) return other;
+    if (other >= 0) c.close(other);
     c.schedYield();
     fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
   }
-  return fd;
+  return fd === -E.NOMEM ? -E.STALE : fd;
 }
 
 /** Every step by name. `drop` among the arguments: without CAP_FSETID, so that set-id bits are cleared. */
