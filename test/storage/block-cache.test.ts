@@ -1,14 +1,14 @@
 /** The block cache on disk by itself: see src/storage/object/blocks/block-cache.ts. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { NativeMemory, viewOf } from '../../src/ffi/memory.js';
 import { BLOCK_BYTES, BlockCache } from '../../src/storage/object/blocks/block-cache.js';
 import { MemoryBudget } from '../../src/storage/object/memory-budget.js';
-import { BLOCK, blocksOf, CONTENT, has, keep, keepInOrder, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
+import { assertSpace, BLOCK, blocksOf, CONTENT, has, keep, keepInOrder, open, read, scratchDirectory, theObject, tryOpen } from '../support/blocks.js';
 import { pattern } from './contract.js';
 
 const ROOT_ONLY = { skip: process.geteuid!() === 0 ? false : 'needs root' };
@@ -108,7 +108,7 @@ describe('what is kept', () => {
     const used = first.cache.slots.used;
     assert.equal(used, 10 * BLOCK + 2 * 4096);
     await first.cache.close();
-    assert.ok(statSync(join(directory, 'data')).blocks * 512 <= used);
+    assertSpace(directory, used);
     const { cache, warnings } = await open(directory);
     assert.deepEqual(await blocksOf(theObject(cache)), ALL);
     assert.ok((await read(cache.object('small', '1', 100), 0, 100))!.equals(CONTENT.subarray(0, 100)));
@@ -169,7 +169,7 @@ describe('what is kept', () => {
     await keep(same, 5 * BLOCK, 7 * BLOCK);
     assert.ok(second.cache.slots.used <= 4 * BLOCK);
     await second.cache.idle();
-    assert.ok(statSync(join(directory, 'data')).blocks * 512 <= 4 * BLOCK);
+    assertSpace(directory, 4 * BLOCK);
     assert.deepEqual(await blocksOf(same), [0, 4, 5, 6]);
     await second.cache.close();
   });
@@ -184,7 +184,7 @@ describe('what is kept', () => {
     await keep(object, 0, 3 * BLOCK);
     assert.deepEqual(await blocksOf(object), [0, 1, 2]);
     assert.equal(cache.slots.table.count, 3 + 16);
-    assert.ok(statSync(join(directory, 'data')).blocks * 512 <= 4 * BLOCK, 'the space of what went is given back');
+    assertSpace(directory, 4 * BLOCK);
     await cache.close();
   });
 
@@ -214,7 +214,7 @@ describe('what is kept', () => {
     await first.cache.close();
     const second = await open(directory, 3 * BLOCK);
     assert.deepEqual(await blocksOf(theObject(second.cache)), [8, 9, 10]);
-    assert.ok(statSync(join(directory, 'data')).blocks * 512 <= 3 * BLOCK);
+    assertSpace(directory, 3 * BLOCK);
     await second.cache.close();
     const third = await open(directory);
     assert.deepEqual(await blocksOf(theObject(third.cache)), [8, 9, 10]);

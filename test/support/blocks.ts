@@ -1,6 +1,6 @@
 /** A block cache of small blocks in a directory of a test, and an object that goes into it. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -31,6 +31,15 @@ export async function open(directory: string, bytes?: number, budgetBytes?: numb
   const { cache, ...rest } = await tryOpen(directory, bytes, budgetBytes, blockBytes);
   assert.ok(cache !== null, rest.warnings.join());
   return { cache, ...rest };
+}
+
+/** Some file systems count the map of the pieces of a file with it, once it has been written. */
+const MAP_BYTES = 8 * KIB;
+
+/** The blocks take no more of the disk. */
+export function assertSpace(directory: string, bytes: number): void {
+  const taken = statSync(join(directory, 'data')).blocks * 512;
+  assert.ok(taken <= bytes + MAP_BYTES, `${taken} bytes of the disk are taken, instead of ${bytes}`);
 }
 
 export function scratchDirectory(t: TestContext): string {
