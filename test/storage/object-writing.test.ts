@@ -322,6 +322,22 @@ describe('conflicts', () => {
       assert.equal((await guest.g.lookup(d.node, 'f')).size, 6);
     });
   });
+
+  test('so does who makes a file while it is still believed that there is none', async () => {
+    const store = new MemoryStore();
+    await withGuest(store, async (guest) => {
+      assert.deepEqual(await guest.g.list(ROOT), []);
+      await store.put('f', bytes('theirs'));
+      const { entry, fh } = await guest.g.create(ROOT, 'f');
+      await guest.write(entry.node, fh, 0, bytes('mine'));
+      assert.equal(await guest.flush(entry.node, fh), -E.STALE);
+      await guest.release(entry.node, fh);
+      assert.equal(text(await objectOf(store, 'f')), 'theirs');
+      const { objects } = await store.list({ prefix: '.bucketfsd-conflicts/f.' });
+      assert.equal(text(await objectOf(store, objects[0].key)), 'mine');
+      assert.equal((await guest.g.lookup(ROOT, 'f')).size, 6);
+    }, { metadataTtl_ms: 60_000 });
+  });
 });
 
 describe('restarts', () => {
