@@ -50,6 +50,23 @@ describe('files', () => {
     });
   });
 
+  test('a file that is cut while it is sent in parts is what it is then', async () => {
+    const store = new MemoryStore({ limits: PARTS });
+    await withGuest(store, async (guest) => {
+      const { entry, fh } = await guest.g.create(ROOT, 'cut');
+      await guest.write(entry.node, fh, 0, pattern(900_000));
+      while ((await store.listUploads({ prefix: '' })).uploads.length === 0) await turn();
+      for (const size of [500_000, 10, 0]) {
+        await guest.write(entry.node, fh, 0, pattern(900_000));
+        assert.equal(await guest.truncate(entry.node, size), 0);
+        assert.equal(await guest.flush(entry.node, fh), 0);
+        assert.ok((await objectOf(store, 'cut')).equals(pattern(900_000).subarray(0, size)), `${size} bytes`);
+      }
+      assert.equal(await guest.close(entry.node, fh), 0);
+    });
+    assert.deepEqual((await store.listUploads({ prefix: '' })).uploads, []);
+  });
+
   test('any pattern of writes and cuts, small and in parts, on new and on existing objects', async () => {
     const store = new MemoryStore({ limits: PARTS });
     await store.put('old', pattern(700_000));

@@ -179,7 +179,8 @@ export class MemoryStore implements ObjectStore {
   async completeUpload(upload: Upload, parts: readonly Part[], options: CallOptions & { readonly condition?: Condition } = {}): Promise<Version> {
     const operation = this.#begin('complete upload of', upload.key, options);
     const begun = this.#begun(operation, upload);
-    if (parts.length === 0) throw new StorageError('invalid', operation);
+    // As Ceph; S3 would leave out what is not listed
+    if (parts.length === 0 || parts.length < begun.parts.size) throw new StorageError('invalid', operation);
     const contents = parts.map((part, i) => {
       const content = begun.parts.get(part.number);
       if (content === undefined || digest(content) !== part.tag) throw new StorageError('invalid', operation);

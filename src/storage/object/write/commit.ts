@@ -171,8 +171,7 @@ export class CommitMaker {
     try {
       const { changes, size } = file;
       const parts = await upload.parts();
-      if (parts.length === 0) {
-        // Cut off meanwhile: there is no upload of nothing
+      if (parts === null) {
         await this.#dropStream(file, upload);
         return await this.#make(file, key, condition, metadataNow, commit, null);
       }

@@ -62,11 +62,17 @@ export class PartedUpload {
     }
   }
 
-  /** All parts of the file as it is now, in order. @throws StorageError, or what reading the staging file failed with */
-  async parts(): Promise<Part[]> {
+  /**
+   * All parts of the file as it is now, in order; null: of this upload it cannot be made.
+   * @throws StorageError, or what reading the staging file failed with
+   */
+  async parts(): Promise<Part[] | null> {
     this.#following = false;
     for (let round = 1; ; round++) {
       const cells = this.#cells();
+      const numbers = new Set(cells.map(({ number }) => number));
+      // The file was cut. S3 leaves out what is not listed; Ceph refuses to complete with fewer parts than there are
+      if (numbers.size === 0 || [...this.#sent.keys()].some((number) => !numbers.has(number))) return null;
       const parts: Part[] = [];
       let failed: Error | null = null;
       const taken = cells.map((cell) => this.#fresh(cell) ?? this.#queued(cell));
