@@ -171,6 +171,7 @@ function ioctl(fd: number, procFd: number, name: number, command: number, argume
   return result;
 }
 
+/** Most new files are there by then. */
 const NOMEM_TRIES = 20;
 const ROOT_PATH = NativeMemory.allocate(16).putString(0, '/');
 
@@ -182,13 +183,13 @@ const ROOT_PATH = NativeMemory.allocate(16).putString(0, '/');
 export function openByHandle(mountFd: number, handle: number, flags: number): number {
   let fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
   for (let tries = 0; fd === -E.NOMEM && tries < NOMEM_TRIES; tries++) {
-    const other = c.neg(c.openat(AT_FDCWD, ROOT_PATH, O_PATH | O_CLOEXEC, 0));
-    if (other === -E.NOMEM) return other;
-    if (other >= 0) c.close(other);
     c.schedYield();
     fd = c.neg(c.openByHandleAt(mountFd, handle, flags));
   }
-  return fd === -E.NOMEM ? -E.STALE : fd;
+  if (fd !== -E.NOMEM) return fd;
+  const other = c.neg(c.openat(AT_FDCWD, ROOT_PATH, O_PATH | O_CLOEXEC, 0));
+  if (other >= 0) c.close(other);
+  return other === -E.NOMEM ? other : -E.STALE;
 }
 
 /** Every step by name. `drop` among the arguments: without CAP_FSETID, so that set-id bits are cleared. */

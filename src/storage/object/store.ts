@@ -206,7 +206,7 @@ export interface ObjectStore {
   putPart(upload: Upload, number: number, body: Body, options?: CallOptions): Promise<Part>;
   /** `unsupported` for what capabilities.copyPart excludes. */
   copyPart(upload: Upload, number: number, source: PartSource, options?: CallOptions): Promise<Part>;
-  /** Make the object of these parts, in the order of their numbers. */
+  /** Make the object of these parts, in the order of their numbers: of all that were put, since some providers refuse to leave out any. */
   completeUpload(upload: Upload, parts: readonly Part[], options?: CallOptions & { readonly condition?: Condition }): Promise<Version>;
   /** Aborting what is completed or aborted is no error. */
   abortUpload(upload: Upload, options?: CallOptions): Promise<void>;
