@@ -44,7 +44,7 @@ const CONFIGURATIONS: readonly Configuration[] = [
   { name: 'a descriptor for each node, no pool, READDIRPLUS', options: { handles: 'never', readdirplus: true }, threads: 0, evicts: false },
   { name: 'a descriptor for each node, two pool threads, READDIR', options: { handles: 'never', readdirplus: false }, threads: 2, evicts: false },
   { name: 'file handles, no pool, READDIR', options: { handles: 'prefer', readdirplus: false, nofile: TIGHT_NOFILE }, threads: 0, evicts: true },
-  // In the pool READDIRPLUS has no attributes: here not even when the disk is slow, in the last one always
+  // READDIRPLUS has no attributes in the pool: it never goes there, also when the disk is slow, or always
   { name: 'file handles, two pool threads, READDIRPLUS', options: { handles: 'prefer', readdirplus: true, nofile: TIGHT_NOFILE, offload: 'never' }, threads: 2, evicts: true },
   { name: 'file handles, everything in two pool threads', options: { handles: 'prefer', readdirplus: false, nofile: TIGHT_NOFILE, offload: 'always' }, threads: 2, evicts: true },
 ];

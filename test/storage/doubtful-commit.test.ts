@@ -4,14 +4,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { setImmediate as turn } from 'node:timers/promises';
 import { intercept } from '../../src/storage/object/layers/intercept.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
-import { concat, u32, u64 } from '../support/frontend.js';
-import { name, OP } from '../support/guest.js';
 import { MortalStore } from '../support/mortal-store.js';
 import { ObjectGuest } from '../support/object-guest.js';
-import { Guest, objectOf } from '../support/writing-guest.js';
+import { Guest, killedInRename, objectOf } from '../support/writing-guest.js';
 
 const ROOT = 1n;
 const O_RDWR = 2;
@@ -33,12 +30,7 @@ test('a file that was cut to what it had been before is what it was cut to, afte
   const { node } = await g.lookup(ROOT, 'f');
   await first.write(node, await g.open(node, O_RDWR), 0, Buffer.from('written'));
   // What it replaces is committed before
-  g.queue.chain([g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('other'), name('f'))).bytes], [16], true);
-  g.queue.kick();
-  while (!mortal.dead) await turn();
-  const killed = g.kill();
-  mortal.end();
-  await killed;
+  await killedInRename(g, mortal, 'other', 'f');
   assert.equal(String(await objectOf(memory, 'f')), 'written');
   const second = await ObjectGuest.start(memory, options);
   await second.open((await second.lookup(ROOT, 'f')).node, O_RDWR | O_TRUNC);

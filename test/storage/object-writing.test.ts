@@ -15,7 +15,7 @@ import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
 import { MortalStore } from '../support/mortal-store.js';
 import { ObjectGuest } from '../support/object-guest.js';
-import { Guest, objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
+import { Guest, killedInRename, objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 
 const ROOT = 1n;
@@ -366,12 +366,7 @@ describe('restarts', () => {
     const first = await ObjectGuest.start(mortal.store, options);
     await first.lookup(ROOT, 'd');
     mortal.dieAt(8, true);
-    first.queue.chain([first.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))).bytes], [16], true);
-    first.queue.kick();
-    while (!mortal.dead) await turn();
-    const killed = first.kill();
-    mortal.end();
-    await killed;
+    await killedInRename(first, mortal, 'd', 'e');
     const faulty = new FaultyStore(memory);
     const refuse = { nth: 1, fault: { kind: 'before', code: 'unavailable' } } as const;
     faulty.inject({ operation: 'copy', ...refuse }, { operation: 'remove', ...refuse });

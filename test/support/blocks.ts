@@ -34,7 +34,7 @@ export async function open(directory: string, bytes?: number, budgetBytes?: numb
 }
 
 /** Some file systems count the map of the pieces of a file with it, once it has been written. */
-const MAP_BYTES = 8 * KIB;
+const MAP_BYTES = 4 * KIB;
 
 /** The blocks take no more of the disk. */
 export function assertSpace(directory: string, bytes: number): void {

@@ -1,8 +1,10 @@
 /** A guest that writes to a bucket: files as programs make them, in a few requests each. */
 import assert from 'node:assert/strict';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { concat, u32, u64 } from './frontend.js';
-import { OP } from './guest.js';
+import { name, OP } from './guest.js';
+import type { MortalStore } from './mortal-store.js';
 import { ObjectGuest, type GuestOptions } from './object-guest.js';
 
 const ROOT = 1n;
@@ -81,6 +83,16 @@ export async function withGuest(store: ObjectStore, body: (guest: Guest) => Prom
   } finally {
     await g.close();
   }
+}
+
+/** The daemon is killed when its store dies, which happens while it renames something in the root. */
+export async function killedInRename(g: ObjectGuest, mortal: MortalStore, from: string, to: string): Promise<void> {
+  g.queue.chain([g.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name(from), name(to))).bytes], [16], true);
+  g.queue.kick();
+  while (!mortal.dead) await turn();
+  const killed = g.kill();
+  mortal.end();
+  await killed;
 }
 
 /** The content of an object, without a guest. */
