@@ -6,7 +6,7 @@ import { FATTR } from '../fuse-flags.js';
 import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
-import type { OpenFiles } from './open-files.js';
+import type { StagingRegistry } from './staging-registry.js';
 import { PERMISSIONS, type Time } from './posix-metadata.js';
 import { COMMIT } from './settle.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
@@ -32,7 +32,7 @@ export class AttributeChanges {
   constructor(
     readonly store: ObjectStore,
     readonly tree: Tree,
-    readonly files: OpenFiles,
+    readonly staging: StagingRegistry,
   ) {
     this.#small = new SmallObjects(store, tree);
   }
@@ -76,11 +76,11 @@ export class AttributeChanges {
   /** Attributes of a node: with the next commit of what is changed, or would be, else in the metadata of its object. */
   async #describe(given: ObjectNode, change: (facts: Facts) => Facts): Promise<void> {
     requirePosix(this.tree);
-    const { committer } = this.files.write!;
+    const { committer } = this.staging.write;
     await this.tree.gate.through(() => given.key, () => inTurn(given, async () => {
       for (let attempt = 1; ; attempt++) {
         // What has no object any more is only here
-        const file = given.unlinked && !given.directory ? this.files.stageNode(given) : given.staged;
+        const file = given.unlinked && !given.directory ? this.staging.stageNode(given) : given.staged;
         if (file !== null && (file.dirty || given.unlinked)) {
           const facts = change(file.facts());
           this.#small.metadata(facts, E.NOSPC);
@@ -94,7 +94,7 @@ export class AttributeChanges {
         // With what was changed while it was asked for
         const facts = change(defers ? presentFacts(node) : node.facts);
         const metadata = this.#small.metadata(facts, E.NOSPC);
-        if (defers) return committer.later(this.files.describe(node, facts));
+        if (defers) return committer.later(this.staging.describe(node, facts));
         try {
           await replacing(given, async () => {
             await this.#setMetadata(node, facts, metadata);
@@ -123,7 +123,7 @@ export class AttributeChanges {
     const kept = replaced?.kept ?? { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }) };
     const now = replaced?.version ?? (await this.store.setMetadata(node.key, version, kept));
     this.tree.changed(node.key);
-    if (!node.directory) this.files.moved(node, node.key, now);
+    if (!node.directory) this.staging.moved(node, node.key, now);
     node.facts = { ...facts, version: now, kept };
     node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
     if (node.staged?.base != null && !node.staged.dirty) node.staged.adopt(node.facts, { ...node.staged.base, version: now });

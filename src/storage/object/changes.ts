@@ -11,7 +11,7 @@ import { HIDDEN } from './directory-handles.js';
 import type { Facts } from './facts.js';
 import { baseOf } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
-import type { OpenFiles, WriteSide } from './open-files.js';
+import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import { PERMISSIONS } from './posix-metadata.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import { settledRemove } from './settle.js';
@@ -33,7 +33,7 @@ export class Changes {
   constructor(
     readonly store: ObjectStore,
     readonly tree: Tree,
-    readonly files: OpenFiles,
+    readonly staging: StagingRegistry,
     readonly write: WriteSide,
   ) {
     this.#mover = new Mover(store, write.shop.ledger, tree.log);
@@ -54,7 +54,7 @@ export class Changes {
     const made = this.tree.stagedAt(key);
     if (made !== null) return { node: made, made: false };
     const node = this.#newNode(parent, key, this.#newFacts(r, parent, S_IFREG));
-    this.files.stageNew(node);
+    this.staging.stageNew(node);
     this.tree.changed(node.key);
     return { node, made: true };
   }
@@ -98,7 +98,7 @@ export class Changes {
   #stageNew(parent: ObjectNode, key: string, facts: Facts, tooLarge: number): ObjectNode {
     this.#small.metadata(facts, tooLarge);
     const node = this.#newNode(parent, key, facts);
-    this.write.committer.later(this.files.stageNew(node));
+    this.write.committer.later(this.staging.stageNew(node));
     this.tree.changed(key);
     return node;
   }
@@ -207,7 +207,7 @@ export class Changes {
     const { ledger } = this.write.shop;
     const file = node.staged;
     if (file !== null) await this.write.committer.quiet(file);
-    await this.files.preserve(node, () => this.#hiddenKey());
+    await this.staging.preserve(node, () => this.#hiddenKey());
     const inBucket = found || file === null || !file.dirty || file.base !== null || file.doubts.size > 0;
     if (inBucket && file?.dirty === true) {
       // Its data is in the journal: what is begun here is finished there
@@ -226,7 +226,7 @@ export class Changes {
     } else if (inBucket) {
       await this.store.remove(node.key);
     }
-    await this.files.unlinked(node);
+    await this.staging.unlinked(node);
     this.tree.changed(node.key);
     this.tree.nodes.detach(node);
   }
@@ -289,7 +289,7 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
-    if (there !== null) await this.files.preserve(there, () => this.#hiddenKey());
+    if (there !== null) await this.staging.preserve(there, () => this.#hiddenKey());
     const file = await this.#settledFile(node);
     await replacing(node, async () => {
       if (file !== null) {
@@ -297,9 +297,9 @@ export class Changes {
       } else {
         const version = await this.#moveObject(node, key, noReplace);
         this.tree.changed(from);
-        this.files.moved(node, key, version);
+        this.staging.moved(node, key, version);
       }
-      if (there !== null) await this.files.unlinked(there);
+      if (there !== null) await this.staging.unlinked(there);
       this.tree.nodes.rename(node, key);
       this.tree.changed(from);
       this.tree.changed(key);
@@ -377,7 +377,7 @@ export class Changes {
           described ||= old === from;
           for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
             if (open === null) continue;
-            this.files.moved(open, key, version, source);
+            this.staging.moved(open, key, version, source);
             now.set(open, key);
           }
         }, async () => {
@@ -398,7 +398,7 @@ export class Changes {
         throw error;
       }
       if (there !== null) {
-        await this.files.unlinked(there);
+        await this.staging.unlinked(there);
         this.tree.nodes.detach(there);
       }
       this.tree.allChanged();

@@ -77,7 +77,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
     const events: CommitEvents = {
-      waiting: (file) => fs.files.waiting(file), committed: (file, base, metadata) => fs.files.committed(file, base, metadata), conflicted: (file) => fs.files.conflicted(file),
+      waiting: (file) => fs.staging!.waiting(file), committed: (file, base, metadata) => fs.staging!.committed(file, base, metadata), conflicted: (file) => fs.staging!.conflicted(file),
     };
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer }, blocks);
@@ -94,7 +94,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         fs.files.reset();
         await committer.close();
         await fs.files.settled();
-        const left = fs.files.dirtyFiles;
+        const left = fs.staging!.dirtyFiles;
         fs.files.abandon();
         shop.ledger.close();
         await blocks?.close();

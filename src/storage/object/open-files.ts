@@ -3,45 +3,27 @@
  * all of them see the staged file, as POSIX wants it.
  */
 import { E } from '../../base/errno.js';
-import { Underway } from '../../base/underway.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
-import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
-import { baseOf, HiddenObjects } from './hidden.js';
+import { baseOf } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectNode } from './nodes.js';
 import { readAgain, sourceOf } from './overtaken.js';
 import type { Reader } from './reader.js';
-import type { Metadata, ObjectStore, Version } from './store.js';
+import { StagingRegistry, type WriteSide } from './staging-registry.js';
+import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
-import type { Committer } from './write/committer.js';
-import type { Base } from './write/records.js';
-import { canAllocate, StagedFile, type Workshop } from './write/staged-file.js';
-
-/** What a file system that may be written to has besides. */
-export interface WriteSide {
-  readonly shop: Workshop;
-  readonly committer: Committer;
-}
-
-/** Who uses a staged file. */
-interface Use {
-  readonly node: ObjectNode;
-  handles: number;
-}
+import { canAllocate, type StagedFile } from './write/staged-file.js';
 
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
-/** What is not larger is kept in a staging file when it is removed while it is open; of more the server makes a copy. */
-const PRESERVE_LOCALLY_BYTES = 8 << 20;
 
 export class OpenFiles {
   readonly #handles = new Map<number, FileHandle>();
-  readonly #uses = new Map<StagedFile, Use>();
-  readonly #hidden: HiddenObjects | null;
-  readonly #cleaning = new Underway();
+  /** null: nothing is ever written. */
+  readonly staging: StagingRegistry | null;
 
   constructor(
     readonly store: ObjectStore,
@@ -51,8 +33,7 @@ export class OpenFiles {
     readonly nextHandle: () => number,
     readonly blocks: Reader['blocks'] = null,
   ) {
-    this.#hidden = write === null ? null : new HiddenObjects(store, write.shop.ledger);
-    tree.replaced = (node) => this.#replaced(node);
+    this.staging = write === null ? null : new StagingRegistry(tree, write, this.#handles);
   }
 
   get count(): number {
@@ -104,37 +85,6 @@ export class OpenFiles {
     if (typeof file === 'number') return file;
     r.openFlags &= ~FOPEN.NOFLUSH; // Also of one that is only read: closing it makes the object
     return 0;
-  }
-
-  /** Make a file, or a directory, that is not in the bucket: its node must have none. @throws an error of the cache directory */
-  stageNew(node: ObjectNode): StagedFile {
-    return this.#link(node, StagedFile.create(this.write!.shop, node.key, node.facts));
-  }
-
-  /** It is going to have these attributes; with them a directory gets a marker if it has none. @throws an error of the cache directory */
-  describe(node: ObjectNode, facts: Facts): StagedFile {
-    if (node.staged === null && node.directory && node.facts.version === null) return this.#link(node, StagedFile.create(this.write!.shop, node.key, facts));
-    const file = this.stageNode(node);
-    try {
-      file.setAttributes(facts);
-    } catch (error) {
-      if (!file.dirty && this.#uses.get(file)?.handles === 0) this.#dispose(file);
-      throw error;
-    }
-    return file;
-  }
-
-  /** A file of a former daemon, whose changes are not in the bucket. */
-  adopt(node: ObjectNode, file: StagedFile): void {
-    this.#link(node, file);
-  }
-
-  /** The staged file of a node without a handle. @throws FileError, an error of the cache directory */
-  stageNode(node: ObjectNode): StagedFile {
-    if (node.staged !== null) return node.staged;
-    const base = baseOf(node, this.#hidden);
-    if (base === null) throw new FileError(E.IO);
-    return this.#stage(node, base);
   }
 
   release(r: FileSystemRequest): void {
@@ -212,7 +162,8 @@ export class OpenFiles {
 
   /** SETATTR of the size, with a handle or without. */
   async truncate(r: FileSystemRequest, given: ObjectNode): Promise<number> {
-    if (this.write === null) return -E.ROFS;
+    const { staging } = this;
+    if (staging === null) return -E.ROFS;
     let staged: StagedFile;
     let node = given;
     if (r.hasFh) {
@@ -224,101 +175,14 @@ export class OpenFiles {
       if (node.directory) return -E.ISDIR;
       node = await this.tree.refresh(node);
       if ((node.facts.mode & S_IFMT) !== S_IFREG) return -E.INVAL;
-      staged = this.stageNode(node);
+      staged = staging.stageNode(node);
     }
     if ((r.valid & FATTR.KILL_SUIDGID) !== 0) staged.killPrivileges();
     const result = staged.truncate(r.size);
     if (result < 0) return result;
     // Nobody will close it
-    if ((this.#uses.get(staged)?.handles ?? 0) === 0) await this.write.committer.durable(staged);
+    if (staging.handlesOf(staged) === 0) await staging.write.committer.durable(staged);
     return 0;
-  }
-
-  /** Another version has come, and this one has not been changed: who has it open goes on with the one that was opened. */
-  #replaced(node: ObjectNode): void {
-    const file = node.staged;
-    if (file === null) return;
-    this.#unlink(file, node);
-    if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
-  }
-
-  /** What a commit of the file has to wait for. */
-  waiting(file: StagedFile): Promise<unknown> | null {
-    return this.#uses.get(file)?.node.replacing ?? null;
-  }
-
-  /** A commit made an object of the file. */
-  committed(file: StagedFile, base: Base, metadata: Metadata): void {
-    const use = this.#uses.get(file);
-    if (use === undefined) return;
-    const { node } = use;
-    if (node.staged === file && !node.unlinked) {
-      this.tree.committed(node, { ...base, key: node.key, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
-    }
-    for (const handle of this.#handles.values()) if (handle.staged === file) handle.base = base;
-    if (use.handles > 0) return;
-    if (file.dirty) this.write!.committer.later(file);
-    else this.#dispose(file);
-  }
-
-  /** The file's data was put aside. */
-  conflicted(file: StagedFile): void {
-    const use = this.#uses.get(file);
-    if (use === undefined) return;
-    for (const handle of this.#handles.values()) if (handle.staged === file) handle.stale = true;
-    if (!use.node.unlinked) this.tree.changed(use.node.key);
-    this.#dispose(file);
-  }
-
-  /** The version `source` is at another key now, as another version. Who has another one open has one that is gone. */
-  moved(node: ObjectNode, key: string, version: Version, source: Version | null = node.facts.version): void {
-    const before = node.facts.version;
-    if (before !== source) return;
-    for (const handle of this.#handles.values()) {
-      if (handle.node !== node || handle.base === null || handle.base.version !== before) continue;
-      handle.base = { ...handle.base, key, version };
-      handle.reader?.moveTo(key, version);
-    }
-    const file = node.staged;
-    if (file?.base != null && file.base.version === before) {
-      file.rename(node.unlinked ? null : key, { key, version, size: file.base.size });
-    }
-    if (node.told === before) node.told = version;
-    if (node.cached === before) node.cached = version;
-    node.facts = { ...node.facts, version };
-  }
-
-  /** Who has a file open that is about to lose its name keeps what it is. @throws StorageError */
-  async preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
-    if (node.opens === 0 || node.facts.version === null) return;
-    const file = node.staged;
-    if (file !== null && file.isStaged(0, file.size)) return;
-    const base = file?.base ?? { key: node.key, version: node.facts.version, size: node.facts.size };
-    if (base.size === 0) return;
-    if (base.size <= PRESERVE_LOCALLY_BYTES) {
-      const staged = file ?? this.#stage(node, base);
-      // Whoever has it open may close it meanwhile
-      this.#uses.get(staged)!.handles++;
-      return staged.fill(0, staged.size).finally(() => this.#leave(staged));
-    }
-    const copy = await this.#hidden!.copy(node, base, hiddenKey());
-    for (const handle of this.#handles.values()) {
-      if (handle.node !== node || handle.base?.version !== base.version) continue;
-      handle.base = copy;
-      handle.reader?.moveTo(copy.key, copy.version);
-    }
-    file?.rebase(copy);
-  }
-
-  /** The node has lost its name: what was changed is not committed any more. */
-  async unlinked(node: ObjectNode): Promise<void> {
-    const file = node.staged;
-    if (file !== null) {
-      file.rename(null, file.base);
-      await this.write!.committer.forget(file);
-      if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
-    }
-    this.#hidden?.release(node);
   }
 
   /** The guest has gone. */
@@ -329,27 +193,25 @@ export class OpenFiles {
 
   /** Copies of what was open are removed. */
   async settled(): Promise<void> {
-    await this.#cleaning.settled();
-    await this.#hidden?.settled();
+    await this.staging?.settled();
   }
 
   abandon(): void {
     this.tree.small.clear();
     for (const { reader } of this.#handles.values()) reader?.close();
     this.#handles.clear();
-    for (const file of this.#uses.keys()) file.abandon();
-    this.#uses.clear();
+    this.staging?.abandon();
   }
 
   #install(r: FileSystemRequest, node: ObjectNode, writable: boolean): FileHandle | number {
     const number = this.nextHandle();
     if (number < 0) return number;
     const { version } = node.facts;
-    const base = baseOf(node, this.#hidden);
+    const base = baseOf(node, this.staging?.hidden ?? null);
     const file: FileHandle = { node, base, reader: null, staged: null, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false };
     node.opens++;
     this.#handles.set(number, file);
-    if (node.staged !== null) this.#use(file, node.staged);
+    if (node.staged !== null) this.staging!.use(file, node.staged);
     r.fhLow = number;
     r.fhHigh = 0;
     r.openFlags = writable ? 0 : FOPEN.NOFLUSH;
@@ -375,37 +237,11 @@ export class OpenFiles {
   }
 
   #stagedOf(file: FileHandle): StagedFile {
-    if (this.write === null) throw new FileError(E.ROFS);
+    if (this.staging === null) throw new FileError(E.ROFS);
     if (file.staged !== null) return file.staged;
     // Others have gone on to another version, which this handle does not know
     if (file.node.staged !== null || file.base === null) throw new FileError(E.STALE);
-    return this.#stage(file.node, file.base);
-  }
-
-  /** For all handles that were opened as this version. */
-  #stage(node: ObjectNode, base: Base): StagedFile {
-    const staged = this.#link(node, StagedFile.of(this.write!.shop, base, node.facts));
-    if (node.unlinked) staged.rename(null, base);
-    for (const handle of this.#handles.values()) {
-      if (handle.node !== node || handle.staged !== null || handle.base?.version !== base.version) continue;
-      this.#use(handle, staged);
-      handle.reader?.close();
-      handle.reader = null;
-    }
-    return staged;
-  }
-
-  #link(node: ObjectNode, file: StagedFile): StagedFile {
-    node.staged = file;
-    this.tree.nodes.staged.add(node);
-    this.#uses.set(file, { node, handles: 0 });
-    return file;
-  }
-
-  #use(handle: FileHandle, file: StagedFile): void {
-    handle.staged = file;
-    const use = this.#uses.get(file);
-    if (use !== undefined) use.handles++;
+    return this.staging.stage(file.node, file.base);
   }
 
   #drop(number: number, handle: FileHandle): void {
@@ -414,37 +250,8 @@ export class OpenFiles {
     const { node, staged } = handle;
     if (handle.reader === null && handle.base !== null) this.tree.small.drop(handle.base.key);
     node.opens--;
-    if (staged !== null) this.#leave(staged);
-    this.#hidden?.release(node);
+    if (staged !== null) this.staging!.leave(staged);
+    this.staging?.hidden.release(node);
     this.tree.nodes.release(node);
-  }
-
-  #leave(file: StagedFile): void {
-    const use = this.#uses.get(file);
-    if (use === undefined || --use.handles > 0) return;
-    if (file.dirty) this.write!.committer.later(file);
-    else this.#dispose(file);
-  }
-
-  #unlink(file: StagedFile, node: ObjectNode): void {
-    if (node.staged !== file) return;
-    node.staged = null;
-    this.tree.nodes.staged.delete(node);
-    this.tree.nodes.release(node);
-  }
-
-  #dispose(file: StagedFile): void {
-    const use = this.#uses.get(file);
-    if (use === undefined) return;
-    this.#uses.delete(file);
-    this.#unlink(file, use.node);
-    this.#cleaning.add(this.write!.committer.forget(file).then(() => file.dispose()).catch((error: unknown) => {
-      this.tree.log.error({ err: error, id: file.id }, `staging file ${file.id} cannot be given up: the next start looks at it again`);
-    }));
-  }
-
-  /** Files of which something is not in the bucket, for reports. */
-  get dirtyFiles(): number {
-    return [...this.#uses.keys()].filter((file) => file.dirty).length;
   }
 }

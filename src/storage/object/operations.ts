@@ -1,18 +1,17 @@
 /** The operations of the port on a bucket: what the store has to be asked for is answered later; what is known is answered at once. */
 import { E } from '../../base/errno.js';
-import { O_EXCL, S_IFMT } from '../../ffi/constants.js';
+import { O_EXCL } from '../../ffi/constants.js';
 import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
 import { FATTR } from '../fuse-flags.js';
 import { AttributeChanges } from './attribute-changes.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import { Changes } from './changes.js';
-import { DirectoryHandle, DOTS } from './directory-handles.js';
 import { putStatfs, putStatx } from './facts.js';
-import type { Head } from './heads-ahead.js';
-import type { Entry } from './listing.js';
 import type { MemoryBudget } from './memory-budget.js';
-import { presentFacts, type InodeNumber, type ObjectNode } from './nodes.js';
-import { OpenFiles, type WriteSide } from './open-files.js';
+import { presentFacts, type ObjectNode } from './nodes.js';
+import { OpenFiles } from './open-files.js';
+import { DirectoryReader } from './readdir.js';
+import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree, type TreeLog, type TreeOptions } from './tree.js';
 import { CONFLICTS } from './write/committer.js';
@@ -23,20 +22,14 @@ export interface OperationOptions extends TreeOptions {
 }
 
 const HANDLES_MAX = 65_536;
-const DT_DIR = 4;
-const DT_REG = 8;
 const TARGET_MAX_BYTES = 4095;
-/** Entries behind those of a READDIRPLUS whose metadata is asked for with theirs. */
-const ENTRIES_AHEAD = 128;
 
 export class ObjectFileSystem {
   readonly files: OpenFiles;
   readonly #changes: Changes | null;
-  readonly #attributes: AttributeChanges;
-  readonly #directories = new Map<number, DirectoryHandle>();
+  readonly #attributes: AttributeChanges | null;
+  readonly #directories: DirectoryReader;
   #handles = 0;
-  /** Whoever went through a directory last wanted to know more than names. */
-  #walks = false;
 
   constructor(
     readonly store: ObjectStore,
@@ -48,8 +41,14 @@ export class ObjectFileSystem {
     blocks: BlockCache | null = null,
   ) {
     this.files = new OpenFiles(store, budget, tree, write, () => this.#handle(), blocks);
-    this.#changes = write === null ? null : new Changes(store, tree, this.files, write);
-    this.#attributes = new AttributeChanges(store, tree, this.files);
+    this.#directories = new DirectoryReader(tree, options, () => this.#handle(), (r, node) => this.#putEntry(r, node));
+    const { staging } = this.files;
+    this.#changes = staging === null ? null : new Changes(store, tree, staging, staging.write);
+    this.#attributes = staging === null ? null : new AttributeChanges(store, tree, staging);
+  }
+
+  get staging(): StagingRegistry | null {
+    return this.files.staging;
   }
 
   /** A file, or a directory, that a former daemon has not committed. */
@@ -63,7 +62,7 @@ export class ObjectFileSystem {
       file.rename(`${this.options.prefix}${CONFLICTS}${key.slice(this.options.prefix.length)}.${file.id}`, null);
     }
     const node = nodes.put(directory, file.key!, file.facts(), 0);
-    this.files.adopt(node, file);
+    this.staging!.adopt(node, file);
     this.write!.committer.later(file);
   }
 
@@ -71,6 +70,7 @@ export class ObjectFileSystem {
     const unsupported: Method = () => -E.OPNOTSUPP;
     const seconds = this.options.metadataTtl_ms / 1000;
     const { files } = this;
+    const directories = this.#directories;
     return {
       capabilities: CAPABILITIES(this.options),
       entryTimeout: seconds,
@@ -92,25 +92,25 @@ export class ObjectFileSystem {
       // Objects have one name each (link(2): EPERM for a file system without hard links)
       link: () => (this.write === null ? -E.ROFS : -E.PERM),
       open: (r) => this.#later(r, () => files.open(r, this.#node(r))),
-      opendir: (r) => this.#opendir(r),
+      opendir: (r) => directories.open(r),
       create: (r) => this.#change(r, (changes) => this.#create(r, changes)),
       tmpfile: () => (this.write === null ? -E.ROFS : -E.OPNOTSUPP),
       read: (r) => this.#inline(r, () => files.read(r)),
       write: (r) => this.#inline(r, () => files.writeData(r)),
-      readdir: (r) => this.#later(r, () => this.#readdir(r, false)),
-      readdirplus: (r) => this.#later(r, () => this.#readdir(r, true)),
+      readdir: (r) => this.#later(r, () => directories.read(r, false)),
+      readdirplus: (r) => this.#later(r, () => directories.read(r, true)),
       flush: (r) => this.#later(r, () => files.flush(r)),
       fsync: (r) => this.#later(r, () => files.flush(r)),
       fsyncdir: (r) => this.#fsyncdir(r),
       syncfs: (r) => this.#later(r, () => this.#syncfs()),
       release: (r) => this.#inline(r, () => (files.release(r), 0)),
-      releasedir: (r) => this.#releasedir(r),
+      releasedir: (r) => directories.release(r),
       statfs: (r) => (putStatfs(r.reply.u32), 0),
       access: (r) => (this.write === null && (r.flags & 2) !== 0 ? -E.ROFS : 0),
-      setxattr: (r) => this.#change(r, () => this.#attributes.setxattr(r, this.#node(r))),
+      setxattr: (r) => this.#change(r, () => this.#attributes!.setxattr(r, this.#node(r))),
       getxattr: (r) => this.#getxattr(r),
       listxattr: (r) => this.#later(r, () => this.#listxattr(r)),
-      removexattr: (r) => this.#change(r, () => this.#attributes.removexattr(r, this.#node(r))),
+      removexattr: (r) => this.#change(r, () => this.#attributes!.removexattr(r, this.#node(r))),
       fallocate: (r) => this.#inline(r, () => files.fallocate(r)),
       lseek: (r) => this.#inline(r, () => files.lseek(r)),
       // The guest copies by itself then
@@ -246,7 +246,7 @@ export class ObjectFileSystem {
       const result = await this.files.truncate(r, node);
       if (result < 0) return result;
     }
-    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await this.#attributes.setattr(r, node);
+    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await this.#attributes!.setattr(r, node);
     this.#putAttr(r, node);
     return 0;
   }
@@ -284,125 +284,7 @@ export class ObjectFileSystem {
 
   /** A number for a handle, never used before in this session; −ENFILE when there are too many. */
   #handle(): number {
-    return this.files.count + this.#directories.size >= HANDLES_MAX ? -E.NFILE : ++this.#handles;
-  }
-
-  #opendir(r: FileSystemRequest): number {
-    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
-    if (node === null) return -E.STALE;
-    if (!node.directory) return -E.NOTDIR;
-    const handle = this.#handle();
-    if (handle < 0) return handle;
-    node.opens++;
-    this.#directories.set(handle, new DirectoryHandle(node, this.tree));
-    r.fhLow = handle;
-    r.fhHigh = 0;
-    r.openFlags = 0;
-    return 0;
-  }
-
-  #releasedir(r: FileSystemRequest): number {
-    const directory = r.fhHigh === 0 ? this.#directories.get(r.fhLow) : undefined;
-    if (directory === undefined) return -E.BADF;
-    this.#directories.delete(r.fhLow);
-    directory.node.opens--;
-    this.tree.nodes.release(directory.node);
-    return 0;
-  }
-
-  async #readdir(r: FileSystemRequest, plus: boolean): Promise<number> {
-    const directory = r.fhHigh === 0 ? this.#directories.get(r.fhLow) : undefined;
-    if (directory === undefined) return -E.BADF;
-    if (r.node2High !== 0) return -E.INVAL;
-    let number = r.node2Low;
-    await this.tree.gate.pass(() => directory.node.key);
-    if (number === 0) directory.rewind();
-    else if (number >= DOTS) this.#walks = plus;
-    for (; number < DOTS; number++) {
-      const key = number === 0 ? directory.node.key : this.#above(directory.node.key);
-      if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-    }
-    try {
-      return await this.#fill(r, directory, number, plus);
-    } catch (error) {
-      // The guest gets the nodes that are in the reply, and asks again for the rest
-      if (r.entries.used > 0) return r.entries.used;
-      throw error;
-    }
-  }
-
-  /** Until the reply is full or the directory ends: an empty reply would say that it ends. */
-  async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean): Promise<number> {
-    for (let number = from; ; ) {
-      const entries = await directory.entries(number - DOTS);
-      if (entries.length === 0) return r.entries.used;
-      const fitting = r.entries.fitting(entries);
-      if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
-      for (let i = 0; i < fitting; i++, number++) {
-        const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
-        if (node !== null) this.#putEntry(r, node);
-        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
-      }
-    }
-  }
-
-  #numberOf({ key }: ObjectNode, { object, component }: Entry): InodeNumber {
-    return this.tree.nodes.numberOf(object === null, object === null ? `${key}${component}/` : object.key);
-  }
-
-  /** The directory that one is in; of the share itself, itself. */
-  #above(key: string): string {
-    return key === this.options.prefix ? key : key.slice(0, key.lastIndexOf('/', key.length - 2) + 1);
-  }
-
-  /** For the entry of a listing; 0 where only its metadata would tell. */
-  #type({ object }: Entry, node: ObjectNode | null): number {
-    if (object === null) return DT_DIR;
-    if (node !== null) return (node.facts.mode & S_IFMT) >>> 12;
-    return this.options.posix === 'off' ? DT_REG : 0;
-  }
-
-  #put(r: FileSystemRequest, { inoLow, inoHigh }: InodeNumber, name: Uint8Array, type: number, next: number, known: boolean): boolean {
-    if (!r.entries.fits(name.length)) return false;
-    r.entries.put(inoLow, inoHigh, next, 0, type, name, 0, name.length, known);
-    return true;
-  }
-
-  /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
-  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
-    const key = (entry: Entry): string => keyOf(directory, entry);
-    const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
-    // Linux begins with a READDIRPLUS also where nobody wants to know more than names
-    const ahead = this.#walks && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
-    directory.heads.prepare(ahead.filter((entry) => this.#needsHead(directory, entry)).map(key));
-    return heads;
-  }
-
-  #needsHead(directory: DirectoryHandle, entry: Entry): boolean {
-    const { object } = entry;
-    if (this.options.posix !== 'full') return false;
-    const key = keyOf(directory, entry);
-    if (object !== null && this.tree.knowsFromListing(object) && directory.isCurrent(key)) return false;
-    const known = this.tree.nodes.find(object === null, key);
-    if (known?.staged?.dirty === true) return false;
-    return known === null || performance.now() >= known.expires_ms || (object !== null && known.facts.version !== object.version);
-  }
-
-  /** The node for an entry of a listing, null where its attributes are not known. */
-  #nodeOf(directory: DirectoryHandle, entry: Entry, head: Head): ObjectNode | null {
-    const { tree } = this;
-    const { object } = entry;
-    const key = keyOf(directory, entry);
-    const known = tree.nodes.find(object === null, key);
-    if (known?.staged?.dirty === true) return known;
-    if (head === undefined && this.options.posix === 'full' && known !== null && performance.now() < known.expires_ms) return known;
-    if (object === null) {
-      if (this.options.posix === 'off') return tree.putListedDirectory(key, null);
-      return head === undefined ? null : tree.putListedDirectory(key, head);
-    }
-    if (head !== undefined) return head === null ? null : tree.putObject(head);
-    return tree.knowsFromListing(object) && directory.isCurrent(key) ? tree.putObject(object) : null;
+    return this.files.count + this.#directories.count >= HANDLES_MAX ? -E.NFILE : ++this.#handles;
   }
 
   /** Asked before many a write (security.capability), so at once where it can be. */
@@ -431,16 +313,10 @@ export class ObjectFileSystem {
 
   #reset(): void {
     this.files.reset();
-    for (const { node } of this.#directories.values()) node.opens = 0;
-    this.#directories.clear();
+    this.#directories.reset();
     this.tree.nodes.clear();
   }
 }
-
-/** Of an object, or of a directory's marker. */
-const keyOf = ({ node }: DirectoryHandle, { component, object }: Entry): string => object?.key ?? `${node.key}${component}/`;
-
-const DOT_NAMES = [Buffer.from('.'), Buffer.from('..')];
 
 const CAPABILITIES = (options: OperationOptions): Capabilities => ({
   writeback: false, killprivV2: true, posixAcl: false, securityContext: false, submounts: false, posixLocks: false, flockLocks: false,

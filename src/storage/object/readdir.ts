@@ -1,0 +1,162 @@
+/** OPENDIR, READDIR and READDIRPLUS: what listings show, as entries and nodes of the guest. */
+import { E } from '../../base/errno.js';
+import { S_IFMT } from '../../ffi/constants.js';
+import type { FileSystemRequest } from '../filesystem.js';
+import { DirectoryHandle, DOTS } from './directory-handles.js';
+import type { Head } from './heads-ahead.js';
+import type { Entry } from './listing.js';
+import type { InodeNumber, ObjectNode } from './nodes.js';
+import type { Tree, TreeOptions } from './tree.js';
+
+const DT_DIR = 4;
+const DT_REG = 8;
+/** Entries behind those of a READDIRPLUS whose metadata is asked for with theirs. */
+const ENTRIES_AHEAD = 128;
+
+export class DirectoryReader {
+  readonly #handles = new Map<number, DirectoryHandle>();
+  /** Whoever went through a directory last wanted to know more than names. */
+  #walks = false;
+
+  /** `nextHandle`: a number, or −errno; `putEntry`: the guest is told of a node, and has a reference to it. */
+  constructor(
+    readonly tree: Tree,
+    readonly options: TreeOptions,
+    readonly nextHandle: () => number,
+    readonly putEntry: (r: FileSystemRequest, node: ObjectNode) => void,
+  ) {}
+
+  /** Open directories. */
+  get count(): number {
+    return this.#handles.size;
+  }
+
+  open(r: FileSystemRequest): number {
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    if (node === null) return -E.STALE;
+    if (!node.directory) return -E.NOTDIR;
+    const handle = this.nextHandle();
+    if (handle < 0) return handle;
+    node.opens++;
+    this.#handles.set(handle, new DirectoryHandle(node, this.tree));
+    r.fhLow = handle;
+    r.fhHigh = 0;
+    r.openFlags = 0;
+    return 0;
+  }
+
+  release(r: FileSystemRequest): number {
+    const directory = r.fhHigh === 0 ? this.#handles.get(r.fhLow) : undefined;
+    if (directory === undefined) return -E.BADF;
+    this.#handles.delete(r.fhLow);
+    directory.node.opens--;
+    this.tree.nodes.release(directory.node);
+    return 0;
+  }
+
+  async read(r: FileSystemRequest, plus: boolean): Promise<number> {
+    const directory = r.fhHigh === 0 ? this.#handles.get(r.fhLow) : undefined;
+    if (directory === undefined) return -E.BADF;
+    if (r.node2High !== 0) return -E.INVAL;
+    let number = r.node2Low;
+    await this.tree.gate.pass(() => directory.node.key);
+    if (number === 0) directory.rewind();
+    else if (number >= DOTS) this.#walks = plus;
+    for (; number < DOTS; number++) {
+      const key = number === 0 ? directory.node.key : this.#above(directory.node.key);
+      if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+    }
+    try {
+      return await this.#fill(r, directory, number, plus);
+    } catch (error) {
+      // The guest gets the nodes that are in the reply, and asks again for the rest
+      if (r.entries.used > 0) return r.entries.used;
+      throw error;
+    }
+  }
+
+  /** Until the reply is full or the directory ends: an empty reply would say that it ends. */
+  async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean): Promise<number> {
+    for (let number = from; ; ) {
+      const entries = await directory.entries(number - DOTS);
+      if (entries.length === 0) return r.entries.used;
+      const fitting = r.entries.fitting(entries);
+      if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
+      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
+      for (let i = 0; i < fitting; i++, number++) {
+        const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
+        if (node !== null) this.putEntry(r, node);
+        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
+      }
+    }
+  }
+
+  #numberOf({ key }: ObjectNode, { object, component }: Entry): InodeNumber {
+    return this.tree.nodes.numberOf(object === null, object === null ? `${key}${component}/` : object.key);
+  }
+
+  /** The directory that one is in; of the share itself, itself. */
+  #above(key: string): string {
+    return key === this.options.prefix ? key : key.slice(0, key.lastIndexOf('/', key.length - 2) + 1);
+  }
+
+  /** For the entry of a listing; 0 where only its metadata would tell. */
+  #type({ object }: Entry, node: ObjectNode | null): number {
+    if (object === null) return DT_DIR;
+    if (node !== null) return (node.facts.mode & S_IFMT) >>> 12;
+    return this.options.posix === 'off' ? DT_REG : 0;
+  }
+
+  #put(r: FileSystemRequest, { inoLow, inoHigh }: InodeNumber, name: Uint8Array, type: number, next: number, known: boolean): boolean {
+    if (!r.entries.fits(name.length)) return false;
+    r.entries.put(inoLow, inoHigh, next, 0, type, name, 0, name.length, known);
+    return true;
+  }
+
+  /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
+    const key = (entry: Entry): string => keyOf(directory, entry);
+    const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
+    // Linux begins with a READDIRPLUS also where nobody wants to know more than names
+    const ahead = this.#walks && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
+    directory.heads.prepare(ahead.filter((entry) => this.#needsHead(directory, entry)).map(key));
+    return heads;
+  }
+
+  #needsHead(directory: DirectoryHandle, entry: Entry): boolean {
+    const { object } = entry;
+    if (this.options.posix !== 'full') return false;
+    const key = keyOf(directory, entry);
+    if (object !== null && this.tree.knowsFromListing(object) && directory.isCurrent(key)) return false;
+    const known = this.tree.nodes.find(object === null, key);
+    if (known?.staged?.dirty === true) return false;
+    return known === null || performance.now() >= known.expires_ms || (object !== null && known.facts.version !== object.version);
+  }
+
+  /** The node for an entry of a listing, null where its attributes are not known. */
+  #nodeOf(directory: DirectoryHandle, entry: Entry, head: Head): ObjectNode | null {
+    const { tree } = this;
+    const { object } = entry;
+    const key = keyOf(directory, entry);
+    const known = tree.nodes.find(object === null, key);
+    if (known?.staged?.dirty === true) return known;
+    if (head === undefined && this.options.posix === 'full' && known !== null && performance.now() < known.expires_ms) return known;
+    if (object === null) {
+      if (this.options.posix === 'off') return tree.putListedDirectory(key, null);
+      return head === undefined ? null : tree.putListedDirectory(key, head);
+    }
+    if (head !== undefined) return head === null ? null : tree.putObject(head);
+    return tree.knowsFromListing(object) && directory.isCurrent(key) ? tree.putObject(object) : null;
+  }
+
+  /** The guest has gone. */
+  reset(): void {
+    for (const { node } of this.#handles.values()) node.opens = 0;
+    this.#handles.clear();
+  }
+}
+
+/** Of an object, or of a directory's marker. */
+const keyOf = ({ node }: DirectoryHandle, { component, object }: Entry): string => object?.key ?? `${node.key}${component}/`;
+
+const DOT_NAMES = [Buffer.from('.'), Buffer.from('..')];

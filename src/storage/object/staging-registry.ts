@@ -1,0 +1,234 @@
+/** Staged files of the nodes: which node has which one, how many handles use it, and when nobody needs it any more. */
+import { E } from '../../base/errno.js';
+import { Underway } from '../../base/underway.js';
+import type { Facts } from './facts.js';
+import type { FileHandle } from './file-handle.js';
+import { baseOf, HiddenObjects } from './hidden.js';
+import type { ObjectNode } from './nodes.js';
+import type { Metadata, Version } from './store.js';
+import { FileError, type Tree } from './tree.js';
+import type { Committer } from './write/committer.js';
+import type { Base } from './write/records.js';
+import { StagedFile, type Workshop } from './write/staged-file.js';
+
+/** What a file system that may be written to has besides. */
+export interface WriteSide {
+  readonly shop: Workshop;
+  readonly committer: Committer;
+}
+
+/** Who uses a staged file. */
+interface Use {
+  readonly node: ObjectNode;
+  handles: number;
+}
+
+/** What is not larger is kept in a staging file when it is removed while it is open; of more the server makes a copy. */
+const PRESERVE_LOCALLY_BYTES = 8 << 20;
+
+export class StagingRegistry {
+  readonly hidden: HiddenObjects;
+  readonly #uses = new Map<StagedFile, Use>();
+  readonly #cleaning = new Underway();
+
+  /** `handles`: of all open files. */
+  constructor(
+    readonly tree: Tree,
+    readonly write: WriteSide,
+    readonly handles: ReadonlyMap<number, FileHandle>,
+  ) {
+    this.hidden = new HiddenObjects(tree.store, write.shop.ledger);
+    tree.replaced = (node) => this.#replaced(node);
+  }
+
+  /** How many handles use a staged file. */
+  handlesOf(file: StagedFile): number {
+    return this.#uses.get(file)?.handles ?? 0;
+  }
+
+  /** Make a file, or a directory, that is not in the bucket: its node must have none. @throws an error of the cache directory */
+  stageNew(node: ObjectNode): StagedFile {
+    return this.#link(node, StagedFile.create(this.write.shop, node.key, node.facts));
+  }
+
+  /** It is going to have these attributes; with them a directory gets a marker if it has none. @throws an error of the cache directory */
+  describe(node: ObjectNode, facts: Facts): StagedFile {
+    if (node.staged === null && node.directory && node.facts.version === null) return this.#link(node, StagedFile.create(this.write.shop, node.key, facts));
+    const file = this.stageNode(node);
+    try {
+      file.setAttributes(facts);
+    } catch (error) {
+      if (!file.dirty && this.#uses.get(file)?.handles === 0) this.#dispose(file);
+      throw error;
+    }
+    return file;
+  }
+
+  /** A file of a former daemon, whose changes are not in the bucket. */
+  adopt(node: ObjectNode, file: StagedFile): void {
+    this.#link(node, file);
+  }
+
+  /** The staged file of a node without a handle. @throws FileError, an error of the cache directory */
+  stageNode(node: ObjectNode): StagedFile {
+    if (node.staged !== null) return node.staged;
+    const base = baseOf(node, this.hidden);
+    if (base === null) throw new FileError(E.IO);
+    return this.stage(node, base);
+  }
+
+  /** Another version has come, and this one has not been changed: who has it open goes on with the one that was opened. */
+  #replaced(node: ObjectNode): void {
+    const file = node.staged;
+    if (file === null) return;
+    this.#unlink(file, node);
+    if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
+  }
+
+  /** What a commit of the file has to wait for. */
+  waiting(file: StagedFile): Promise<unknown> | null {
+    return this.#uses.get(file)?.node.replacing ?? null;
+  }
+
+  /** A commit made an object of the file. */
+  committed(file: StagedFile, base: Base, metadata: Metadata): void {
+    const use = this.#uses.get(file);
+    if (use === undefined) return;
+    const { node } = use;
+    if (node.staged === file && !node.unlinked) {
+      this.tree.committed(node, { ...base, key: node.key, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
+    }
+    for (const handle of this.handles.values()) if (handle.staged === file) handle.base = base;
+    if (use.handles > 0) return;
+    if (file.dirty) this.write.committer.later(file);
+    else this.#dispose(file);
+  }
+
+  /** The file's data was put aside. */
+  conflicted(file: StagedFile): void {
+    const use = this.#uses.get(file);
+    if (use === undefined) return;
+    for (const handle of this.handles.values()) if (handle.staged === file) handle.stale = true;
+    if (!use.node.unlinked) this.tree.changed(use.node.key);
+    this.#dispose(file);
+  }
+
+  /** The version `source` is at another key now, as another version. Who has another one open has one that is gone. */
+  moved(node: ObjectNode, key: string, version: Version, source: Version | null = node.facts.version): void {
+    const before = node.facts.version;
+    if (before !== source) return;
+    for (const handle of this.handles.values()) {
+      if (handle.node !== node || handle.base === null || handle.base.version !== before) continue;
+      handle.base = { ...handle.base, key, version };
+      handle.reader?.moveTo(key, version);
+    }
+    const file = node.staged;
+    if (file?.base != null && file.base.version === before) {
+      file.rename(node.unlinked ? null : key, { key, version, size: file.base.size });
+    }
+    if (node.told === before) node.told = version;
+    if (node.cached === before) node.cached = version;
+    node.facts = { ...node.facts, version };
+  }
+
+  /** Who has a file open that is about to lose its name keeps what it is. @throws StorageError */
+  async preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
+    if (node.opens === 0 || node.facts.version === null) return;
+    const file = node.staged;
+    if (file !== null && file.isStaged(0, file.size)) return;
+    const base = file?.base ?? { key: node.key, version: node.facts.version, size: node.facts.size };
+    if (base.size === 0) return;
+    if (base.size <= PRESERVE_LOCALLY_BYTES) {
+      const staged = file ?? this.stage(node, base);
+      // Whoever has it open may close it meanwhile
+      this.#uses.get(staged)!.handles++;
+      return staged.fill(0, staged.size).finally(() => this.leave(staged));
+    }
+    const copy = await this.hidden.copy(node, base, hiddenKey());
+    for (const handle of this.handles.values()) {
+      if (handle.node !== node || handle.base?.version !== base.version) continue;
+      handle.base = copy;
+      handle.reader?.moveTo(copy.key, copy.version);
+    }
+    file?.rebase(copy);
+  }
+
+  /** The node has lost its name: what was changed is not committed any more. */
+  async unlinked(node: ObjectNode): Promise<void> {
+    const file = node.staged;
+    if (file !== null) {
+      file.rename(null, file.base);
+      await this.write.committer.forget(file);
+      if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
+    }
+    this.hidden.release(node);
+  }
+
+  /** Copies of what was open are removed. */
+  async settled(): Promise<void> {
+    await this.#cleaning.settled();
+    await this.hidden.settled();
+  }
+
+  abandon(): void {
+    for (const file of this.#uses.keys()) file.abandon();
+    this.#uses.clear();
+  }
+
+  /** For all handles that were opened as this version. */
+  stage(node: ObjectNode, base: Base): StagedFile {
+    const staged = this.#link(node, StagedFile.of(this.write.shop, base, node.facts));
+    if (node.unlinked) staged.rename(null, base);
+    for (const handle of this.handles.values()) {
+      if (handle.node !== node || handle.staged !== null || handle.base?.version !== base.version) continue;
+      this.use(handle, staged);
+      handle.reader?.close();
+      handle.reader = null;
+    }
+    return staged;
+  }
+
+  #link(node: ObjectNode, file: StagedFile): StagedFile {
+    node.staged = file;
+    this.tree.nodes.staged.add(node);
+    this.#uses.set(file, { node, handles: 0 });
+    return file;
+  }
+
+  /** The handle sees the staged file from now on. */
+  use(handle: FileHandle, file: StagedFile): void {
+    handle.staged = file;
+    const use = this.#uses.get(file);
+    if (use !== undefined) use.handles++;
+  }
+
+  /** A handle, or somebody else who was counted, needs it no longer. */
+  leave(file: StagedFile): void {
+    const use = this.#uses.get(file);
+    if (use === undefined || --use.handles > 0) return;
+    if (file.dirty) this.write.committer.later(file);
+    else this.#dispose(file);
+  }
+
+  #unlink(file: StagedFile, node: ObjectNode): void {
+    if (node.staged !== file) return;
+    node.staged = null;
+    this.tree.nodes.staged.delete(node);
+    this.tree.nodes.release(node);
+  }
+
+  #dispose(file: StagedFile): void {
+    const use = this.#uses.get(file);
+    if (use === undefined) return;
+    this.#uses.delete(file);
+    this.#unlink(file, use.node);
+    this.#cleaning.add(this.write.committer.forget(file).then(() => file.dispose()).catch((error: unknown) => {
+      this.tree.log.error({ err: error, id: file.id }, `staging file ${file.id} cannot be given up: the next start looks at it again`);
+    }));
+  }
+
+  /** Files of which something is not in the bucket, for reports. */
+  get dirtyFiles(): number {
+    return [...this.#uses.keys()].filter((file) => file.dirty).length;
+  }
+}
