@@ -5,8 +5,8 @@ set -eu
 
 # qemu-system-common also brings the C virtiofsd that the benchmark compares with; systemd checks the units; kmod resolves the order of
 # the guest's modules; gcc and libc6-dev build the static programs that run in the guest; mmdebstrap makes
-# the root in which the S3 server of the tests runs.
-PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod systemd mmdebstrap $*"
+# the root in which the S3 server of the tests runs; the others make and mount the file systems on which tests let power fail.
+PACKAGES="qemu-system-x86 qemu-system-common busybox-static cpio gcc libc6-dev make kmod systemd mmdebstrap mount e2fsprogs xfsprogs btrfs-progs $*"
 
 missing=""
 for package in $PACKAGES; do
