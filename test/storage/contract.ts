@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { StorageError, type StorageErrorCode } from '../../src/storage/object/errors.js';
 import type { Condition, ListOptions, ListPage, ObjectStore, Part } from '../../src/storage/object/store.js';
+import { attachmentsStay, type Others } from './attachments-contract.js';
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
@@ -53,6 +54,8 @@ export interface ContractSubject {
   open(): Promise<ObjectStore>;
   /** After the tests. */
   close?(store: ObjectStore): Promise<void>;
+  /** What others attach to objects and read of them, by another client; absent: by the store. */
+  readonly others?: () => Others;
 }
 
 export function contract(name: string, subject: ContractSubject): void {
@@ -326,6 +329,8 @@ export function contract(name: string, subject: ContractSubject): void {
         assert.equal((await store.head(key)).version, replaced);
       });
     });
+
+    attachmentsStay(() => store, fresh, subject.others);
 
     describe('listings', () => {
       test('a delimiter collapses; pages of any size give the same, in order', async () => {

@@ -73,6 +73,11 @@ function unchunked(body: Buffer): { content: Buffer; sum: string } {
 
 const ODD_KEY = "a b/+/ü//./../%~!*'()/日本";
 const described = { metadata: { mode: '33188', empty: '' }, headers: { 'content-type': 'text/plain', 'cache-control': 'no-store', 'content-encoding': 'gzip' } };
+/** Beside what an option decides of. */
+const attached = {
+  ...described.headers, 'x-amz-tagging': 'a%20b=1%2F2&c=', 'x-amz-object-lock-mode': 'GOVERNANCE', 'x-amz-object-lock-retain-until-date': '2031-01-01T00:00:05Z',
+  'x-amz-object-lock-legal-hold': 'ON', 'x-amz-website-redirect-location': '/there', 'x-amz-server-side-encryption-bucket-key-enabled': 'true', expires: 'Thu, 01 Jan 2026 00:00:05 GMT',
+};
 const operation = 'op';
 const signal = undefined;
 
@@ -91,8 +96,11 @@ const CALLS: readonly (readonly [what: string, ofFile: boolean, call: (calls: S3
   ['PUT of a part of bytes', false, (calls) => calls.putPart({ key: 'k', id: 'i' }, 1, CONTENT, { operation, signal })],
   ['DELETE', false, (calls) => calls.remove(ODD_KEY, undefined, operation, signal)],
   ['DELETE of a version', false, (calls) => calls.remove('k', 'v', operation, signal)],
-  ['COPY', false, (calls) => calls.copy(ODD_KEY, 'to', { operation, signal })],
-  ['COPY with all there is', false, (calls) => calls.copy('a', ODD_KEY, { operation, described, sourceVersion: 's', condition: { version: 'v' }, signal })],
+  ['PUT with what is attached', false, (calls) => calls.put('k', CONTENT.subarray(0, 5), { operation, described: { metadata: {}, headers: attached }, signal })],
+  ['COPY', false, (calls) => calls.copy(ODD_KEY, 'to', { operation, headers: {}, signal })],
+  ['COPY with what is not copied', false, (calls) => calls.copy(ODD_KEY, 'to', { operation, headers: { 'x-amz-website-redirect-location': '/there' }, signal })],
+  ['COPY with all there is', false, (calls) =>
+    calls.copy('a', ODD_KEY, { operation, metadata: described.metadata, headers: attached, sourceVersion: 's', condition: { version: 'v' }, signal })],
   ['LIST', false, (calls) => calls.list({ prefix: 'p +ü/', delimiter: '/', after: 'p/a', token: 't+/=', limit: 7 }, operation)],
   ['LIST of everything', false, (calls) => calls.list({ prefix: '' }, operation)],
 ];

@@ -16,16 +16,10 @@ export const EMPTY_MD5 = 'd41d8cd98f00b204e9800998ecf8427e';
 export type Metadata = Readonly<Record<string, string>>;
 
 /**
- * What is to be said of the content when it is read by HTTP, and where it is kept: names in lower case as in HTTP ("content-type",
- * "cache-control", "x-amz-storage-class"), of those in HEADERS.
+ * What is attached to an object beside its content and metadata, by the names of HTTP headers in lower case ("content-type",
+ * "x-amz-storage-class"): of those in attachments.ts.
  */
 export type ObjectHeaders = Readonly<Record<string, string>>;
-
-/** All that a store carries. */
-export const HEADERS: readonly string[] = [
-  'content-type', 'cache-control', 'content-disposition', 'content-encoding', 'content-language', 'expires', 'x-amz-storage-class',
-  'x-amz-website-redirect-location', 'x-goog-storage-class', 'x-goog-custom-time',
-];
 
 export interface ObjectInfo {
   readonly key: string;
@@ -54,8 +48,17 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
+export interface HeadOptions extends CallOptions {
+  /**
+   * What a new object in place of this one has to be sent with is asked for as well, where it takes requests of its own (tags): `denied` when
+   * that is not allowed, which a change of the object would be too.
+   */
+  readonly attachments?: boolean;
+}
+
 export interface PutOptions extends CallOptions {
   readonly metadata?: Metadata;
+  /** As head() gives them of the object that is replaced: tags that they only count are asked for, and stay. */
   readonly headers?: ObjectHeaders;
   readonly condition?: Condition;
 }
@@ -86,7 +89,7 @@ export interface Fetched {
 export interface CopyOptions extends PutOptions {
   /** Only this version of the source: `changed` otherwise. */
   readonly sourceVersion?: Version;
-  // metadata and headers replace those of the source; without metadata both are kept
+  // metadata and headers replace those of the source; without metadata both are kept. Tags that `headers` only count are those of the source
 }
 
 export interface RenameOptions extends CallOptions {
@@ -187,7 +190,7 @@ export interface ObjectStore {
   /** One cheap call: the bucket exists and may be listed. Rejects with `no-bucket`, `denied`, `bad-credentials` ... */
   check(options?: CallOptions): Promise<void>;
 
-  head(key: string, options?: CallOptions): Promise<ObjectInfo>;
+  head(key: string, options?: HeadOptions): Promise<ObjectInfo>;
   /** @returns bytes read: fewer than asked for only at the end of the object, 0 at and beyond it. */
   read(key: string, options: ReadOptions): Promise<number>;
   /** head() and read() of the beginning, of one version, as one request; `unsupported` unless capabilities.fetch. */

@@ -20,6 +20,11 @@ export interface Writable {
   storageClass?: string;
   customTime?: string;
   metadata?: Record<string, string>;
+  /** With the version of the key. */
+  kmsKeyName?: string;
+  temporaryHold?: boolean;
+  eventBasedHold?: boolean;
+  contexts?: { readonly custom: Readonly<Record<string, { readonly value: string }>> };
 }
 
 export interface Stored {
@@ -38,6 +43,7 @@ export interface Stored {
 }
 
 const WRITABLE = ['contentType', 'contentEncoding', 'contentDisposition', 'contentLanguage', 'cacheControl', 'storageClass', 'customTime'] as const;
+const HOLDS = ['temporaryHold', 'eventBasedHold'] as const;
 /** https://cloud.google.com/storage/quotas#objects */
 const NAME_BYTES_MAX = 1024;
 const METADATA_BYTES_MAX = 8 * 1024;
@@ -55,6 +61,8 @@ export function writableOf(resource: Resource): Writable {
     fields[name] = value;
   }
   if (resource.metadata !== undefined && resource.metadata !== null) fields.metadata = metadataOf(resource.metadata);
+  for (const hold of HOLDS) if (typeof resource[hold] === 'boolean') fields[hold] = resource[hold];
+  if (resource.contexts !== undefined && resource.contexts !== null) fields.contexts = resource.contexts as NonNullable<Writable['contexts']>;
   return fields;
 }
 
@@ -176,9 +184,12 @@ export class Bucket {
     if (typeof sums.crc32c === 'string' && sums.crc32c !== crc32c) throw invalid(`Provided CRC32C "${sums.crc32c}" doesn't match calculated CRC32C "${crc32c}".`);
     if (typeof sums.md5Hash === 'string' && sums.md5Hash !== md5) throw invalid(`Provided MD5 hash "${sums.md5Hash}" doesn't match calculated MD5 hash "${md5}".`);
     this.requireTarget(name, query);
+    this.#requireFree(name);
+    const key = query.get('kmsKeyName') ?? query.get('destinationKmsKeyName');
     const now = Date.now();
     const stored: Stored = {
-      name, content: made.content, generation: this.#next(now), metageneration: 1, fields: { storageClass: 'STANDARD', ...made.fields }, crc32c,
+      name, content: made.content, generation: this.#next(now), metageneration: 1, crc32c,
+      fields: { storageClass: 'STANDARD', ...made.fields, ...(key === undefined ? {} : { kmsKeyName: `${key}/cryptoKeyVersions/1` }) },
       md5Hash: made.componentCount === undefined ? md5 : null, componentCount: made.componentCount ?? null, created_ms: now, updated_ms: now,
     };
     if (!this.objects.has(name)) {
@@ -187,6 +198,14 @@ export class Bucket {
     }
     this.objects.set(name, stored);
     return stored;
+  }
+
+  /** https://cloud.google.com/storage/docs/object-holds @throws 403 */
+  #requireFree(name: string): void {
+    const { temporaryHold, eventBasedHold } = this.objects.get(name)?.fields ?? {};
+    if (temporaryHold === true || eventBasedHold === true) {
+      throw new ApiError(403, 'objectUnderActiveHold', `Object '${this.name}/${name}' is under active Temporary hold and cannot be deleted, overwritten or archived until hold is removed.`);
+    }
   }
 
   /** Microseconds, and never the same or an earlier one again. */
@@ -199,7 +218,7 @@ export class Bucket {
   patch(name: string, change: Resource, query: Query): Stored {
     const live = this.get(name, query);
     const fields: Writable = { ...live.fields };
-    for (const field of WRITABLE) if (change[field] === null) delete fields[field];
+    for (const field of [...WRITABLE, ...HOLDS, 'contexts'] as const) if (change[field] === null) delete fields[field];
     const { metadata: _set, ...others } = writableOf({ ...change, metadata: null });
     Object.assign(fields, others);
     if (change.metadata === null) delete fields.metadata;
@@ -216,6 +235,7 @@ export class Bucket {
 
   delete(name: string, query: Query): void {
     this.get(name, query);
+    this.#requireFree(name);
     this.objects.delete(name);
     this.#isCurrent = false;
   }
@@ -224,6 +244,7 @@ export class Bucket {
   move(name: string, target: string, query: Query): Stored {
     const source = this.source(name, query);
     if (name === target) throw invalid('The source and destination objects must have different names.');
+    this.#requireFree(name);
     const { content, fields, componentCount } = source;
     const made = this.insert(target, { content, fields, ...(componentCount === null ? {} : { componentCount }) }, query);
     this.objects.delete(name);
@@ -249,7 +270,10 @@ export class Bucket {
     });
     const storageClass = found[0].fields.storageClass;
     if (found.some((one) => one.fields.storageClass !== storageClass)) throw invalid('All of the source components must have the same storage class.');
-    const fields = { ...(storageClass === undefined ? {} : { storageClass }), ...writableOf((request.destination ?? {}) as Resource) };
+    // Contexts of all sources come along: https://cloud.google.com/storage/docs/object-contexts
+    const custom = Object.assign({}, ...found.map((one) => one.fields.contexts?.custom ?? {})) as NonNullable<Writable['contexts']>['custom'];
+    const contexts = Object.keys(custom).length === 0 ? {} : { contexts: { custom } };
+    const fields = { ...(storageClass === undefined ? {} : { storageClass }), ...contexts, ...writableOf((request.destination ?? {}) as Resource) };
     const componentCount = found.reduce((sum, one) => sum + (one.componentCount ?? 1), 0);
     return this.insert(name, { content: Buffer.concat(found.map((one) => one.content)), fields, componentCount }, query);
   }

@@ -136,11 +136,17 @@ function progress(state: Progress, query: Query): Answer {
   return { status: 308, headers: state.persisted === 0 ? {} : { range: `bytes=0-${state.persisted - 1}` }, body: Buffer.alloc(0) };
 }
 
-/** Metadata in the request replaces all of the source's; a resource without any keeps it, though its class may change. */
+/**
+ * Metadata in the request replaces all of the source's; without any the copy has that of the source. Its class and key are those of the request, or of the
+ * bucket; contexts come along.
+ */
 function copyWhole(server: GcsServer, bucket: Bucket, { object, target, query }: Route, received: Received): Stored {
   const source = bucket.source(object ?? '', query);
-  const { storageClass, ...given } = writableOf(json(received.content));
-  const fields = { ...(Object.keys(given).length === 0 ? source.fields : given), ...(storageClass === undefined ? {} : { storageClass }) };
+  const { storageClass, contexts = source.fields.contexts, ...given } = writableOf(json(received.content));
+  const { storageClass: _class, kmsKeyName: _key, temporaryHold: _hold, eventBasedHold: _event, contexts: _contexts, ...own } = source.fields;
+  const fields = {
+    ...(Object.keys(given).length === 0 ? own : given), ...(storageClass === undefined ? {} : { storageClass }), ...(contexts === undefined ? {} : { contexts }),
+  };
   const made = { content: source.content, fields, ...(source.componentCount === null ? {} : { componentCount: source.componentCount }) };
   return server.bucket(target!.bucket).insert(target!.object, made, query);
 }

@@ -1,6 +1,7 @@
 /** What the S3 server of the tests answers: requests of S3's API as calls of a MemoryStore. */
 import { StorageError } from '../../../src/storage/object/errors.js';
-import { HEADERS, type Condition, type ObjectInfo, type ObjectStore, type Part } from '../../../src/storage/object/store.js';
+import { HEADERS, KEPT, TAGS } from '../../../src/storage/object/attachments.js';
+import type { Condition, ObjectHeaders, ObjectInfo, ObjectStore, Part } from '../../../src/storage/object/store.js';
 import type { S3Request } from './server.js';
 
 export interface Answer {
@@ -36,6 +37,8 @@ function translated(error: StorageError): Refusal {
   switch (error.code) {
     case 'not-found':
       return new Refusal(404, 'NoSuchKey', 'The specified key does not exist.');
+    case 'archived':
+      return new Refusal(403, 'InvalidObjectState', "The operation is not valid for the object's storage class");
     case 'changed':
       return new Refusal(412, 'PreconditionFailed', 'At least one of the pre-conditions you specified did not hold');
     default:
@@ -54,13 +57,17 @@ export async function perform(store: ObjectStore, request: S3Request, body: Buff
       return { status: 200, headers: headersOf(await store.head(key)), body: NOTHING };
     case 'get':
       return get(store, key, headers);
+    case 'tags':
+      return tags(await store.head(key, { attachments: true }));
+    case 'lock':
+      throw new Refusal(404, 'ObjectLockConfigurationNotFoundError', 'Object Lock configuration does not exist for this bucket');
     case 'put':
       return tagged(await store.put(key, body, { ...conditionOf(headers), ...described(headers) }));
     case 'delete':
       await store.remove(key, headers['if-match'] === undefined ? {} : { version: unquoted(headers['if-match']) });
       return { status: 204, headers: {}, body: NOTHING };
     case 'copy': {
-      const options = { ...conditionOf(headers), ...(headers['x-amz-metadata-directive'] === 'REPLACE' ? described(headers) : {}) };
+      const options = { ...conditionOf(headers), ...copied(await store.head(sourceOf(headers), { attachments: true }), headers) };
       return xml('CopyObjectResult', etag(await store.copy(sourceOf(headers), key, { ...options, ...sourceVersion(headers) })));
     }
     case 'begin':
@@ -114,7 +121,7 @@ async function list(store: ObjectStore, query: URLSearchParams): Promise<Answer>
 function headersOf({ size, version, modified_ms, metadata, headers }: ObjectInfo): Record<string, string> {
   const own = Object.entries(metadata ?? {}).map(([name, value]) => [`x-amz-meta-${name}`, value] as const);
   return {
-    'content-length': String(size), etag: `"${version}"`, 'last-modified': new Date(modified_ms).toUTCString(), ...headers,
+    'content-length': String(size), etag: `"${version}"`, 'last-modified': new Date(modified_ms).toUTCString(), ...pick(headers!, (name) => KEPT.includes(name)),
     ...Object.fromEntries(own),
   };
 }
@@ -124,6 +131,24 @@ function described(headers: S3Request['headers']): { metadata: Record<string, st
     Object.entries(headers).filter(([name]) => name.startsWith('x-amz-meta-')).map(([name, value]) => [name.slice('x-amz-meta-'.length), String(value)]));
   const kept = Object.fromEntries(HEADERS.flatMap((name) => (headers[name] === undefined ? [] : [[name, String(headers[name])]])));
   return { metadata, headers: kept };
+}
+
+/** What a copy has: directives decide of metadata and tags, and what is neither comes from the request alone. API_CopyObject.html */
+function copied(source: ObjectInfo, headers: S3Request['headers']): { metadata: Record<string, string>; headers: ObjectHeaders } {
+  const asked = described(headers);
+  const replaces = headers['x-amz-metadata-directive'] === 'REPLACE';
+  const own = pick(source.headers!, (name) => !name.startsWith('x-amz-'));
+  const { [TAGS]: given = '', ...rest } = asked.headers;
+  const tags = headers['x-amz-tagging-directive'] === 'REPLACE' ? given : source.headers![TAGS] ?? '';
+  return { metadata: replaces ? asked.metadata : { ...source.metadata }, headers: { ...(replaces ? {} : own), ...rest, [TAGS]: tags } };
+}
+
+const pick = (headers: ObjectHeaders, wanted: (name: string) => boolean): ObjectHeaders => Object.fromEntries(Object.entries(headers).filter(([name]) => wanted(name)));
+
+/** API_GetObjectTagging.html */
+function tags({ headers }: ObjectInfo): Answer {
+  const set = [...new URLSearchParams(headers![TAGS] ?? '')].map(([name, value]) => `<Tag><Key>${text(name)}</Key><Value>${text(value)}</Value></Tag>`);
+  return xml('Tagging', `<TagSet>${set.join('')}</TagSet>`);
 }
 
 function conditionOf(headers: S3Request['headers']): { condition?: Condition } {

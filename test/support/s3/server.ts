@@ -11,7 +11,7 @@ import { MemoryStore, type MemoryStore as Store } from '../../../src/storage/obj
 import { perform, refusalOf, Refusal, type Answer } from './operations.js';
 
 export type S3Operation =
-  | 'list' | 'head' | 'get' | 'put' | 'delete' | 'copy' | 'begin' | 'part' | 'copy-part' | 'complete' | 'abort' | 'uploads';
+  | 'list' | 'head' | 'get' | 'tags' | 'lock' | 'put' | 'delete' | 'copy' | 'begin' | 'part' | 'copy-part' | 'complete' | 'abort' | 'uploads';
 
 export interface S3Request {
   readonly operation: S3Operation;
@@ -126,12 +126,12 @@ function requestOf(incoming: IncomingMessage): S3Request {
 
 function operationOf(method: string, key: string, query: URLSearchParams, headers: IncomingMessage['headers']): S3Operation {
   const copied = headers['x-amz-copy-source'] !== undefined;
-  if (key === '') return query.has('uploads') ? 'uploads' : 'list';
+  if (key === '') return query.has('uploads') ? 'uploads' : query.has('object-lock') ? 'lock' : 'list';
   switch (method) {
     case 'HEAD':
       return 'head';
     case 'GET':
-      return 'get';
+      return query.has('tagging') ? 'tags' : 'get';
     case 'DELETE':
       return query.has('uploadId') ? 'abort' : 'delete';
     case 'POST':

@@ -6,6 +6,9 @@
  *   PREFIX/begun/ID     an upload that is under way: its key in the metadata, its options as JSON in the content
  *   PREFIX/parts/ID/…   its parts, each attempt under a name of its own, and what was composed of them on the way
  *
+ * An id is a UUID, and behind it the storage class and the key of an object that has others than the bucket's: all that is composed has to
+ * be of one class, and what is encrypted with somebody's key is never stored with another one.
+ *
  * So the state is in the bucket only, for any thread, and for the process after a crash. What is left over by processes
  * that never come back goes with a lifecycle rule on the prefix.
  */
@@ -17,7 +20,7 @@ import { StorageError } from '../errors.js';
 import type { Body, CallOptions, Condition, Metadata, ObjectHeaders, Part, PartSource, PutOptions, Upload, UploadInfo } from '../store.js';
 import { checkCrc32c } from './gcs-crc32c.js';
 import type { GcsHttp } from './gcs-http.js';
-import { FIELDS, bucketPath, fieldsOf, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
+import { FIELDS, bucketPath, fieldsOf, keyNameOf, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
 import { insert, type Insert } from './gcs-uploads.js';
 
 export interface PartsContext {
@@ -68,23 +71,24 @@ export class GcsParts {
   }
 
   #partsPrefix(id: string): string {
-    return `${this.context.prefix}parts/${id}/`;
+    return `${this.context.prefix}parts/${id.slice(0, UUID_LENGTH)}/`;
   }
 
   async begin(operation: string, key: string, { metadata, headers, condition, signal }: PutOptions): Promise<Upload> {
     const begun: Begun = {
       key, ...(metadata === undefined ? {} : { metadata }), ...(headers === undefined ? {} : { headers }), ...(condition === undefined ? {} : { condition }),
     };
-    const id = randomUUID();
+    const id = uploadId(headers);
     const content = Buffer.from(JSON.stringify(begun));
-    await this.#temporary(operation, this.#markerName(id), content, signal, { key: encodeURIComponent(key) });
+    await this.#temporary(operation, id, this.#markerName(id), content, signal, { key: encodeURIComponent(key) });
     return { key, id };
   }
 
   /** Each attempt has a name of its own: one that comes late replaces nothing, and no name is written twice a second. */
   async put(operation: string, upload: Upload, number: number, body: Body, signal: AbortSignal | undefined): Promise<Part> {
-    const name = `${this.#partsPrefix(checkedId(upload, operation))}${String(number).padStart(5, '0')}-${randomUUID()}`;
-    const { generation } = await this.#temporary(operation, name, body, signal);
+    const id = checkedId(upload, operation);
+    const name = `${this.#partsPrefix(id)}${String(number).padStart(5, '0')}-${randomUUID()}`;
+    const { generation } = await this.#temporary(operation, id, name, body, signal);
     return { number, tag: tagOf({ name, generation }), bytes: bodyBytes(body) };
   }
 
@@ -114,7 +118,7 @@ export class GcsParts {
     const destination = {
       contentType: 'application/octet-stream', ...fieldsOf(begun.headers ?? {}), ...this.context.defaults, ...(begun.metadata === undefined ? {} : { metadata: begun.metadata }),
     };
-    const object = await this.#compose(operation, upload.key, sources, destination, preconditions(condition, operation), signal);
+    const object = await this.#compose(operation, id, upload.key, sources, destination, preconditions(condition, operation), signal);
     this.#later((signal) => this.#discard(operation, id, signal));
     return object;
   }
@@ -141,11 +145,19 @@ export class GcsParts {
     clearTimeout(timer);
   }
 
-  #temporary(operation: string, key: string, body: Body, signal: AbortSignal | undefined, metadata?: Metadata): Promise<GcsObject> {
-    const { http, bucket, kmsKeyName, resumableFromBytes, defaults } = this.context;
-    const resource = { ...defaults, ...(metadata === undefined ? {} : { metadata }) };
+  #temporary(operation: string, id: string, key: string, body: Body, signal: AbortSignal | undefined, metadata?: Metadata): Promise<GcsObject> {
+    const { http, bucket, resumableFromBytes } = this.context;
+    const { kmsKeyName, storage } = this.#placeOf(id);
+    const resource = { ...storage, ...(metadata === undefined ? {} : { metadata }) };
     const made: Insert = { operation, bucket, key, resource, conditions: { ifGenerationMatch: '0' }, kmsKeyName, signal };
     return insert(http, made, body, resumableFromBytes);
+  }
+
+  /** How what belongs to an upload is stored. */
+  #placeOf(id: string): { readonly kmsKeyName: string | undefined; readonly storage: Readonly<Record<string, string>> } {
+    const { kmsKeyName, defaults } = this.context;
+    const [storageClass = '', key = ''] = Buffer.from(id.slice(UUID_LENGTH + 1), 'base64url').toString().split('\n');
+    return { kmsKeyName: kmsKeyName ?? (key === '' ? undefined : key), storage: { ...(storageClass === '' ? {} : { storageClass }), ...defaults } };
   }
 
   async #begun(operation: string, upload: Upload, signal: AbortSignal | undefined): Promise<Begun> {
@@ -166,16 +178,17 @@ export class GcsParts {
     return inParallel(groups, COMPOSES_AT_ONCE, async (group) => {
       if (group.length === 1) return group[0];
       const name = `${this.#partsPrefix(id)}joined-${randomUUID()}`;
-      const { generation } = await this.#compose(operation, name, group, { ...this.context.defaults }, { ifGenerationMatch: '0' }, signal);
+      const { generation } = await this.#compose(operation, id, name, group, this.#placeOf(id).storage, { ifGenerationMatch: '0' }, signal);
       return { name, generation };
     });
   }
 
   #compose(
-    operation: string, key: string, sources: readonly Source[], destination: Readonly<Record<string, unknown>>, conditions: Preconditions,
+    operation: string, id: string, key: string, sources: readonly Source[], destination: Readonly<Record<string, unknown>>, conditions: Preconditions,
     signal: AbortSignal | undefined,
   ): Promise<GcsObject> {
-    const { http, bucket, kmsKeyName } = this.context;
+    const { http, bucket } = this.context;
+    const { kmsKeyName } = this.#placeOf(id);
     const sourceObjects = sources.map(({ name, generation }) => ({ name, objectPreconditions: { ifGenerationMatch: generation } }));
     return http.json<GcsObject>({
       operation, method: 'POST', path: `${objectPath(bucket, key, operation)}/compose`, query: { fields: FIELDS, kmsKeyName, ...conditions },
@@ -225,9 +238,16 @@ export class GcsParts {
   }
 }
 
+const UUID_LENGTH = 36;
+
+function uploadId(headers: ObjectHeaders = {}): string {
+  const place = `${headers['x-goog-storage-class'] ?? ''}\n${keyNameOf(headers) ?? ''}`;
+  return place === '\n' ? randomUUID() : `${randomUUID()}.${Buffer.from(place).toString('base64url')}`;
+}
+
 /** Ids go into names of objects that are deleted: they are ours, or none. */
 function checkedId(upload: Upload, operation: string): string {
-  if (!/^[0-9a-f-]{36}$/.test(upload.id)) throw new StorageError('not-found', operation, { providerMessage: 'this is no upload of ours' });
+  if (!/^[0-9a-f-]{36}(\.[\w-]{1,800})?$/.test(upload.id)) throw new StorageError('not-found', operation, { providerMessage: 'this is no upload of ours' });
   return upload.id;
 }
 

@@ -1,4 +1,5 @@
 /** Object resources of the JSON API, and what they are in the port. https://cloud.google.com/storage/docs/json_api/v1/objects */
+import { HELD } from '../attachments.js';
 import { StorageError } from '../errors.js';
 import type { Condition, Metadata, ObjectHeaders, ObjectInfo, Version } from '../store.js';
 
@@ -12,8 +13,17 @@ export interface GcsObject extends GcsKept {
   readonly contentType?: string;
   readonly storageClass?: string;
   readonly metadata?: Record<string, string>;
+  /** With the version of the key that was used. */
+  readonly kmsKeyName?: string;
+  readonly temporaryHold?: boolean;
+  readonly eventBasedHold?: boolean;
+  readonly contexts?: Contexts;
 }
 
+/** https://cloud.google.com/storage/docs/object-contexts */
+interface Contexts {
+  readonly custom?: Readonly<Record<string, { readonly value?: string }>>;
+}
 
 /** What a copy with metadata of its own would lose, since it replaces all that can be said of an object. */
 export interface GcsKept {
@@ -25,7 +35,7 @@ export interface GcsKept {
 }
 
 export const KEPT_FIELDS = 'contentEncoding,contentDisposition,contentLanguage,cacheControl,customTime';
-export const FIELDS = `name,size,generation,metageneration,timeCreated,contentType,metadata,storageClass,${KEPT_FIELDS}`;
+export const FIELDS = `name,size,generation,metageneration,timeCreated,contentType,metadata,storageClass,kmsKeyName,temporaryHold,eventBasedHold,contexts,${KEPT_FIELDS}`;
 
 export const OCTETS = 'application/octet-stream';
 
@@ -61,14 +71,37 @@ const FIELD_OF = [
   ['content-language', 'contentLanguage'], ['x-goog-storage-class', 'storageClass'], ['x-goog-custom-time', 'customTime'],
 ] as const;
 
+const KMS_KEY = 'x-goog-encryption-kms-key-name';
+const CONTEXTS = 'x-goog-contexts';
+/** Twice of what there can be: https://cloud.google.com/storage/quotas#objects */
+const CONTEXTS_MAX_BYTES = 64 << 10;
+
 function headersOf(object: GcsObject): ObjectHeaders {
-  return Object.fromEntries(FIELD_OF.flatMap(([name, field]) => (object[field] === undefined ? [] : [[name, object[field]]])));
+  const told = FIELD_OF.flatMap(([name, field]): [string, string][] => (object[field] === undefined ? [] : [[name, object[field]]]));
+  const { kmsKeyName, contexts, temporaryHold, eventBasedHold } = object;
+  if (kmsKeyName !== undefined) told.push([KMS_KEY, kmsKeyName.replace(/\/cryptoKeyVersions\/[^/]*$/, '')]);
+  if (contexts?.custom !== undefined) told.push([CONTEXTS, contextsText(contexts.custom, `read gs://${object.name}`)]);
+  if (temporaryHold === true || eventBasedHold === true) told.push([HELD, 'true']);
+  return Object.fromEntries(told);
+}
+
+/** Names and values alone, without when each was made. */
+function contextsText(custom: NonNullable<Contexts['custom']>, operation: string): string {
+  const text = JSON.stringify(Object.fromEntries(Object.entries(custom).map(([name, { value = '' }]) => [name, value])));
+  if (text.length > CONTEXTS_MAX_BYTES) throw new StorageError('unexpected', operation, { providerMessage: `contexts of ${text.length} bytes` });
+  return text;
 }
 
 /** Fields of a resource. */
-export function fieldsOf(headers: ObjectHeaders): Record<string, string> {
-  return Object.fromEntries(FIELD_OF.flatMap(([name, field]) => (headers[name] === undefined ? [] : [[field, headers[name]]])));
+export function fieldsOf(headers: ObjectHeaders): Record<string, unknown> {
+  const fields: [string, unknown][] = FIELD_OF.flatMap(([name, field]) => (headers[name] === undefined ? [] : [[field, headers[name]]]));
+  const contexts = Object.entries(JSON.parse(headers[CONTEXTS] ?? '{}') as Record<string, string>);
+  if (contexts.length > 0) fields.push(['contexts', { custom: Object.fromEntries(contexts.map(([name, value]) => [name, { value }])) }]);
+  return Object.fromEntries(fields);
 }
+
+/** The key that an object is encrypted with; undefined: the bucket's, or Google's own. */
+export const keyNameOf = (headers: ObjectHeaders = {}): string | undefined => headers[KMS_KEY];
 
 export function infoOf(object: GcsObject): ObjectInfo {
   return {

@@ -15,7 +15,7 @@ import { checkCrc32c } from './gcs-crc32c.js';
 import { GcsHttp, type GcsConnection } from './gcs-http.js';
 import { GcsParts } from './gcs-parts.js';
 import {
-  FIELDS, OCTETS, bucketPath, fieldsOf, infoOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
+  FIELDS, OCTETS, bucketPath, fieldsOf, infoOf, keyNameOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
 } from './gcs-resource.js';
 import { RESUMABLE_FROM_BYTES, insert } from './gcs-uploads.js';
 
@@ -118,7 +118,7 @@ export class GcsStore implements ObjectStore {
   async put(key: string, body: Body, options: PutOptions = {}): Promise<Version> {
     const operation = `put ${this.location}/${key}`;
     this.#checkTarget(operation, key, options.metadata);
-    const { kmsKeyName, resumableFromBytes = RESUMABLE_FROM_BYTES } = this.options;
+    const { kmsKeyName = keyNameOf(options.headers), resumableFromBytes = RESUMABLE_FROM_BYTES } = this.options;
     const made = {
       operation, bucket: this.#bucket, key, resource: this.#resource(options), conditions: preconditions(options.condition, operation), kmsKeyName, signal: options.signal,
     };
@@ -140,15 +140,13 @@ export class GcsStore implements ObjectStore {
     const operation = `copy ${this.location}/${from} to ${to}`;
     this.#checkTarget(operation, to, options.metadata);
     const { signal } = options;
-    const replaces = options.metadata !== undefined || options.headers !== undefined || this.options.storageClass !== undefined;
-    const seen = replaces ? await this.#sourceOf(operation, from, options) : null;
-    const source = seen === null ? (options.sourceVersion === undefined ? null : parseVersion(options.sourceVersion, operation)) : seen.version;
+    const source = await this.#sourceOf(operation, from, options);
     const query = {
-      ...preconditions(options.condition, operation), destinationKmsKeyName: this.options.kmsKeyName, fields: `done,rewriteToken,resource(${FIELDS})`,
-      ...(source === null ? {} : { ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration }),
+      ...preconditions(options.condition, operation), destinationKmsKeyName: this.options.kmsKeyName ?? source.kmsKeyName, fields: `done,rewriteToken,resource(${FIELDS})`,
+      ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration,
     };
     const path = `${objectPath(this.#bucket, from, operation)}/rewriteTo${objectPath(this.#bucket, to, operation).replace('/storage/v1', '')}`;
-    const body = seen === null ? {} : { body: Buffer.from(JSON.stringify(seen.resource)), headers: JSON_TYPE };
+    const body = { body: Buffer.from(JSON.stringify(source.resource)), headers: JSON_TYPE };
     for (let rewriteToken: string | undefined; ;) {
       const state = await this.#http.json<{ done: boolean; rewriteToken?: string; resource?: GcsObject }>({
         operation, method: 'POST', path, query: { ...query, rewriteToken }, ...body, signal, mutates: true,
@@ -173,16 +171,15 @@ export class GcsStore implements ObjectStore {
     return versionOf(object);
   }
 
-  /** What the copy shall be: a resource in the request replaces all of the source's, so it says the rest as well. */
-  async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ version: { generation: string; metageneration: string }; resource: object }> {
+  /** What the copy shall be: a resource in the request replaces all of the source's, and without one a copy is of the bucket's class. */
+  async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ generation: string; metageneration: string; kmsKeyName: string | undefined; resource: object }> {
     const wanted = options.sourceVersion === undefined ? {} : preconditions({ version: options.sourceVersion }, operation);
     const source = await this.#get<GcsObject & GcsKept>(operation, from, { ...wanted, fields: FIELDS }, options.signal);
-    const { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime, generation, metageneration } = source;
-    const metadata = options.metadata ?? source.metadata;
-    const contentType = options.metadata === undefined ? source.contentType : undefined;
-    const kept = { contentEncoding, contentDisposition, contentLanguage, cacheControl, customTime };
-    const resource = { ...kept, contentType: contentType ?? OCTETS, ...fieldsOf(options.headers ?? {}), metadata, ...this.#defaults };
-    return { version: { generation, metageneration }, resource };
+    const { generation, metageneration } = source;
+    const { 'content-type': type, ...told } = infoOf(source).headers!;
+    const headers = { 'content-type': options.metadata === undefined ? type ?? OCTETS : OCTETS, ...told, ...options.headers };
+    const resource = { ...this.#resource({ headers }), metadata: options.metadata ?? source.metadata };
+    return { generation, metageneration, kmsKeyName: keyNameOf(headers), resource };
   }
 
   /** A patch, which keeps names that it does not mention: those that are to go have to be known first. */

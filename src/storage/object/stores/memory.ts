@@ -3,17 +3,20 @@
  * once and in order; `capabilities` and `limits` can be cut down to play a lesser provider.
  */
 import { createHash } from 'node:crypto';
+import { hasUnknownTags, inherited, isArchived, TAG_COUNT, TAGS } from '../attachments.js';
 import { bodyContent, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import { compareUtf8 } from '../listing.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectHeaders, ObjectInfo, ObjectStore, Part, PartSource,
   PutOptions, ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 
 interface Stored {
   readonly content: Uint8Array;
   readonly info: ObjectInfo;
+  /** As the header has them; '' for none. */
+  readonly tags: string;
 }
 
 interface Begun {
@@ -55,13 +58,21 @@ export class MemoryStore implements ObjectStore {
     this.#begin('check', '', options);
   }
 
-  async head(key: string, options: CallOptions = {}): Promise<ObjectInfo> {
-    return this.#existing(this.#begin('head', key, options), key).info;
+  async head(key: string, options: HeadOptions = {}): Promise<ObjectInfo> {
+    const { info, tags } = this.#existing(this.#begin('head', key, options), key);
+    return options.attachments === true && tags !== '' ? { ...info, headers: { ...info.headers, [TAGS]: tags } } : info;
+  }
+
+  /** What others do to an object that is there, without a new version of it; for tests. */
+  attach(key: string, headers: ObjectHeaders): void {
+    const stored = this.#existing('attach', key);
+    const { [TAGS]: tags = stored.tags, ...rest } = headers;
+    this.#objects.set(key, { content: stored.content, tags, info: { ...stored.info, headers: { ...stored.info.headers, ...rest, ...counted(tags) } } });
   }
 
   async read(key: string, options: ReadOptions): Promise<number> {
     const operation = this.#begin('read', key, options);
-    const { content, info } = this.#existing(operation, key);
+    const { content, info } = this.#readable(operation, key);
     if (options.version !== undefined && info.version !== options.version) throw new StorageError('changed', operation);
     const into = targetView(options.into);
     const part = content.subarray(options.offset, options.offset + into.length);
@@ -72,7 +83,7 @@ export class MemoryStore implements ObjectStore {
   async fetch(key: string, options: FetchOptions): Promise<Fetched> {
     const operation = this.#begin('fetch', key, options);
     if (!this.capabilities.fetch) throw new StorageError('unsupported', operation);
-    const { content, info } = this.#existing(operation, key);
+    const { content, info } = this.#readable(operation, key);
     const into = targetView(options.into);
     const part = content.subarray(0, into.length);
     into.set(part);
@@ -83,7 +94,7 @@ export class MemoryStore implements ObjectStore {
     const operation = this.#begin('put', key, options);
     const content = bodyContent(body, operation).slice();
     if (content.length > this.limits.putBytes) throw new StorageError('too-large', operation);
-    return this.#store(operation, key, content, options);
+    return this.#store(operation, key, content, options, key);
   }
 
   async remove(key: string, options: CallOptions & { readonly version?: Version } = {}): Promise<void> {
@@ -94,11 +105,11 @@ export class MemoryStore implements ObjectStore {
 
   async copy(from: string, to: string, options: CopyOptions = {}): Promise<Version> {
     const operation = this.#begin('copy', `${from} to ${to}`, options);
-    const source = this.#existing(operation, from);
+    const source = this.#readable(operation, from);
     if (options.sourceVersion !== undefined && source.info.version !== options.sourceVersion) throw new StorageError('changed', operation);
     const metadata = options.metadata ?? source.info.metadata ?? {};
     const headers = options.headers ?? (options.metadata === undefined ? source.info.headers! : {});
-    return this.#store(operation, to, source.content, { ...options, metadata, headers });
+    return this.#store(operation, to, source.content, { ...options, metadata, headers }, from);
   }
 
   async rename(from: string, to: string, options: RenameOptions): Promise<Version> {
@@ -110,15 +121,15 @@ export class MemoryStore implements ObjectStore {
     const { condition } = options;
     const version = this.#store(operation, to, content, {
       metadata: info.metadata ?? {}, headers: info.headers!, ...(condition === undefined ? {} : { condition }),
-    });
+    }, from);
     this.#objects.delete(from);
     return version;
   }
 
   async setMetadata(key: string, version: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
     const operation = this.#begin('set metadata of', key, options);
-    const { content, info } = this.#existing(operation, key);
-    return this.#store(operation, key, content, { metadata, headers: info.headers!, condition: { version } });
+    const { content, info } = this.capabilities.metadataInPlace ? this.#existing(operation, key) : this.#readable(operation, key);
+    return this.#store(operation, key, content, { metadata, headers: info.headers!, condition: { version } }, key);
   }
 
   async list(options: ListOptions): Promise<ListPage> {
@@ -159,7 +170,7 @@ export class MemoryStore implements ObjectStore {
 
   async copyPart(upload: Upload, number: number, source: PartSource, options: CallOptions = {}): Promise<Part> {
     const operation = this.#begin(`copy part ${number} of`, upload.key, options);
-    const { content, info } = this.#existing(operation, source.key);
+    const { content, info } = this.#readable(operation, source.key);
     if (info.version !== source.version) throw new StorageError('changed', operation);
     const { copyPart } = this.capabilities;
     const whole = source.offset === 0 && source.bytes === content.length;
@@ -189,7 +200,7 @@ export class MemoryStore implements ObjectStore {
       return content;
     });
     const { condition } = options;
-    const version = this.#store(operation, upload.key, Buffer.concat(contents), { ...begun.options, ...(condition === undefined ? {} : { condition }) });
+    const version = this.#store(operation, upload.key, Buffer.concat(contents), { ...begun.options, ...(condition === undefined ? {} : { condition }) }, upload.key);
     this.#uploads.delete(upload.id);
     return version;
   }
@@ -219,6 +230,12 @@ export class MemoryStore implements ObjectStore {
     return stored;
   }
 
+  #readable(operation: string, key: string): Stored {
+    const stored = this.#existing(operation, key);
+    if (isArchived(stored.info.headers!)) throw new StorageError('archived', operation, { status: 403, providerCode: 'InvalidObjectState' });
+    return stored;
+  }
+
   #begun(operation: string, upload: Upload): Begun {
     const begun = this.#uploads.get(upload.id);
     if (begun === undefined || begun.key !== upload.key) throw new StorageError('not-found', operation, { status: 404 });
@@ -240,18 +257,22 @@ export class MemoryStore implements ObjectStore {
     if (bytes > this.limits.metadataBytes) throw new StorageError('too-large', operation, { status: 400, providerCode: 'MetadataTooLarge' });
   }
 
-  #store(operation: string, key: string, content: Uint8Array, options: PutOptions): Version {
+  /** `tagsOf`: the object whose tags are meant where the headers only count them. */
+  #store(operation: string, key: string, content: Uint8Array, options: PutOptions, tagsOf: string): Version {
     if (key === '' || Buffer.byteLength(key) > this.limits.keyBytes) throw new StorageError('invalid', operation, { status: 400, providerCode: 'KeyTooLongError' });
     if (content.length > this.limits.objectBytes) throw new StorageError('too-large', operation);
     this.#checkMetadata(operation, options.metadata);
     this.#require(operation, key, options.condition);
     const version = String(++this.#sequence);
-    const info = {
-      key, size: content.length, version, modified_ms: Date.now(), metadata: { ...options.metadata }, headers: { 'content-type': 'application/octet-stream', ...options.headers },
-    };
-    this.#objects.set(key, { content, info });
+    const given = options.headers ?? {};
+    const tags = hasUnknownTags(given) ? this.#objects.get(tagsOf)?.tags ?? '' : given[TAGS] ?? '';
+    const kept = Object.entries(inherited(given)).filter(([name]) => name !== TAGS && name !== TAG_COUNT);
+    const headers = { 'content-type': 'application/octet-stream', ...Object.fromEntries(kept), ...counted(tags) };
+    this.#objects.set(key, { content, tags, info: { key, size: content.length, version, modified_ms: Date.now(), metadata: { ...options.metadata }, headers } });
     return version;
   }
 }
+
+const counted = (tags: string): ObjectHeaders => (tags === '' ? {} : { [TAG_COUNT]: String(tags.split('&').length) });
 
 const digest = (content: Uint8Array): string => createHash('sha256').update(content).digest('hex');

@@ -37,8 +37,10 @@ export interface PutCall {
 
 export interface CopyCall {
   readonly operation: string;
-  /** Replaces that of the source. */
-  readonly described?: Description;
+  /** Replaces that of the source, and all that HTTP says of its content. */
+  readonly metadata?: Description['metadata'];
+  /** Besides, what a copy has not by itself. */
+  readonly headers: ObjectHeaders;
   readonly sourceVersion?: Version;
   readonly condition?: Condition;
   readonly signal: AbortSignal | undefined;

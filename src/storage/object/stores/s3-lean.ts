@@ -5,7 +5,8 @@
 import type { S3Client } from '@aws-sdk/client-s3';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
-import { HEADERS, type Body, type Condition, type ObjectHeaders, type ListOptions, type ListPage, type ObjectInfo, type Part, type Upload, type Version } from '../store.js';
+import { KEPT, TAGS } from '../attachments.js';
+import type { Body, Condition, ObjectHeaders, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
 import { isGood, type Received, type Sending } from './http-connection.js';
@@ -103,8 +104,9 @@ export class LeanCalls implements S3Calls {
   }
 
   /** API_CopyObject.html: a 200 may be an error all the same, which the document says; an empty one is a copy that was given up. */
-  async copy(from: string, to: string, { operation, described, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
-    const replaced: Header[] = described === undefined ? [] : [...describedBy(described), ['x-amz-metadata-directive', 'REPLACE']];
+  async copy(from: string, to: string, { operation, metadata, headers, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
+    const replaced: Header[] = metadata === undefined ? Object.entries(headers) : [...describedBy({ metadata, headers }), ['x-amz-metadata-directive', 'REPLACE']];
+    if (headers[TAGS] !== undefined) replaced.push(['x-amz-tagging-directive', 'REPLACE']);
     const received = await this.#request({
       method: 'PUT', key: to, operation, signal,
       headers: [
@@ -184,7 +186,7 @@ export class LeanCalls implements S3Calls {
 
 function keptOf(headers: Received['headers']): ObjectHeaders {
   const kept: Record<string, string> = {};
-  for (const name of HEADERS) {
+  for (const name of KEPT) {
     const value = headers[name];
     if (typeof value === 'string') kept[name] = value;
   }

@@ -5,6 +5,7 @@ import {
   type GetObjectCommandOutput, type HeadObjectCommandOutput, type S3Client,
 } from '@aws-sdk/client-s3';
 import { bodyBytes, bodyStream } from '../body.js';
+import { TAGS } from '../attachments.js';
 import { StorageError } from '../errors.js';
 import type { Body, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
@@ -40,7 +41,8 @@ export function describedOf({ metadata, headers }: Description): Described {
   for (const [name, member] of MEMBERS) {
     const value = headers[name];
     if (value === undefined) continue;
-    if (member !== 'Expires') described[member] = value;
+    if (member === 'BucketKeyEnabled') described[member] = value === 'true';
+    else if (!DATES.has(member)) described[member] = value;
     else if (!Number.isNaN(Date.parse(value))) described[member] = new Date(value);
   }
   return described as unknown as Described;
@@ -50,15 +52,21 @@ export function describedOf({ metadata, headers }: Description): Described {
 const MEMBERS = [
   ['content-type', 'ContentType'], ['cache-control', 'CacheControl'], ['content-disposition', 'ContentDisposition'], ['content-encoding', 'ContentEncoding'],
   ['content-language', 'ContentLanguage'], ['expires', 'Expires'], ['x-amz-storage-class', 'StorageClass'], ['x-amz-website-redirect-location', 'WebsiteRedirectLocation'],
+  ['x-amz-server-side-encryption', 'ServerSideEncryption'], ['x-amz-server-side-encryption-aws-kms-key-id', 'SSEKMSKeyId'],
+  ['x-amz-server-side-encryption-bucket-key-enabled', 'BucketKeyEnabled'], ['x-amz-object-lock-mode', 'ObjectLockMode'],
+  ['x-amz-object-lock-retain-until-date', 'ObjectLockRetainUntilDate'], ['x-amz-object-lock-legal-hold', 'ObjectLockLegalHoldStatus'], ['x-amz-tagging', 'Tagging'],
 ] as const;
+const DATES: ReadonlySet<string> = new Set(['Expires', 'ObjectLockRetainUntilDate']);
+/** What is only told. */
+const TOLD = [['x-amz-tagging-count', 'TagCount'], ['x-amz-restore', 'Restore'], ['x-amz-archive-status', 'ArchiveStatus']] as const;
 
 type Described = { readonly Metadata: Record<string, string> } & { readonly ContentType?: string };
 
-function headersOf(out: HeadObjectCommandOutput): ObjectHeaders {
+function headersOf(out: HeadObjectCommandOutput & GetObjectCommandOutput): ObjectHeaders {
   const found: [string, string][] = [];
-  for (const [name, member] of MEMBERS) {
-    const value = member === 'Expires' ? out.ExpiresString : out[member];
-    if (value !== undefined) found.push([name, value]);
+  for (const [name, member] of [...MEMBERS, ...TOLD]) {
+    const value = member === 'Expires' ? out.ExpiresString : member === 'Tagging' ? undefined : out[member];
+    if (value !== undefined) found.push([name, value instanceof Date ? value.toISOString() : String(value)]);
   }
   return Object.fromEntries(found);
 }
@@ -103,8 +111,11 @@ export class SdkCalls implements S3Calls {
     await this.client.send(new DeleteObjectCommand({ ...this.#common, Key: key, ...IfMatch }), obeying(signal));
   }
 
-  async copy(from: string, to: string, { described, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
-    const replaced = described === undefined ? {} : { ...describedOf(described), MetadataDirective: 'REPLACE' as const };
+  async copy(from: string, to: string, { metadata, headers, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
+    const { Metadata, ...attached } = describedOf({ metadata: metadata ?? {}, headers });
+    const replaced = {
+      ...attached, ...(metadata === undefined ? {} : { Metadata, MetadataDirective: 'REPLACE' as const }), ...(headers[TAGS] === undefined ? {} : { TaggingDirective: 'REPLACE' as const }),
+    };
     const IfMatch = sourceVersion === undefined ? {} : { CopySourceIfMatch: quoted(sourceVersion) };
     const input = {
       ...this.#common, ...this.#making, ...replaced, ...IfMatch, ...conditionOf(condition), Key: to, CopySource: copySource(this.options.bucket, from),

@@ -9,10 +9,11 @@ import {
 import { bodyBytes, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
+  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
   PutOptions, ReadOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 import type { Description } from './s3-calls.js';
+import { notCopied, S3Attachments } from './s3-attachments.js';
 import { S3Connection } from './s3-connection.js';
 import { toStorageError } from './s3-errors.js';
 import type { S3Options } from './s3-options.js';
@@ -36,10 +37,6 @@ const AWS: Capabilities = {
   copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false, fetch: true,
 };
 
-const STORAGE_CLASS = 'x-amz-storage-class';
-/** What is made anew is not put where it cannot be read. */
-const ARCHIVES: ReadonlySet<string> = new Set(['GLACIER', 'DEEP_ARCHIVE']);
-
 const COPY_MAX_BYTES = 5 * GIB;
 const COPY_PART_BYTES = GIB;
 
@@ -49,6 +46,7 @@ export class S3Store implements ObjectStore {
   readonly limits = S3_LIMITS;
   readonly capabilities: Capabilities;
   readonly #connection: S3Connection;
+  readonly #attachments: S3Attachments;
   readonly #common: Common;
   readonly #making: Record<string, string>;
   #renewing: Promise<void> | null = null;
@@ -59,6 +57,7 @@ export class S3Store implements ObjectStore {
     this.location = `s3://${options.bucket}`;
     this.capabilities = options.capabilities ?? AWS;
     this.#connection = new S3Connection(options);
+    this.#attachments = new S3Attachments(options, this.#connection, (what, subject, given, attempt) => this.#call(what, subject, false, given, attempt));
     this.#common = commonOf(options);
     this.#making = makingOf(options);
   }
@@ -70,8 +69,12 @@ export class S3Store implements ObjectStore {
     if (out.Name === undefined && out.IsTruncated === undefined) throw new StorageError('invalid', `check ${this.location}`, { providerMessage: 'the answer is no listing of S3' });
   }
 
-  async head(key: string, options: CallOptions = {}): Promise<ObjectInfo> {
-    return this.#call('head', key, false, options, (signal, operation) => this.#connection.run((calls) => calls.head(key, operation, signal)));
+  async head(key: string, options: HeadOptions = {}): Promise<ObjectInfo> {
+    const info = await this.#call('head', key, false, options, (signal, operation) => this.#connection.run((calls) => calls.head(key, operation, signal)));
+    if (options.attachments !== true) return info;
+    const headers = await this.#attachments.withTags(key, info.headers!, options);
+    await this.#attachments.sendable(null, headers, options);
+    return { ...info, headers };
   }
 
   async read(key: string, options: ReadOptions): Promise<number> {
@@ -107,8 +110,9 @@ export class S3Store implements ObjectStore {
   async put(key: string, body: Body, options: PutOptions = {}): Promise<Version> {
     const of = `put ${this.location}/${key}`;
     if (bodyBytes(body) > S3_LIMITS.putBytes) throw new StorageError('too-large', of);
-    const described = this.#described(of, options);
     const { condition } = options;
+    const replaces = condition === undefined || 'version' in condition;
+    const described = await this.#described(of, replaces ? key : null, options);
     return this.#call('put', key, true, options, (signal, operation) =>
       this.#connection.run((calls) => calls.put(key, body, { operation, described, signal, ...(condition === undefined ? {} : { condition }) })));
   }
@@ -118,15 +122,21 @@ export class S3Store implements ObjectStore {
     await this.#call('remove', key, only !== undefined, options, (signal, operation) => this.#connection.run((calls) => calls.remove(key, only, operation, signal)));
   }
 
+  /** With `metadata` the headers are those that were given. Without, S3 copies what it says of the content, and all else is sent again. */
   async copy(from: string, to: string, options: CopyOptions = {}): Promise<Version> {
     const { sourceVersion, condition } = options;
-    const described = options.metadata === undefined ? {} : { described: this.#described(`copy ${this.location}/${from} to ${to}`, options) };
-    const expected = { ...(sourceVersion === undefined ? {} : { sourceVersion }), ...(condition === undefined ? {} : { condition }) };
+    const operation = `copy ${this.location}/${from} to ${to}`;
+    const source = options.metadata === undefined ? await this.head(from, options) : null;
+    if (source !== null && source.size > COPY_MAX_BYTES) return this.#copyInParts(source, to, options);
+    const { metadata, headers } = await this.#described(operation, from, source === null ? options : { headers: notCopied(source.headers!) });
+    // What is sent again is that of this version
+    const only = sourceVersion ?? source?.version;
+    const expected = { ...(only === undefined ? {} : { sourceVersion: only }), ...(condition === undefined ? {} : { condition }) };
     try {
       return await this.#call('copy', `${from} to ${to}`, true, options, (signal, operation) =>
-        this.#connection.run((calls) => calls.copy(from, to, { operation, signal, ...described, ...expected })));
+        this.#connection.run((calls) => calls.copy(from, to, { operation, signal, headers, ...(source === null ? { metadata } : {}), ...expected })));
     } catch (error) {
-      if (!(error instanceof StorageError) || (error.code !== 'too-large' && error.code !== 'invalid')) throw error;
+      if (source !== null || !(error instanceof StorageError) || (error.code !== 'too-large' && error.code !== 'invalid')) throw error;
       const info = await this.head(from, options);
       if (info.size <= COPY_MAX_BYTES) throw error;
       return this.#copyInParts(info, to, options);
@@ -137,7 +147,8 @@ export class S3Store implements ObjectStore {
   async #copyInParts(source: ObjectInfo, to: string, options: CopyOptions): Promise<Version> {
     if (options.sourceVersion !== undefined && source.version !== options.sourceVersion) throw new StorageError('changed', `copy ${this.location}/${source.key} to ${to}`);
     const metadata = options.metadata ?? source.metadata ?? {};
-    const headers = options.headers ?? (options.metadata === undefined ? source.headers! : {});
+    const given = options.headers ?? (options.metadata === undefined ? source.headers! : {});
+    const headers = await this.#attachments.withTags(source.key, given, options);
     const upload = await this.beginUpload(to, { ...options, metadata, headers });
     const partBytes = Math.max(COPY_PART_BYTES, Math.ceil(source.size / S3_LIMITS.parts));
     try {
@@ -171,7 +182,7 @@ export class S3Store implements ObjectStore {
   }
 
   async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {
-    const described = this.#described(`begin upload of ${this.location}/${key}`, options);
+    const described = await this.#described(`begin upload of ${this.location}/${key}`, key, options);
     const out = await this.#call('begin upload of', key, true, options, (signal) =>
       this.#connection.client.send(new CreateMultipartUploadCommand({ ...this.#common, ...this.#making, ...describedOf(described), Key: key }), obeying(signal)));
     return { key, id: out.UploadId! };
@@ -261,12 +272,12 @@ export class S3Store implements ObjectStore {
     }
   }
 
-  #described(operation: string, { metadata = {}, headers = {} }: PutOptions): Description {
+  /** `from`: the object whose tags are meant where the headers only count them; null: none. */
+  async #described(operation: string, from: string | null, options: PutOptions): Promise<Description> {
+    const { metadata = {}, headers = {} } = options;
     const encoded = encodeMetadata(metadata);
     const bytes = Object.entries(encoded).reduce((sum, [name, value]) => sum + name.length + value.length, 0);
     if (bytes > S3_LIMITS.metadataBytes) throw new StorageError('too-large', operation, { providerMessage: `${bytes} bytes of metadata, and S3 takes ${S3_LIMITS.metadataBytes}` });
-    const { [STORAGE_CLASS]: storageClass, ...rest } = headers;
-    const keepsClass = storageClass !== undefined && this.options.storageClass === undefined && !ARCHIVES.has(storageClass);
-    return { metadata: encoded, headers: keepsClass ? headers : rest };
+    return { metadata: encoded, headers: await this.#attachments.sendable(from, headers, options) };
   }
 }
