@@ -51,7 +51,10 @@ export const S_IFCHR = 0o020000;
 export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 
+export const RWF_DSYNC = 2;
+export const RWF_SYNC = 4;
 export const RWF_NOWAIT = 8;
+export const RWF_APPEND = 16;
 
 export const FD_CLOEXEC = 1;
 export const F_DUPFD_CLOEXEC = 1030;

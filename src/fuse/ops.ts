@@ -60,6 +60,7 @@ function readIn(r: FuseRequest): number {
   r.readFh(abi.ReadIn.fh);
   r.offset = r.size64(abi.ReadIn.offset);
   r.size = r.u32(abi.ReadIn.size);
+  r.flags = r.u32(abi.ReadIn.flags);
   if (r.offset < 0 || r.size > READ_MAX_BYTES) return -E.INVAL;
   return r.locateData(true, OUT_HEADER_BYTES, r.size);
 }
@@ -69,6 +70,7 @@ function writeIn(r: FuseRequest): number {
   r.offset = r.size64(abi.WriteIn.offset);
   r.size = r.u32(abi.WriteIn.size);
   r.fuseFlags = r.u32(abi.WriteIn.writeFlags);
+  r.flags = r.u32(abi.WriteIn.flags);
   if (r.offset < 0) return -E.FBIG;
   // A header that promises fewer bytes than the payload, or a payload shorter than promised
   if (r.size > WRITE_MAX_BYTES || r.size > r.argBytes - abi.WriteIn.bytes) return -E.INVAL;

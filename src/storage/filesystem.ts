@@ -198,9 +198,9 @@ export interface FileSystem {
   create: Method;
   /** mode, flags → entry, fh */
   tmpfile: Method;
-  /** fh, offset, size, iovecs → bytes */
+  /** fh, offset, size, iovecs; flags: those that the open file has now → bytes */
   read: Method;
-  /** fh, offset, size, iovecs → bytes */
+  /** fh, offset, size, iovecs; flags: those that the open file has now; fuseFlags → bytes */
   write: Method;
   flush: Method;
   release: Method;

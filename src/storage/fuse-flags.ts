@@ -8,6 +8,8 @@ export const FOPEN = { DIRECT_IO: 1, KEEP_CACHE: 2, CACHE_DIR: 8, NOFLUSH: 32, P
 
 /** FUSE_ATTR_SUBMOUNT: the directory is the root of another file system. */
 export const ATTR_SUBMOUNT = 1;
+/** FUSE_WRITE_CACHE: pages that the guest's cache writes back, through any handle of the file. */
+export const WRITE_CACHE = 1;
 /** FUSE_OPEN_KILL_SUIDGID, FUSE_WRITE_KILL_SUIDGID, FUSE_SETXATTR_ACL_KILL_SGID: clear set-id bits as for a user without rights. */
 export const OPEN_KILL_SUIDGID = 1;
 export const WRITE_KILL_SUIDGID = 4;

@@ -85,6 +85,10 @@ export class HandleTable {
     this.#words[slot * WORDS + BUSY]++;
   }
 
+  isHeld(slot: number): boolean {
+    return this.#words[slot * WORDS + BUSY] !== 0;
+  }
+
   /** The call is over. @returns whether the handle was to be closed meanwhile: the caller does it now. */
   unhold(slot: number): boolean {
     const at = slot * WORDS;

@@ -28,6 +28,8 @@ interface Row {
   /** --sandbox=namespace and --seccomp=kill; trusted.* attributes need one capability more. */
   readonly sandbox?: boolean
   readonly writeback?: boolean
+  /** --allow-direct-io: O_DIRECT of the guest's programs is the host's too. */
+  readonly allowDirectIo?: boolean
   /** Only the facts of these files; absent: all. */
   readonly files?: readonly string[]
 }
@@ -40,13 +42,13 @@ const MATRIX: readonly Row[] = [
   { cache: 'never', requestQueues: 4, kernel: '6.12', locks: true, allowMmap: !otherDaemon },
   { cache: 'always', requestQueues: 1, kernel: '6.1', threadPoolSize: 0 },
   { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 0 },
-  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 3, locks: true, offload: !otherDaemon, sandbox: !otherDaemon },
+  { cache: 'auto', requestQueues: 4, kernel: '6.12', threadPoolSize: 3, locks: true, offload: !otherDaemon, sandbox: !otherDaemon, allowDirectIo: !otherDaemon },
 ]
 
 /** Of our own daemon. */
 const OPTIONS: readonly Row[] = [
-  { cache: 'metadata', requestQueues: 1, kernel: '6.12', allowMmap: true, files: ['data.c', 'directories.c'] },
-  { cache: 'auto', requestQueues: 1, kernel: '6.1', writeback: true, files: ['data.c', 'meta.c'] },
+  { cache: 'metadata', requestQueues: 1, kernel: '6.12', allowMmap: true, files: ['data.c', 'append.c', 'directories.c'] },
+  { cache: 'auto', requestQueues: 1, kernel: '6.1', writeback: true, files: ['data.c', 'append.c', 'meta.c'] },
 ]
 
 const SUITE_TIMEOUT_MS = 150_000
@@ -65,6 +67,7 @@ function runFacts(row: Row): Promise<Fact[]> {
     ...(row.writeback === true ? ['--writeback'] : []),
     ...(row.offload === true ? ['--offload=always'] : []),
     ...(row.sandbox === true ? SANDBOX : []),
+    ...(row.allowDirectIo === true ? ['--allow-direct-io'] : []),
   ]
   const daemonOptions = {
     cache: row.cache,

@@ -4,7 +4,7 @@ import { E } from '../../src/base/errno.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { OP, name, type Reply } from '../support/guest.js';
 import {
-  FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, O_APPEND, O_EXCL, O_RDWR, O_TRUNC, O_WRONLY, type Inode,
+  FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, O_ACCMODE, O_APPEND, O_EXCL, O_RDWR, O_TRUNC, O_WRONLY, type Inode,
 } from './model.js';
 import { ATTR_BYTES, ENTRY_BYTES, type Handle, type World } from './world.js';
 
@@ -13,6 +13,7 @@ const S_IFREG = 0o100000;
 const FATTR_SIZE = 8;
 const FATTR_FH = 64;
 const GETATTR_FH = 1;
+const WRITE_CACHE = 1;
 const SEEK_DATA = 3;
 const HANDLES_MAX = 12;
 const IO_BYTES_MAX = 9000;
@@ -124,9 +125,12 @@ export async function write(w: World): Promise<void> {
   const { inode } = handle.node;
   const offset = w.pickOffset(inode.data.size);
   const data = w.random.bytes(w.random.below(IO_BYTES_MAX));
-  w.note(`WRITE ${w.label(inode)} flags ${handle.flags.toString(8)} @${offset} +${data.length}`);
-  const reply = await w.guest.write(handle.node.id, handle.fh, offset, data);
-  const written = w.compare(reply, () => w.model.write(inode, handle.flags, offset, data));
+  // O_APPEND may have been set or cleared since the open; a page that is written back has no flags, whatever handle it comes by
+  const back = w.random.chance(15);
+  const flags = back ? 0 : w.random.chance(25) ? handle.flags ^ O_APPEND : handle.flags;
+  w.note(`WRITE ${w.label(inode)} flags ${flags.toString(8)} of ${handle.flags.toString(8)} @${offset} +${data.length}${back ? ', written back' : ''}`);
+  const reply = await w.guest.write(handle.node.id, handle.fh, offset, data, data.length, back ? WRITE_CACHE : 0, flags);
+  const written = w.compare(reply, () => w.model.write(inode, (handle.flags & O_ACCMODE) | (flags & O_APPEND), offset, data));
   if (written !== null) assert.equal(reply.data.getUint32(0, true), written);
 }
 

@@ -273,8 +273,8 @@ export class Model {
 
   /** How many bytes copy_file_range(2) may copy at most, or −errno; copied() is what it did. */
   copyRange(from: Inode, fromFlags: number, offset: number, to: Inode, toFlags: number, target: number, bytes: number): number {
-    const readable = (fromFlags & O_ACCMODE) !== O_WRONLY;
-    if (!readable || (toFlags & O_ACCMODE) === 0 || (toFlags & O_APPEND) !== 0) return -E.BADF;
+    // O_APPEND of the target is refused by the guest's kernel, which knows whether it is still set
+    if ((fromFlags & O_ACCMODE) === O_WRONLY || (toFlags & O_ACCMODE) === 0) return -E.BADF;
     const count = Math.max(0, Math.min(bytes, from.data.size - offset));
     if (from === to && target + count > offset && target < offset + count) return -E.INVAL;
     return count;

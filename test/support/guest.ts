@@ -140,12 +140,13 @@ export class FuseClient {
     return reply.data.getBigUint64(0, true);
   }
 
-  read(node: bigint, fh: bigint, offset: number, size: number, room = size): Promise<Reply> {
-    return this.call(OP.READ, node, concat(u64(fh, offset), u32(size, 0), u64(0), u32(0, 0)), room);
+  /** `flags`: those that the open file description has at that moment, as fcntl(F_GETFL) gives them. */
+  read(node: bigint, fh: bigint, offset: number, size: number, room = size, flags = 0): Promise<Reply> {
+    return this.call(OP.READ, node, concat(u64(fh, offset), u32(size, 0), u64(0), u32(flags, 0)), room);
   }
 
-  write(node: bigint, fh: bigint, offset: number, bytes: Uint8Array, size = bytes.length, writeFlags = 0): Promise<Reply> {
-    return this.call(OP.WRITE, node, concat(u64(fh, offset), u32(size, writeFlags), u64(0), u32(0, 0), bytes), 8);
+  write(node: bigint, fh: bigint, offset: number, bytes: Uint8Array, size = bytes.length, writeFlags = 0, flags = 0): Promise<Reply> {
+    return this.call(OP.WRITE, node, concat(u64(fh, offset), u32(size, writeFlags), u64(0), u32(flags, 0), bytes), 8);
   }
 
   disconnect(): void {

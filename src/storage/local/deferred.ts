@@ -9,7 +9,7 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
-import { AT_REMOVEDIR, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TRUNC, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
+import { AT_REMOVEDIR, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TRUNC, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import type { Attributes } from './attributes.js';
@@ -208,12 +208,13 @@ export class Deferred {
     const refused = files.refusal(slot, flags);
     if (refused < 0) return refused;
     const kill = files.killsPrivileges(r, flags);
-    const fd = await this.#step('open', share.inodes.procFd, this.#number(r, pathFd), files.hostFlags(r, flags), Number(kill));
-    return fd < 0 ? fd : this.#install(r, slot, fd, flags);
-  }
-
-  #install(r: FileSystemRequest, slot: number, fd: number, flags: number): number {
-    const result = this.files.install(r, slot, fd, flags);
+    const host = files.hostFlags(r, flags);
+    const open = (hostFlags: number): Promise<number> => this.#step('open', share.inodes.procFd, this.#number(r, pathFd), hostFlags, Number(kill));
+    let fd = await open(host);
+    const appendOnly = fd === -E.PERM && files.mayBeAppendOnly(r, flags);
+    if (appendOnly) fd = await open(host | O_APPEND);
+    if (fd < 0) return fd;
+    const result = files.install(r, slot, fd, flags, appendOnly);
     if (result < 0) c.close(fd);
     return result;
   }
@@ -318,7 +319,7 @@ export class Deferred {
     if (handles.deferClose(handle)) return 0;
     const fd = handles.fd(handle);
     const slot = handles.node(handle);
-    handles.close(handle);
+    this.files.forget(handle);
     // The descriptor is gone whatever close(2) says, and the guest does not look at the answer to RELEASE
     await this.#step('close', fd);
     inodes.dropOpen(slot);

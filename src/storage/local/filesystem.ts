@@ -30,8 +30,7 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
     attrTimeout: share.attrTimeout,
     reset() {
       locks.clear();
-      for (const handle of [...share.handles.slots()]) c.close(share.handles.fd(handle));
-      share.handles.clear();
+      files.reset();
       share.inodes.clear();
     },
     cancelWaiting: () => locks.cancelWaiting(),

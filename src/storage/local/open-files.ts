@@ -2,36 +2,45 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import {
-  F_DUPFD_CLOEXEC, O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_NOWAIT, SEEK_DATA, SEEK_HOLE,
-  S_IFDIR,
+  F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_APPEND,
+  RWF_DSYNC, RWF_NOWAIT, SEEK_DATA, SEEK_HOLE, S_IFDIR,
 } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
-import { FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
+import { FOPEN, OPEN_KILL_SUIDGID, WRITE_CACHE, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
+import { DirectAppends, writeFlags } from './placement.js';
 import { SCRATCH_NAME, SCRATCH_PATH, type Share } from './share.js';
 import type { Step } from './steps.js';
 
-/** Handle flags: reads may be tried without waiting; writes wait for the disk. */
+/** Handle flags: reads may be tried without waiting; the host's descriptor has O_SYNC or O_DSYNC, it has O_DIRECT now, it can have none. */
 const NOWAIT = 1;
 const SYNCHRONOUS = 2;
+const DIRECT = 4;
+const NEVER_DIRECT = 8;
+/** Handle flag: the host's inode is append-only, and the descriptor has O_APPEND. */
+const APPEND_ONLY = 16;
 /** Larger writes are all timed: that costs nothing beside them. */
 const TIMED_BYTES = 1 << 17;
 
 export class OpenFiles {
+  readonly #directAppends = new DirectAppends();
+
   constructor(readonly share: Share) {}
 
-  /** Open flags for the host from those of the guest. */
+  /** Open flags for the host from those of the guest; never O_APPEND (placement.ts). */
   hostFlags(r: FileSystemRequest, flags: number): number {
     const { options } = this.share;
-    let host = flags & (O_ACCMODE | O_APPEND | O_TRUNC | O_SYNC);
+    let host = flags & (O_ACCMODE | O_TRUNC | O_SYNC);
     if (options.allowDirectIo) host |= flags & O_DIRECT;
     if (options.preserveNoatime) host |= flags & O_NOATIME;
-    if (r.session.writeback) {
-      // The guest's cache reads to fill pages that it writes, and places appends itself
-      if ((host & O_ACCMODE) === O_WRONLY) host = (host & ~O_ACCMODE) | O_RDWR;
-      host &= ~O_APPEND;
-    }
+    // The guest's cache reads to fill pages that it writes
+    if (r.session.writeback && (host & O_ACCMODE) === O_WRONLY) host = (host & ~O_ACCMODE) | O_RDWR;
     return host | O_CLOEXEC;
+  }
+
+  /** Whether an open that the host has refused with EPERM is to be tried with O_APPEND: an append-only inode takes no other. */
+  mayBeAppendOnly(r: FileSystemRequest, flags: number): boolean {
+    return (flags & O_APPEND) !== 0 && !r.session.writeback;
   }
 
   readonly open = (r: FileSystemRequest): number => {
@@ -47,9 +56,11 @@ export class OpenFiles {
     if (refused < 0) return refused;
     const kill = this.killsPrivileges(r, flags);
     const host = this.hostFlags(r, flags);
-    const fd = kill ? share.credentials.withoutFsetid(true, () => share.openNode(slot, host)) : share.openNode(slot, host);
+    let fd = kill ? share.credentials.withoutFsetid(true, () => share.openNode(slot, host)) : share.openNode(slot, host);
+    const appendOnly = fd === -E.PERM && this.mayBeAppendOnly(r, flags);
+    if (appendOnly) fd = share.openNode(slot, host | O_APPEND);
     if (fd < 0) return fd;
-    const result = this.install(r, slot, fd, flags);
+    const result = this.install(r, slot, fd, flags, appendOnly);
     if (result < 0) c.close(fd);
     return result;
   }
@@ -65,11 +76,14 @@ export class OpenFiles {
     return (r.fuseFlags & OPEN_KILL_SUIDGID) !== 0 && (flags & O_TRUNC) !== 0;
   }
 
-  /** Make a handle of an open descriptor. On −errno the descriptor is still the caller's. */
-  install(r: FileSystemRequest, slot: number, fd: number, flags: number): number {
+  /** Make a handle of an open descriptor. On −errno the descriptor is still the caller's. `appendOnly`: it has O_APPEND. */
+  install(r: FileSystemRequest, slot: number, fd: number, flags: number, appendOnly = false): number {
     const { share } = this;
-    const synchronous = (flags & (O_SYNC | O_DSYNC)) !== 0 || ((flags & O_DIRECT) !== 0 && share.options.allowDirectIo);
-    const handle = share.handles.open(fd, slot, HANDLE_FILE, (share.pool === null ? 0 : NOWAIT) | (synchronous ? SYNCHRONOUS : 0));
+    let state = share.pool === null ? 0 : NOWAIT;
+    if ((flags & (O_SYNC | O_DSYNC)) !== 0) state |= SYNCHRONOUS;
+    if ((flags & O_DIRECT) !== 0 && share.options.allowDirectIo) state |= DIRECT;
+    if (appendOnly) state |= APPEND_ONLY;
+    const handle = share.handles.open(fd, slot, HANDLE_FILE, state);
     if (handle < 0) return -E.NFILE;
     share.inodes.addOpen(slot);
     r.fhLow = handle;
@@ -108,8 +122,22 @@ export class OpenFiles {
     if (handles.deferClose(handle)) return;
     const slot = handles.node(handle);
     c.close(handles.fd(handle));
-    handles.close(handle);
+    this.forget(handle);
     inodes.dropOpen(slot);
+  }
+
+  /** The handle is no more; its descriptor is the caller's to close. */
+  forget(handle: number): void {
+    this.#directAppends.forget(handle);
+    this.share.handles.close(handle);
+  }
+
+  /** The guest has gone. */
+  reset(): void {
+    const { handles } = this.share;
+    for (const handle of [...handles.slots()]) c.close(handles.fd(handle));
+    handles.clear();
+    this.#directAppends.clear();
   }
 
   readonly read = (r: FileSystemRequest): number => {
@@ -117,6 +145,7 @@ export class OpenFiles {
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
+    if (this.share.options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0);
     if (pool === null) {
       const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, 0);
       return n < 0 ? -c.errno() : n;
@@ -150,27 +179,69 @@ export class OpenFiles {
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
-    const kill = (r.fuseFlags & WRITE_KILL_SUIDGID) !== 0;
-    if (pool !== null && (writePace.slow || (handles.flags(handle) & SYNCHRONOUS) !== 0)) return this.#writeInPool(r, handle, fd, kill);
-    if (options.xattrMap !== null) this.share.dropCapability(fd);
+    const rwf = writeFlags(r);
+    if (options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0 && (r.fuseFlags & WRITE_CACHE) === 0);
+    const state = handles.flags(handle);
+    if ((state & APPEND_ONLY) !== 0 && (rwf & RWF_APPEND) === 0) return -E.PERM;
+    const toPool = pool !== null && (writePace.slow || (state & (SYNCHRONOUS | DIRECT)) !== 0 || (rwf & RWF_DSYNC) !== 0);
+    if ((rwf & RWF_APPEND) !== 0 && (r.flags & O_DIRECT) !== 0) return this.#appendDirectly(r, handle, fd, rwf & ~RWF_APPEND, toPool);
+    if (toPool) return this.inPool(r, handle, -1, 'write', ...this.#writeArguments(r, fd, rwf));
     // Writing to the page cache does not block but when the kernel throttles the writer: that is watched for
     const sampled = pool !== null && (r.size >= TIMED_BYTES || writePace.sampled);
     const before = sampled ? performance.now() : 0;
-    const n = kill ? this.#writeWithoutFsetid(r, fd) : c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0));
+    const n = this.#writeNow(r, fd, rwf);
     if (sampled) writePace.took(performance.now() - before);
     return n;
   };
 
-  #writeWithoutFsetid(r: FileSystemRequest, fd: number): number {
-    return this.share.credentials.withoutFsetid(true, () => c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, 0)));
+  #writeNow(r: FileSystemRequest, fd: number, rwf: number): number {
+    if (this.share.options.xattrMap !== null) this.share.dropCapability(fd);
+    if ((r.fuseFlags & WRITE_KILL_SUIDGID) === 0) return c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, rwf));
+    return this.share.credentials.withoutFsetid(true, () => c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, rwf)));
   }
 
-  #writeInPool(r: FileSystemRequest, handle: number, fd: number, kill: boolean): number {
+  /** Of the step "write". */
+  #writeArguments(r: FileSystemRequest, fd: number, rwf: number): number[] {
     const { options } = this.share;
     const attribute = options.xattrMap?.securityCapability ?? null;
     const path = attribute === null ? 0 : r.attr.putString(SCRATCH_PATH, `/proc/self/fd/${fd}`);
     const capability = attribute === null ? 0 : r.attr.putString(SCRATCH_NAME, attribute);
-    return this.inPool(r, handle, -1, 'write', fd, r.iovecs, r.iovecCount, r.offset, Number(kill), path, capability);
+    return [fd, r.iovecs, r.iovecCount, r.offset, rwf, Number((r.fuseFlags & WRITE_KILL_SUIDGID) !== 0), path, capability];
+  }
+
+  /** A part or the whole of an append past the guest's cache; `rwf` without RWF_APPEND. */
+  #appendDirectly(r: FileSystemRequest, handle: number, fd: number, rwf: number, toPool: boolean): number {
+    const { pool, handles } = this.share;
+    const appends = this.#directAppends;
+    const placed = (): number => rwf | appends.place(handle, r.offset, r.size, r.attr.u32[10] + r.attr.u32[11] * 2 ** 32);
+    if (pool === null || !(toPool || appends.isBusy(handle))) {
+      const error = this.share.statFd(r, fd);
+      return error < 0 ? error : this.#writeNow(r, fd, placed());
+    }
+    r.defer();
+    handles.hold(handle);
+    const done = (result: number): void => {
+      this.unhold(handle);
+      r.complete(result);
+    };
+    appends.inTurn(handle, async () => {
+      const error = await pool.run('stat', fd, r.attr.address);
+      return error < 0 ? error : pool.run('write', ...this.#writeArguments(r, fd, placed()));
+    }).then(done, () => done(-E.IO));
+    return PENDING;
+  }
+
+  /**
+   * O_DIRECT of the host's descriptor as the guest's has it now. While a call in another thread uses the descriptor it is not set, since that call may be
+   * one that goes through the page cache, unaligned: then this one does, too.
+   */
+  #setDirect(handle: number, fd: number, wanted: boolean): void {
+    const { handles } = this.share;
+    const state = handles.flags(handle);
+    if (((state & DIRECT) !== 0) === wanted || (wanted && ((state & NEVER_DIRECT) !== 0 || handles.isHeld(handle)))) return;
+    const flags = c.fcntl(fd, F_GETFL, 0);
+    const set = flags >= 0 && c.fcntl(fd, F_SETFL, wanted ? flags | O_DIRECT : flags & ~O_DIRECT) === 0;
+    handles.setFlags(handle, set ? state ^ DIRECT : state | NEVER_DIRECT);
   }
 
   /**

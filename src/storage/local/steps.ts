@@ -217,10 +217,10 @@ export const STEPS = {
   listxattr: (path: number, buffer: number, bytes: number) => c.neg(c.listxattr(path, buffer, bytes)),
   removexattr: (path: number, name: number) => c.neg(c.removexattr(path, name)),
   read: (fd: number, iovecs: number, count: number, offset: number) => c.neg(c.preadv2(fd, iovecs, count, offset, 0)),
-  /** `path` and `capability`: an attribute that a write removes, or 0. */
-  write(fd: number, iovecs: number, count: number, offset: number, drop: number, path: number, capability: number): number {
+  /** `rwf`: flags of pwritev2(2). `path` and `capability`: an attribute that a write removes, or 0. */
+  write(fd: number, iovecs: number, count: number, offset: number, rwf: number, drop: number, path: number, capability: number): number {
     if (capability !== 0) c.removexattr(path, capability);
-    return withoutFsetid(drop, () => c.neg(c.pwritev2(fd, iovecs, count, offset, 0)));
+    return withoutFsetid(drop, () => c.neg(c.pwritev2(fd, iovecs, count, offset, rwf)));
   },
   fsync: (fd: number) => c.neg(c.fsync(fd)),
   fdatasync: (fd: number) => c.neg(c.fdatasync(fd)),

@@ -124,7 +124,7 @@ export class OpenFiles {
     const n = staged.write(r, r.offset);
     if (n <= 0) return n;
     this.write!.committer.wrote(staged);
-    return file.synchronous ? this.write!.committer.durable(staged).then(() => n) : n;
+    return file.synchronous || (r.flags & O_DSYNC) !== 0 ? this.write!.committer.durable(staged).then(() => n) : n;
   }
 
   /** FLUSH and FSYNC: what this handle's file has become is where --durability wants it. */
