@@ -26,6 +26,13 @@ interface Begun {
   readonly parts: Map<number, Uint8Array>;
 }
 
+/** Everything that a store has at one moment. */
+export interface MemoryContents {
+  readonly objects: ReadonlyMap<string, Stored>;
+  readonly uploads: ReadonlyMap<string, Begun>;
+  readonly sequence: number;
+}
+
 const MIB = 1 << 20;
 const LIST_MAX = 1000;
 
@@ -44,14 +51,23 @@ export class MemoryStore implements ObjectStore {
   readonly location: string;
   readonly limits: Limits;
   readonly capabilities: Capabilities;
-  readonly #objects = new Map<string, Stored>();
-  readonly #uploads = new Map<string, Begun>();
-  #sequence = 0;
+  readonly #objects: Map<string, Stored>;
+  readonly #uploads: Map<string, Begun>;
+  #sequence: number;
 
-  constructor(options: { name?: string; limits?: Partial<Limits>; capabilities?: Partial<Capabilities> } = {}) {
+  constructor(options: { name?: string; limits?: Partial<Limits>; capabilities?: Partial<Capabilities>; contents?: MemoryContents } = {}) {
     this.location = `memory:${options.name ?? ''}`;
     this.limits = { ...MEMORY_LIMITS, ...options.limits };
     this.capabilities = { ...EVERYTHING, ...options.capabilities };
+    const { objects = [], uploads = [], sequence = 0 } = options.contents ?? {};
+    this.#objects = new Map(objects);
+    this.#uploads = copied(uploads);
+    this.#sequence = sequence;
+  }
+
+  /** For another store, which goes on from here. */
+  contents(): MemoryContents {
+    return { objects: new Map(this.#objects), uploads: copied(this.#uploads), sequence: this.#sequence };
   }
 
   async check(options: CallOptions = {}): Promise<void> {
@@ -274,5 +290,7 @@ export class MemoryStore implements ObjectStore {
 }
 
 const counted = (tags: string): ObjectHeaders => (tags === '' ? {} : { [TAG_COUNT]: String(tags.split('&').length) });
+
+const copied = (uploads: Iterable<readonly [string, Begun]>): Map<string, Begun> => new Map([...uploads].map(([id, begun]) => [id, { ...begun, parts: new Map(begun.parts) }]));
 
 const digest = (content: Uint8Array): string => createHash('sha256').update(content).digest('hex');
