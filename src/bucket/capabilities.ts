@@ -58,7 +58,7 @@ export async function capabilitiesOf(store: ObjectStore, directory: string, sett
 
 /** Nobody was allowed to try: should writing be allowed one day, nothing is relied on. The next start asks again. */
 function unknown(most: Capabilities): Capabilities {
-  return { ...most, ...Object.fromEntries(CONDITIONS.map((condition) => [condition, false])), copyIfAbsent: false, copyIfVersion: false, deleteIfVersion: false, copyPart: 'none' };
+  return { ...most, ...Object.fromEntries(CONDITIONS.map((condition) => [condition, false])), copyIfAbsent: false, copyIfVersion: false, deleteIfVersion: false, atomicDelete: false, copyPart: 'none' };
 }
 
 async function ask(store: ObjectStore, directory: string, prefix: string, endpoint: string): Promise<Capabilities> {

@@ -72,15 +72,15 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
   let blocks: BlockCache | null = null;
   try {
     blocks = await openBlocks(directory, store, budget, options, log);
-    const tree = treeOf(store, budget, options, log, blocks);
     const { shop, files, report } = await recover(directory, store, budget, log, blocks);
+    const tree = treeOf(shop.store, budget, options, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
     const events: CommitEvents = {
       waiting: (file) => fs.staging!.waiting(file), committed: (file, base, metadata) => fs.staging!.committed(file, base, metadata), conflicted: (file) => fs.staging!.conflicted(file),
     };
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
-    const fs: ObjectFileSystem = new ObjectFileSystem(store, budget, options, log, tree, { shop, committer }, blocks);
+    const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer }, blocks);
     for (const file of files) fs.goOn(file);
     const idle = async (): Promise<void> => {
       await committer.idle();

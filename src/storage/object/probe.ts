@@ -43,6 +43,8 @@ export async function probe(store: ObjectStore, prefix: string): Promise<Capabil
     const parts = store.capabilities.copyPart === 'range' ? await copiesParts(store, key, gone.version, free('parts')) : null;
     return {
       ...store.capabilities, ...found, deleteIfVersion: await deletesIfVersion(store, key, gone.version),
+      // What happens at the same moment cannot be tried for certain (Ceph RGW compares, and then removes whatever is there)
+      atomicDelete: false,
       ...(parts === null ? {} : { copyPart: parts === 'no' ? ('none' as const) : ('range' as const), copyPartIfVersion: parts === 'pinned' }),
     };
   } finally {

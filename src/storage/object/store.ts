@@ -157,15 +157,22 @@ export interface Limits {
   readonly parts: number;
 }
 
-/** What this provider does; probed where providers of one protocol differ. */
+/**
+ * What this store does; probed where providers of one protocol differ. A condition that is not honoured is ignored or refused: whoever writes has to
+ * know, see settle.ts.
+ */
 export interface Capabilities {
   readonly putIfAbsent: boolean;
   readonly putIfVersion: boolean;
   readonly completeIfAbsent: boolean;
   readonly completeIfVersion: boolean;
+  /** Of what is at the destination. */
   readonly copyIfAbsent: boolean;
+  /** So does setMetadata(), which is such a copy unless it is done in place. */
   readonly copyIfVersion: boolean;
   readonly deleteIfVersion: boolean;
+  /** A remove of one version excludes a write to it at the same moment; elsewhere the version is compared before, and what is there by then is removed. */
+  readonly atomicDelete: boolean;
   /** What the server copies into parts: every range of an object, whole objects only, or none. */
   readonly copyPart: 'range' | 'whole' | 'none';
   /** copyPart() of another version than the one named fails; where it does not, whoever copies has to compare afterwards. */

@@ -32,7 +32,7 @@ export const GCS_LIMITS: Limits = {
 
 const CAPABILITIES: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'whole', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: false,
+  atomicDelete: true, copyPart: 'whole', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: false,
 };
 
 export interface GcsOptions extends GcsConnection {

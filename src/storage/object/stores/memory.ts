@@ -1,6 +1,7 @@
 /**
  * Objects in memory: the reference for what a store does, and the store of tests. It does all that the port knows, at
- * once and in order; `capabilities` and `limits` can be cut down to play a lesser provider.
+ * once and in order; `capabilities` and `limits` can be cut down to play a lesser provider, which ignores the conditions
+ * that it does not honour, as Ceph RGW does.
  */
 import { createHash } from 'node:crypto';
 import { hasUnknownTags, inherited, isArchived, TAG_COUNT, TAGS } from '../attachments.js';
@@ -43,7 +44,7 @@ export const MEMORY_LIMITS: Limits = {
 
 const EVERYTHING: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: true,
+  atomicDelete: true, copyPart: 'range', copyPartIfVersion: true, rename: true, listingHasMetadata: true, metadataInPlace: true, fetch: true,
 };
 
 export class MemoryStore implements ObjectStore {
@@ -53,10 +54,13 @@ export class MemoryStore implements ObjectStore {
   readonly capabilities: Capabilities;
   readonly #objects: Map<string, Stored>;
   readonly #uploads: Map<string, Begun>;
+  readonly #etags: boolean;
   #sequence: number;
 
-  constructor(options: { name?: string; limits?: Partial<Limits>; capabilities?: Partial<Capabilities>; contents?: MemoryContents } = {}) {
+  /** `etags`: versions are those of S3, which are of the content; else each write makes another one. */
+  constructor(options: { name?: string; limits?: Partial<Limits>; capabilities?: Partial<Capabilities>; contents?: MemoryContents; etags?: boolean } = {}) {
     this.location = `memory:${options.name ?? ''}`;
+    this.#etags = options.etags ?? false;
     this.limits = { ...MEMORY_LIMITS, ...options.limits };
     this.capabilities = { ...EVERYTHING, ...options.capabilities };
     const { objects = [], uploads = [], sequence = 0 } = options.contents ?? {};
@@ -110,12 +114,12 @@ export class MemoryStore implements ObjectStore {
     const operation = this.#begin('put', key, options);
     const content = bodyContent(body, operation).slice();
     if (content.length > this.limits.putBytes) throw new StorageError('too-large', operation);
-    return this.#store(operation, key, content, options, key);
+    return this.#store(operation, key, content, this.#honoured(options, 'putIfAbsent', 'putIfVersion'), key);
   }
 
   async remove(key: string, options: CallOptions & { readonly version?: Version } = {}): Promise<void> {
     const operation = this.#begin('remove', key, options);
-    if (options.version !== undefined) this.#require(operation, key, { version: options.version });
+    if (options.version !== undefined && this.capabilities.deleteIfVersion) this.#require(operation, key, { version: options.version });
     this.#objects.delete(key);
   }
 
@@ -125,7 +129,7 @@ export class MemoryStore implements ObjectStore {
     if (options.sourceVersion !== undefined && source.info.version !== options.sourceVersion) throw new StorageError('changed', operation);
     const metadata = options.metadata ?? source.info.metadata ?? {};
     const headers = options.headers ?? (options.metadata === undefined ? source.info.headers! : {});
-    return this.#store(operation, to, source.content, { ...options, metadata, headers }, from);
+    return this.#store(operation, to, source.content, this.#honoured({ ...options, metadata, headers }, 'copyIfAbsent', 'copyIfVersion'), from);
   }
 
   async rename(from: string, to: string, options: RenameOptions): Promise<Version> {
@@ -145,7 +149,8 @@ export class MemoryStore implements ObjectStore {
   async setMetadata(key: string, version: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
     const operation = this.#begin('set metadata of', key, options);
     const { content, info } = this.capabilities.metadataInPlace ? this.#existing(operation, key) : this.#readable(operation, key);
-    return this.#store(operation, key, content, { metadata, headers: info.headers!, condition: { version } }, key);
+    if (info.version !== version) throw new StorageError('changed', operation);
+    return this.#store(operation, key, content, { metadata, headers: info.headers! }, key);
   }
 
   async list(options: ListOptions): Promise<ListPage> {
@@ -187,7 +192,7 @@ export class MemoryStore implements ObjectStore {
   async copyPart(upload: Upload, number: number, source: PartSource, options: CallOptions = {}): Promise<Part> {
     const operation = this.#begin(`copy part ${number} of`, upload.key, options);
     const { content, info } = this.#readable(operation, source.key);
-    if (info.version !== source.version) throw new StorageError('changed', operation);
+    if (info.version !== source.version && this.capabilities.copyPartIfVersion) throw new StorageError('changed', operation);
     const { copyPart } = this.capabilities;
     const whole = source.offset === 0 && source.bytes === content.length;
     if (copyPart === 'none' || (copyPart === 'whole' && !whole)) throw new StorageError('unsupported', operation);
@@ -216,7 +221,8 @@ export class MemoryStore implements ObjectStore {
       return content;
     });
     const { condition } = options;
-    const version = this.#store(operation, upload.key, Buffer.concat(contents), { ...begun.options, ...(condition === undefined ? {} : { condition }) }, upload.key);
+    const made = this.#honoured({ ...begun.options, ...(condition === undefined ? {} : { condition }) }, 'completeIfAbsent', 'completeIfVersion');
+    const version = this.#store(operation, upload.key, Buffer.concat(contents), made, upload.key, this.#etags ? tagOfParts(contents) : undefined);
     this.#uploads.delete(upload.id);
     return version;
   }
@@ -268,18 +274,24 @@ export class MemoryStore implements ObjectStore {
     }
   }
 
+  /** Without a condition that is not looked at. */
+  #honoured(options: PutOptions, ifAbsent: keyof Capabilities, ifVersion: keyof Capabilities): PutOptions {
+    const { condition, ...rest } = options;
+    return condition === undefined || !this.capabilities['absent' in condition ? ifAbsent : ifVersion] ? rest : options;
+  }
+
   #checkMetadata(operation: string, metadata: Metadata = {}): void {
     const bytes = Object.entries(metadata).reduce((sum, [name, value]) => sum + name.length + value.length, 0);
     if (bytes > this.limits.metadataBytes) throw new StorageError('too-large', operation, { status: 400, providerCode: 'MetadataTooLarge' });
   }
 
-  /** `tagsOf`: the object whose tags are meant where the headers only count them. */
-  #store(operation: string, key: string, content: Uint8Array, options: PutOptions, tagsOf: string): Version {
+  /** `tagsOf`: the object whose tags are meant where the headers only count them. `etag`: of the content, if it is not its digest. */
+  #store(operation: string, key: string, content: Uint8Array, options: PutOptions, tagsOf: string, etag?: string): Version {
     if (key === '' || Buffer.byteLength(key) > this.limits.keyBytes) throw new StorageError('invalid', operation, { status: 400, providerCode: 'KeyTooLongError' });
     if (content.length > this.limits.objectBytes) throw new StorageError('too-large', operation);
     this.#checkMetadata(operation, options.metadata);
     this.#require(operation, key, options.condition);
-    const version = String(++this.#sequence);
+    const version = this.#etags ? etag ?? md5(content) : String(++this.#sequence);
     const given = options.headers ?? {};
     const tags = hasUnknownTags(given) ? this.#objects.get(tagsOf)?.tags ?? '' : given[TAGS] ?? '';
     const kept = Object.entries(inherited(given)).filter(([name]) => name !== TAGS && name !== TAG_COUNT);
@@ -292,5 +304,10 @@ export class MemoryStore implements ObjectStore {
 const counted = (tags: string): ObjectHeaders => (tags === '' ? {} : { [TAG_COUNT]: String(tags.split('&').length) });
 
 const copied = (uploads: Iterable<readonly [string, Begun]>): Map<string, Begun> => new Map([...uploads].map(([id, begun]) => [id, { ...begun, parts: new Map(begun.parts) }]));
+
+const md5 = (content: Uint8Array): string => createHash('md5').update(content).digest('hex');
+
+/** As S3 makes it: of the digests of the parts, and how many they are. */
+const tagOfParts = (parts: readonly Uint8Array[]): string => `${md5(Buffer.concat(parts.map((part) => Buffer.from(md5(part), 'hex'))))}-${parts.length}`;
 
 const digest = (content: Uint8Array): string => createHash('sha256').update(content).digest('hex');

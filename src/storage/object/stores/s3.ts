@@ -7,6 +7,7 @@ import {
   AbortMultipartUploadCommand, CompleteMultipartUploadCommand, CreateMultipartUploadCommand, ListMultipartUploadsCommand, ListObjectsV2Command, UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
 import { bodyBytes, targetView } from '../body.js';
+import { conditionalCopy, conditionalCopyOptions, conditionalSetMetadata, copyHonours, withConditionalCopy } from '../conditional-copy.js';
 import { StorageError } from '../errors.js';
 import type {
   Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
@@ -31,10 +32,13 @@ export const S3_LIMITS: Limits = {
   keyBytes: 1024, metadataBytes: 2 * KIB, putBytes: 5 * GIB, objectBytes: 10_000 * 5 * GIB, partMinBytes: 5 * MIB, partMaxBytes: 5 * GIB, parts: 10_000,
 };
 
-/** AWS itself; others are asked (probe.ts). */
+/**
+ * AWS itself; others are asked (probe.ts). Conditions of copies and removals are there since autumn 2025, evaluated together with the write.
+ * https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html, .../conditional-deletes.html
+ */
 const AWS: Capabilities = {
   putIfAbsent: true, putIfVersion: true, completeIfAbsent: true, completeIfVersion: true, copyIfAbsent: true, copyIfVersion: true, deleteIfVersion: true,
-  copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false, fetch: true,
+  atomicDelete: true, copyPart: 'range', copyPartIfVersion: true, rename: false, listingHasMetadata: false, metadataInPlace: false, fetch: true,
 };
 
 const COPY_MAX_BYTES = 5 * GIB;
@@ -44,7 +48,9 @@ export class S3Store implements ObjectStore {
   readonly kind = 's3';
   readonly location: string;
   readonly limits = S3_LIMITS;
+  /** Of what this class does: see copy(). */
   readonly capabilities: Capabilities;
+  readonly #provider: Capabilities;
   readonly #connection: S3Connection;
   readonly #attachments: S3Attachments;
   readonly #common: Common;
@@ -55,7 +61,8 @@ export class S3Store implements ObjectStore {
 
   constructor(readonly options: S3Options) {
     this.location = `s3://${options.bucket}`;
-    this.capabilities = options.capabilities ?? AWS;
+    this.#provider = options.capabilities ?? AWS;
+    this.capabilities = withConditionalCopy(this.#provider);
     this.#connection = new S3Connection(options);
     this.#attachments = new S3Attachments(options, this.#connection, (what, subject, given, attempt) => this.#call(what, subject, false, given, attempt));
     this.#common = commonOf(options);
@@ -122,9 +129,13 @@ export class S3Store implements ObjectStore {
     await this.#call('remove', key, only !== undefined, options, (signal, operation) => this.#connection.run((calls) => calls.remove(key, only, operation, signal)));
   }
 
-  /** With `metadata` the headers are those that were given. Without, S3 copies what it says of the content, and all else is sent again. */
+  /**
+   * CopyObject, unless the provider's is known not to look at the condition: see conditional-copy.ts. With `metadata` the headers are those that were
+   * given. Without, S3 copies what it says of the content, and all else is sent again.
+   */
   async copy(from: string, to: string, options: CopyOptions = {}): Promise<Version> {
     const { sourceVersion, condition } = options;
+    if (condition !== undefined && this.#copiesByWriting(condition, to)) return conditionalCopy(this, from, to, { ...options, condition }, conditionalCopyOptions());
     const operation = `copy ${this.location}/${from} to ${to}`;
     const source = options.metadata === undefined ? await this.head(from, options) : null;
     if (source !== null && source.size > COPY_MAX_BYTES) return this.#copyInParts(source, to, options);
@@ -141,6 +152,13 @@ export class S3Store implements ObjectStore {
       if (info.size <= COPY_MAX_BYTES) throw error;
       return this.#copyInParts(info, to, options);
     }
+  }
+
+  /** Whether CopyObject is known not to look at this condition. @throws StorageError `unsupported` where no other write does */
+  #copiesByWriting(condition: Condition, to: string): boolean {
+    if (copyHonours(this.#provider, condition)) return false;
+    if (copyHonours(this.capabilities, condition)) return true;
+    throw new StorageError('unsupported', `copy to ${this.location}/${to}`, { providerMessage: 'the provider honours no condition' });
   }
 
   /** An object of more than 5 GiB. */
@@ -169,12 +187,12 @@ export class S3Store implements ObjectStore {
     throw new StorageError('unsupported', `rename ${this.location}/${from} to ${to}`);
   }
 
+  /** The ETag stays when the content does: of two that are made at the same time the last counts. */
   async setMetadata(key: string, of: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
+    const condition = { version: of };
+    if (this.#copiesByWriting(condition, key)) return conditionalSetMetadata(this, key, of, metadata, options, conditionalCopyOptions());
     const { headers } = await this.head(key, options);
-    return this.copy(key, key, {
-      ...options, metadata, sourceVersion: of, headers: headers!,
-      ...(this.capabilities.copyIfVersion ? { condition: { version: of } } : {}),
-    });
+    return this.copy(key, key, { ...options, metadata, sourceVersion: of, headers: headers!, condition });
   }
 
   async list(options: ListOptions): Promise<ListPage> {

@@ -4,7 +4,9 @@
  */
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import type { BlockCache } from '../blocks/block-cache.js';
+import { borrowedOf, conditionalCopyOptions } from '../conditional-copy.js';
 import { Journal } from '../journal.js';
+import { withConditionalCopies } from '../layers/conditional-copies.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { isTransient, StorageError } from '../errors.js';
 import type { ObjectStore } from '../store.js';
@@ -26,8 +28,8 @@ export interface Recovered {
   readonly report: readonly string[];
 }
 
-/** @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed. */
-export async function recover(directory: CacheDirectory, store: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null): Promise<Recovered> {
+/** The shop has the store whose copies look at their conditions. @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed. */
+export async function recover(directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null): Promise<Recovered> {
   const { journal, records, tail } = Journal.open<JournalRecord>(directory.journalPath);
   const report: string[] = [];
   if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: they are in ${tail.path}`);
@@ -37,6 +39,7 @@ export async function recover(directory: CacheDirectory, store: ObjectStore, bud
     for (const [id, upload] of pending.uploads) ledger.uploads.set(id, upload);
     for (const [id, operation] of pending.operations) ledger.operations.set(id, operation);
     for (const key of pending.hidden) ledger.hidden.add(key);
+    const store = withConditionalCopies(given, conditionalCopyOptions({ uploads: ledger, borrow: borrowedOf(budget) }));
     const shop = { store, budget, directory, ledger, blocks };
     const files = restored(shop, pending, report);
     // A directory whose rename is going to be finished takes what is not in the bucket along
