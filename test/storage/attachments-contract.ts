@@ -13,7 +13,7 @@ export interface Others {
 }
 
 /** By the port: what every store takes, and those of other providers leave out. */
-const othersOf = (store: ObjectStore): Others => ({
+export const byPort = (store: ObjectStore): Others => ({
   put: async (key, content) => void (await store.put(key, content, { headers: { 'content-type': 'text/x-a', 'cache-control': 'no-store', 'x-amz-tagging': 'a=1&b=%20%2F', 'x-amz-storage-class': 'STANDARD_IA' } })),
   attached: async (key) => (await store.head(key, { attachments: true })).headers,
 });
@@ -21,7 +21,7 @@ const othersOf = (store: ObjectStore): Others => ({
 export function attachmentsStay(storeOf: () => ObjectStore, fresh: () => string, given?: () => Others): void {
   let sequence = 0;
   describe('what others have attached to an object stays', () => {
-    const others = (): Others => given?.() ?? othersOf(storeOf());
+    const others = (): Others => given?.() ?? byPort(storeOf());
     const setup = async (): Promise<{ key: string; info: ObjectInfo; content: Uint8Array }> => {
       const key = `${fresh()}a`;
       const content = new Uint8Array(Math.max(1000, storeOf().limits.partMinBytes)).fill(++sequence);

@@ -5,11 +5,12 @@
  */
 import type { ObjectHeaders } from './store.js';
 
-/** The tags of an object, as a query: "name=value&name=value", percent-encoded. */
+/** The tags of an object, as a query: "name=value&name=value", percent-encoded; '': none, whatever the source of a copy has. */
 export const TAGS = 'x-amz-tagging';
 /** What head() tells of tags: how many there are. */
 export const TAG_COUNT = 'x-amz-tagging-count';
 export const STORAGE_CLASS = 'x-amz-storage-class';
+export const LOCK_MODE = 'x-amz-object-lock-mode';
 const RESTORE = 'x-amz-restore';
 const ARCHIVE_STATUS = 'x-amz-archive-status';
 
@@ -24,7 +25,7 @@ const ENCRYPTION = [
 /** What may be sent with a new object. */
 export const HEADERS: readonly string[] = [
   'content-type', 'cache-control', 'content-disposition', 'content-encoding', 'content-language', 'expires',
-  STORAGE_CLASS, 'x-amz-website-redirect-location', TAGS, 'x-amz-object-lock-mode', 'x-amz-object-lock-retain-until-date', 'x-amz-object-lock-legal-hold',
+  STORAGE_CLASS, 'x-amz-website-redirect-location', TAGS, LOCK_MODE, 'x-amz-object-lock-retain-until-date', 'x-amz-object-lock-legal-hold',
   'x-goog-storage-class', 'x-goog-custom-time', 'x-goog-contexts', ...ENCRYPTION,
 ];
 
@@ -50,6 +51,9 @@ export function isArchived(headers: ObjectHeaders): boolean {
   return ARCHIVES.has(headers[STORAGE_CLASS] ?? '') && !(headers[RESTORE] ?? '').includes('ongoing-request="false"');
 }
 
+/** For what a listing tells of an object. */
+export const archiveClass = (storageClass = ''): { readonly archiveClass?: true } => (ARCHIVES.has(storageClass) ? { archiveClass: true } : {});
+
 /** What a new object in place of this one is made with: what is made anew is not put where it cannot be read. */
 export function inherited(headers: ObjectHeaders): ObjectHeaders {
   const { [RESTORE]: _restore, [ARCHIVE_STATUS]: _status, [HELD]: _held, ...rest } = headers;
@@ -58,8 +62,12 @@ export function inherited(headers: ObjectHeaders): ObjectHeaders {
   return others;
 }
 
+/** The object is kept for a time: what that is in its bucket has to be known before it is replaced. */
+export const isLocked = (headers: ObjectHeaders): boolean => headers[LOCK_MODE] !== undefined;
+
 /** https://cloud.google.com/storage/docs/object-holds */
 export const isHeld = (headers: ObjectHeaders): boolean => headers[HELD] !== undefined;
 
-/** Of a copy that is of use for its content only. */
-export const encryptionOf = (headers: ObjectHeaders): ObjectHeaders => Object.fromEntries(ENCRYPTION.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]])));
+/** Of a copy that is of use for its content only: encrypted in the same way, and nothing else. */
+export const contentOnly = (headers: ObjectHeaders): ObjectHeaders =>
+  ({ [TAGS]: '', ...Object.fromEntries(ENCRYPTION.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]]))) });

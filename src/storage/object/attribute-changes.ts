@@ -12,6 +12,7 @@ import { COMMIT } from './settle.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
 import type { Metadata, ObjectStore } from './store.js';
 import { FileError, type Tree } from './tree.js';
+import { requireWritable } from './write-access.js';
 import { now, withoutPrivileges } from './write/attributes.js';
 
 const XATTR_CREATE = 1;
@@ -91,6 +92,8 @@ export class AttributeChanges {
         const node = attempt === 1 && given.facts.kept !== null ? await this.tree.fresh(given) : await this.tree.refresh(given);
         // The bucket's root has no place for them
         const defers = committer.defers && (node.facts.version !== null || (node.directory && node.key !== ''));
+        // In place, metadata can be changed whatever there is to say of the content
+        if (defers && !node.directory && !this.store.capabilities.metadataInPlace) await requireWritable(this.tree, node, node.facts.size > 0);
         // With what was changed while it was asked for
         const facts = change(defers ? presentFacts(node) : node.facts);
         const metadata = this.#small.metadata(facts, E.NOSPC);

@@ -17,6 +17,7 @@ import { requirePosix, SmallObjects } from './small-objects.js';
 import { settledRemove } from './settle.js';
 import type { ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
+import { requireNone } from './write-access.js';
 import { now } from './write/attributes.js';
 import { Mover } from './write/mover.js';
 import type { StagedFile } from './write/staged-file.js';
@@ -321,6 +322,7 @@ export class Changes {
 
   /** Of a file that is not in the bucket: it will be made where it is wanted, in place of what is there. */
   #rekey(file: StagedFile, key: string, there: ObjectNode | null): void {
+    if (there !== null) requireNone(this.store, this.tree.log, there.key, there.facts.headers, false);
     const base = there === null ? null : there.staged?.base ?? baseOf(there, null);
     file.rename(key, base === null ? null : { ...base, key });
     if (there?.staged != null) there.staged.rename(null, there.staged.base);
@@ -361,7 +363,7 @@ export class Changes {
   async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null, marker: Version | null): Promise<void> {
     const from = node.key;
     let described = false;
-    if (to.length > from.length) await this.#mover.checkLengths(from, to);
+    await this.#mover.checkTree(from, to);
     const staged = this.#stagedAtOrBelow(from);
     for (let at = 0; at < staged.length; at += AT_ONCE) {
       await Promise.all(staged.slice(at, at + AT_ONCE).map(async (one) => {

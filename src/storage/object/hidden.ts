@@ -1,5 +1,6 @@
 /** Copies that stand for objects which were removed or replaced while they were open: they go when the last handle does. */
 import { Underway } from '../../base/underway.js';
+import { contentOnly } from './attachments.js';
 import type { ObjectNode } from './nodes.js';
 import type { ObjectStore } from './store.js';
 import type { Base } from './write/records.js';
@@ -20,7 +21,7 @@ export class HiddenObjects {
     // Known before it is there: the next start removes it
     this.ledger.hide(key);
     this.#keys.set(node, key);
-    const version = await this.store.copy(base.key, key, { sourceVersion: base.version });
+    const version = await this.store.copy(base.key, key, { sourceVersion: base.version, metadata: {}, headers: contentOnly(node.facts.headers ?? {}) });
     const copy = { ...base, key, version };
     this.#copies.set(node, copy);
     return copy;

@@ -15,6 +15,7 @@ import type { Reader } from './reader.js';
 import { StagingRegistry, type WriteSide } from './staging-registry.js';
 import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
+import { requireReadable, requireWritable } from './write-access.js';
 import { canAllocate, type StagedFile } from './write/staged-file.js';
 
 const SEEK_DATA = 3;
@@ -57,6 +58,7 @@ export class OpenFiles {
     node = await this.tree.atOpen(node, writable, !writable && !truncate);
     const type = node.facts.mode & S_IFMT;
     if (type !== S_IFREG) return type === S_IFLNK ? -E.LOOP : -E.NXIO;
+    await this.#mayOpen(node, writable || truncate, truncate);
     const dirty = node.staged?.dirty === true;
     if (!dirty && !truncate && !node.unlinked) {
       if (node.facts.version === null) return -E.IO;
@@ -77,6 +79,13 @@ export class OpenFiles {
       }
     }
     return 0;
+  }
+
+  /** What will not be possible fails here: a read or a page of a mapping has no good way to say so. */
+  #mayOpen(node: ObjectNode, changes: boolean, truncate: boolean): Promise<void> | null {
+    if (changes) return requireWritable(this.tree, node, !truncate);
+    if (node.staged?.dirty !== true && !node.unlinked) requireReadable(this.tree, node);
+    return null;
   }
 
   /** A new file is there from now on, for this guest; for others when it is closed. */
@@ -175,6 +184,7 @@ export class OpenFiles {
       if (node.directory) return -E.ISDIR;
       node = await this.tree.refresh(node);
       if ((node.facts.mode & S_IFMT) !== S_IFREG) return -E.INVAL;
+      await requireWritable(this.tree, node, r.size > 0);
       staged = staging.stageNode(node);
     }
     if ((r.valid & FATTR.KILL_SUIDGID) !== 0) staged.killPrivileges();

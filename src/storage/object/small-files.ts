@@ -142,12 +142,22 @@ export class SmallFiles {
     let isKept = false;
     try {
       const into = { address: memory.address, bytes: expected.size };
-      const { info, bytes } = capabilities.fetch ? await this.store.fetch(key, { into }) : await this.#headAndRead(key, expected, into);
+      const { info, bytes } = capabilities.fetch ? await this.#fetchOrHead(key, into) : await this.#headAndRead(key, expected, into);
       isKept = bytes === info.size && bytes > 0 && cleared === this.#cleared;
       if (isKept) this.#keep(key, { version: info.version, size: bytes, memory, until_ms: performance.now() + KEPT_MS });
       return info;
     } finally {
       if (!isKept) this.budget.give(memory);
+    }
+  }
+
+  /** What is archived has no content that could be fetched. */
+  async #fetchOrHead(key: string, into: { address: number; bytes: number }): Promise<{ info: ObjectInfo; bytes: number }> {
+    try {
+      return await this.store.fetch(key, { into });
+    } catch (error) {
+      if (!(error instanceof StorageError) || error.code !== 'archived') throw error;
+      return { info: await this.store.head(key), bytes: -1 };
     }
   }
 

@@ -1,6 +1,7 @@
 /** Staged files of the nodes: which node has which one, how many handles use it, and when nobody needs it any more. */
 import { E } from '../../base/errno.js';
 import { Underway } from '../../base/underway.js';
+import { isArchived } from './attachments.js';
 import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
@@ -135,6 +136,8 @@ export class StagingRegistry {
   async preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
     if (node.opens === 0 || node.facts.version === null) return;
     const file = node.staged;
+    // Of what was archived while it was open nobody can read anything
+    if (node.facts.headers !== null && isArchived(node.facts.headers) && file?.dirty !== true) return;
     if (file !== null && file.isStaged(0, file.size)) return;
     const base = file?.base ?? { key: node.key, version: node.facts.version, size: node.facts.size };
     if (base.size === 0) return;

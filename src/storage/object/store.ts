@@ -32,6 +32,8 @@ export interface ObjectInfo {
   readonly metadata: Metadata | null;
   /** null as well where a listing has none. */
   readonly headers: ObjectHeaders | null;
+  /** Told by a listing without headers: of an archive's class. Whether it is restored head() tells. */
+  readonly archiveClass?: true;
 }
 
 /** What is sent: bytes in memory, or a range of an open file, which is not to change until the call is done. */

@@ -112,7 +112,7 @@ async function list(store: ObjectStore, query: URLSearchParams): Promise<Answer>
     ...(token === null ? {} : { token: decodeURIComponent(token) }),
   });
   const objects = page.objects.map((one) =>
-    `<Contents><Key>${encodeURIComponent(one.key)}</Key><Size>${one.size}</Size>${etag(one.version)}<LastModified>${new Date(one.modified_ms).toISOString()}</LastModified></Contents>`);
+    `<Contents><Key>${encodeURIComponent(one.key)}</Key><Size>${one.size}</Size>${etag(one.version)}<LastModified>${new Date(one.modified_ms).toISOString()}</LastModified>${one.archiveClass === true ? '<StorageClass>GLACIER</StorageClass>' : ''}</Contents>`);
   const prefixes = page.prefixes.map((prefix) => `<CommonPrefixes><Prefix>${encodeURIComponent(prefix)}</Prefix></CommonPrefixes>`);
   const next = page.next === null ? '' : `<NextContinuationToken>${encodeURIComponent(page.next)}</NextContinuationToken>`;
   return xml('ListBucketResult', `<Name>bucket</Name><IsTruncated>${page.next !== null}</IsTruncated>${next}${objects.join('')}${prefixes.join('')}`);

@@ -4,7 +4,7 @@
  * that it does not honour, as Ceph RGW does.
  */
 import { createHash } from 'node:crypto';
-import { hasUnknownTags, inherited, isArchived, TAG_COUNT, TAGS } from '../attachments.js';
+import { archiveClass, hasUnknownTags, inherited, isArchived, STORAGE_CLASS, TAG_COUNT, TAGS } from '../attachments.js';
 import { bodyContent, targetView } from '../body.js';
 import { StorageError } from '../errors.js';
 import { compareUtf8 } from '../listing.js';
@@ -174,7 +174,7 @@ export class MemoryStore implements ObjectStore {
   }
 
   #listed(info: ObjectInfo): ObjectInfo {
-    return this.capabilities.listingHasMetadata ? info : { ...info, metadata: null, headers: null };
+    return this.capabilities.listingHasMetadata ? info : { ...info, metadata: null, headers: null, ...archiveClass(info.headers![STORAGE_CLASS]) };
   }
 
   async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {

@@ -1,6 +1,6 @@
 /** What a new object of S3 is sent with, of what is attached to the object that it replaces or is a copy of. */
 import { GetObjectLockConfigurationCommand, GetObjectTaggingCommand, type Tag } from '@aws-sdk/client-s3';
-import { HEADERS, hasUnknownTags, inherited, STORAGE_CLASS, TAG_COUNT, TAGS } from '../attachments.js';
+import { HEADERS, hasUnknownTags, inherited, LOCK_MODE, STORAGE_CLASS, TAG_COUNT, TAGS } from '../attachments.js';
 import { ifThere } from '../asking.js';
 import { StorageError } from '../errors.js';
 import type { CallOptions, ObjectHeaders } from '../store.js';
@@ -9,7 +9,6 @@ import type { S3Options } from './s3-options.js';
 import { commonOf, obeying, type Common } from './s3-sdk.js';
 
 const ENCRYPTED = /^x-amz-server-side-encryption/;
-const LOCK_MODE = 'x-amz-object-lock-mode';
 const LOCK_UNTIL = 'x-amz-object-lock-retain-until-date';
 const LEGAL_HOLD = 'x-amz-object-lock-legal-hold';
 
@@ -56,7 +55,7 @@ export class S3Attachments {
   async sendable(from: string | null, given: ObjectHeaders, options: CallOptions): Promise<ObjectHeaders> {
     const headers = inherited(from === null ? given : await this.withTags(from, given, options));
     const sent = Object.entries(headers).filter(([name, value]) => {
-      if (!HEADERS.includes(name) || value === '') return false;
+      if (!HEADERS.includes(name)) return false;
       if (name === STORAGE_CLASS) return this.options.storageClass === undefined;
       if (ENCRYPTED.test(name)) return this.options.serverSideEncryption === undefined;
       return name !== LOCK_MODE && name !== LOCK_UNTIL && (name !== LEGAL_HOLD || value === 'ON');
@@ -81,7 +80,9 @@ export class S3Attachments {
   /** API_GetObjectTagging.html; of an object that is not there, none. */
   async #tags(key: string, options: CallOptions): Promise<string> {
     const asked = this.call('read the tags of', key, options, (signal) => this.connection.client.send(new GetObjectTaggingCommand({ ...this.#common, Key: key }), obeying(signal)));
-    const out = await ifThere(asked);
+    const out = await ifThere(asked).catch((error: unknown) => {
+      throw explained(error, `the object has tags, which a change would lose: to read them takes s3:GetObjectTagging`);
+    });
     return tagging(out?.TagSet ?? [], `read the tags of s3://${this.options.bucket}/${key}`);
   }
 
@@ -99,12 +100,18 @@ export class S3Attachments {
   }
 
   async #askForLock({ signal: _callers, ...options }: CallOptions): Promise<LockDefault | null> {
-    const out = await ifThere(this.call('read the object lock configuration of', '', options, (signal) =>
-      this.connection.client.send(new GetObjectLockConfigurationCommand(this.#common), obeying(signal))));
+    const asked = this.call('read the object lock configuration of', '', options, (signal) =>
+      this.connection.client.send(new GetObjectLockConfigurationCommand(this.#common), obeying(signal)));
+    const out = await ifThere(asked).catch((error: unknown) => {
+      throw explained(error, 'the object is locked, and what replaces it must be no less: to know takes s3:GetBucketObjectLockConfiguration');
+    });
     const { Mode, Days, Years } = out?.ObjectLockConfiguration?.Rule?.DefaultRetention ?? {};
     return Mode === undefined ? null : { mode: Mode, days: Days ?? (Years ?? 0) * 365 };
   }
 }
+
+const explained = (error: unknown, why: string): unknown =>
+  error instanceof StorageError && error.code === 'denied' ? new StorageError('denied', error.operation, { ...error.detail, providerMessage: why }) : error;
 
 /** As the header has it. @throws StorageError for what cannot be tags, or cannot be sent */
 function tagging(tags: readonly Tag[], operation: string): string {

@@ -5,7 +5,7 @@
 import type { S3Client } from '@aws-sdk/client-s3';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
-import { KEPT, TAGS } from '../attachments.js';
+import { archiveClass, KEPT, TAGS } from '../attachments.js';
 import type { Body, Condition, ObjectHeaders, ListOptions, ListPage, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import { NO_BODY, prepared, UNSIGNED_TRAILER, verified, type Prepared } from './s3-checksums.js';
@@ -105,7 +105,8 @@ export class LeanCalls implements S3Calls {
 
   /** API_CopyObject.html: a 200 may be an error all the same, which the document says; an empty one is a copy that was given up. */
   async copy(from: string, to: string, { operation, metadata, headers, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
-    const replaced: Header[] = metadata === undefined ? Object.entries(headers) : [...describedBy({ metadata, headers }), ['x-amz-metadata-directive', 'REPLACE']];
+    const replaced: Header[] = describedBy({ metadata: metadata ?? {}, headers });
+    if (metadata !== undefined) replaced.push(['x-amz-metadata-directive', 'REPLACE']);
     if (headers[TAGS] !== undefined) replaced.push(['x-amz-tagging-directive', 'REPLACE']);
     const received = await this.#request({
       method: 'PUT', key: to, operation, signal,
@@ -206,7 +207,7 @@ const given = (name: string, value: string | undefined): readonly Header[] => (v
 const anonymous = (headers: Header[], contentHash: string): Header[] => (contentHash === UNSIGNED_TRAILER ? [...headers, ['x-amz-content-sha256', contentHash]] : headers);
 
 function describedBy({ metadata, headers }: Description): Header[] {
-  return [...Object.entries(headers), ...Object.entries(metadata).map(([name, value]): Header => [META + name, value])];
+  return [...Object.entries(headers).filter(([, value]) => value !== ''), ...Object.entries(metadata).map(([name, value]): Header => [META + name, value])];
 }
 
 function conditioned(condition: Condition | undefined): readonly Header[] {
@@ -228,15 +229,16 @@ function time_ms(text: string | undefined): number {
 }
 
 function listed(element: Element, operation: string): ObjectInfo {
-  let [key, size, tag, modified] = ['', '0', '', ''];
+  let [key, size, tag, modified, storageClass] = ['', '0', '', '', ''];
   for (const { name, text } of element.children) {
     if (name === 'Key') key = text;
     else if (name === 'Size') size = text;
     else if (name === 'ETag') tag = text;
     else if (name === 'LastModified') modified = text;
+    else if (name === 'StorageClass') storageClass = text;
   }
   if (key === '' || !/^\d+$/.test(size)) throw new StorageError('unexpected', operation, { status: 200, providerMessage: `no key with a size: "${key}", "${size}"` });
-  return { key: decodeKey(key), size: Number(size), version: version(tag), modified_ms: time_ms(modified), metadata: null, headers: null };
+  return { key: decodeKey(key), size: Number(size), version: version(tag), modified_ms: time_ms(modified), metadata: null, headers: null, ...archiveClass(storageClass) };
 }
 
 /** ErrorResponses.html: an element Error with Code and Message; also with status 200, where the work took long. */

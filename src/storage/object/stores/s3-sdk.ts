@@ -5,7 +5,7 @@ import {
   type GetObjectCommandOutput, type HeadObjectCommandOutput, type S3Client,
 } from '@aws-sdk/client-s3';
 import { bodyBytes, bodyStream } from '../body.js';
-import { TAGS } from '../attachments.js';
+import { archiveClass, TAGS } from '../attachments.js';
 import { StorageError } from '../errors.js';
 import type { Body, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
@@ -40,7 +40,7 @@ export function describedOf({ metadata, headers }: Description): Described {
   const described: Record<string, unknown> = { Metadata: { ...metadata } };
   for (const [name, member] of MEMBERS) {
     const value = headers[name];
-    if (value === undefined) continue;
+    if (value === undefined || value === '') continue;
     if (member === 'BucketKeyEnabled') described[member] = value === 'true';
     else if (!DATES.has(member)) described[member] = value;
     else if (!Number.isNaN(Date.parse(value))) described[member] = new Date(value);
@@ -132,6 +132,7 @@ export class SdkCalls implements S3Calls {
     );
     const objects = (out.Contents ?? []).map((one) => ({
       key: decodeKey(one.Key ?? ''), size: one.Size ?? 0, version: version(one.ETag), modified_ms: one.LastModified?.getTime() ?? 0, metadata: null, headers: null,
+      ...archiveClass(one.StorageClass),
     }));
     const prefixes = (out.CommonPrefixes ?? []).map((one) => decodeKey(one.Prefix ?? ''));
     return { objects, prefixes, next: out.IsTruncated === true ? out.NextContinuationToken ?? null : null };

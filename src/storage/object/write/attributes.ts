@@ -1,5 +1,6 @@
 /** What a file is, apart from its content: from facts to metadata and back. */
 import { S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
+import { inherited } from '../attachments.js';
 import { timeOf, type Facts } from '../facts.js';
 import { writePosix, type Time } from '../posix-metadata.js';
 import { COMMIT } from '../settle.js';
@@ -18,7 +19,7 @@ const S_IXGRP = 0o010;
 export function attributesOf(facts: Facts): Attributes {
   const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, headers } = facts;
   const xattrs = Object.fromEntries([...facts.xattrs].map(([name, value]) => [name, Buffer.from(value).toString('base64')]));
-  return { mode, uid, gid, rdev, mtime, atime, ctime, symlink, xattrs, kept: kept ?? {}, headers: headers ?? {} };
+  return { mode, uid, gid, rdev, mtime, atime, ctime, symlink, xattrs, kept: kept ?? {}, headers: inherited(headers ?? {}) };
 }
 
 /** `version`: null for an object that is not there yet. */

@@ -10,6 +10,7 @@ import { isTransient, StorageError } from '../errors.js';
 import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Metadata, ObjectHeaders, ObjectInfo, ObjectStore, Version } from '../store.js';
 import { FileError, type TreeLog } from '../tree.js';
+import { requireNone } from '../write-access.js';
 import type { Ledger } from './ledger.js';
 import type { Operation } from './records.js';
 
@@ -146,11 +147,13 @@ export class Mover {
     this.ledger.finish(operation);
   }
 
-  /** Whether every key below has room for its new name. @throws FileError */
-  async checkLengths(from: string, to: string): Promise<void> {
+  /** Whether everything below can be moved, before anything is: there is room for each new name, and nothing is archived or held. @throws FileError */
+  async checkTree(from: string, to: string): Promise<void> {
     const more = Buffer.byteLength(to) - Buffer.byteLength(from);
-    for await (const { key } of this.#below(from)) {
+    for await (const { key, headers, archiveClass } of this.#below(from)) {
       if (Buffer.byteLength(key) + more > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
+      const told = archiveClass === true ? await ifThere(this.store.head(key)) : null;
+      requireNone(this.store, this.log, key, told?.headers ?? headers, !this.store.capabilities.rename);
     }
   }
 
