@@ -15,7 +15,8 @@ const NSEC_PER_SEC = 1_000_000_000;
 const IOCTL_MAX_BYTES = 4096;
 /** copy_file_range's reply of the old opcode is 32 bits wide; also a bound on how long one call may take. */
 const COPY_MAX_BYTES = 1 << 30;
-const OFFSET_MAX = 2 ** 63;
+/** The largest loff_t of the kernel. */
+const OFFSET_MAX = 2n ** 63n - 1n;
 
 export function decodeSetattr(r: FuseRequest): number {
   const In = abi.SetattrIn;
@@ -80,20 +81,13 @@ export function decodeLk(r: FuseRequest, wait: number): number {
   const In = abi.LkIn;
   r.readFh(In.fh);
   r.readOwner(In.owner);
-  r.lockStart = lockOffset(r, In.start);
-  r.lockEnd = lockOffset(r, In.end);
+  r.lockStart = r.u64(In.start);
+  r.lockEnd = r.u64(In.end);
   r.lockType = r.u32(In.type);
   r.lockPid = r.u32(In.pid);
   r.fuseFlags = r.u32(In.lkFlags);
   r.flags = wait;
-  return r.lockStart >= 0 && r.lockEnd >= r.lockStart ? 0 : -E.INVAL;
-}
-
-/** A lock offset; what is beyond exact numbers stands for the end of the range, as OFFSET_MAX does. */
-function lockOffset(r: FuseRequest, at: number): number {
-  const exact = r.size64(at);
-  if (exact >= 0) return exact;
-  return r.u32(at + 4) >= 0x80000000 ? -1 : OFFSET_MAX;
+  return r.lockEnd >= r.lockStart && r.lockEnd <= OFFSET_MAX ? 0 : -E.INVAL;
 }
 
 export function decodeIoctl(r: FuseRequest): number {
@@ -119,7 +113,8 @@ export function decodeCopyFileRange(r: FuseRequest): number {
   r.fh2High = r.u32(In.fhOut + 4);
   r.offset2 = r.size64(In.offOut);
   const bytes = r.size64(In.len);
-  if (r.offset < 0 || r.offset2 < 0) return -E.FBIG;
+  if (r.offset < 0) return -E.OVERFLOW;
+  if (r.offset2 < 0) return -E.FBIG;
   if (r.u32(In.flags) !== 0 || r.u32(In.flags + 4) !== 0) return -E.INVAL;
   r.length = bytes < 0 || bytes > COPY_MAX_BYTES ? COPY_MAX_BYTES : bytes;
   return 0;

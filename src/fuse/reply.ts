@@ -85,8 +85,8 @@ function putRare(r: FuseRequest, result: number, timeouts: Timeouts): number {
       return done(r, out);
     case 'lock':
       room(r, out);
-      u64(abi.LkOut.start, r.lockStart);
-      putLockEnd(r.lockEnd);
+      view.setBigUint64(at + abi.LkOut.start, r.lockStart, true);
+      view.setBigUint64(at + abi.LkOut.end, r.lockEnd, true);
       view.setUint32(at + abi.LkOut.type, r.lockType, true);
       view.setUint32(at + abi.LkOut.pid, r.lockPid, true);
       return done(r, out);
@@ -148,16 +148,6 @@ function putStatfs(r: FuseRequest): void {
   view.setUint32(at + abi.StatfsOut.namelen, word(10, 0), true);
   view.setUint32(at + abi.StatfsOut.frsize, word(1, 0), true);
   for (let i: number = abi.StatfsOut.padding; i < abi.StatfsOut.bytes; i += 4) view.setUint32(at + i, 0, true);
-}
-
-/** OFFSET_MAX of the kernel (2^63 − 1) where the lock has no end. */
-function putLockEnd(end: number): void {
-  if (end < 2 ** 53) {
-    u64(abi.LkOut.end, end);
-  } else {
-    view.setUint32(at + abi.LkOut.end, 0xffffffff, true);
-    view.setUint32(at + abi.LkOut.end + 4, 0x7fffffff, true);
-  }
 }
 
 function putIoctl(r: FuseRequest, bytes: number): number {

@@ -4,7 +4,7 @@
  */
 import { E } from '../base/errno.js';
 import { NativeMemory, copyMemory } from '../ffi/memory.js';
-import type { DirectorySink, FileSystemRequest, Name } from '../storage/filesystem.js';
+import { FAR_OFFSET, type DirectorySink, type FileSystemRequest, type Name } from '../storage/filesystem.js';
 import { EXT_GROUPS, InHeader, OutHeader } from './abi.js';
 import { EntrySink } from './entry-sink.js';
 import type { Operation } from './ops.js';
@@ -97,8 +97,8 @@ export class FuseRequest implements FileSystemRequest {
   setUid = 0;
   setGid = 0;
   lockType = 0;
-  lockStart = 0;
-  lockEnd = 0;
+  lockStart = 0n;
+  lockEnd = 0n;
   lockPid = 0;
   position = 0;
   securityContext = false;
@@ -202,6 +202,17 @@ export class FuseRequest implements FileSystemRequest {
   size64(at: number): number {
     const high = this.args.getUint32(this.argsAt + at + 4, true);
     return high > 0x1fffff ? -1 : high * 0x100000000 + this.args.getUint32(this.argsAt + at, true);
+  }
+
+  /** A u64 where something is looked for: exact, or FAR_OFFSET. */
+  offset64(at: number): number {
+    const exact = this.size64(at);
+    return exact < 0 ? FAR_OFFSET : exact;
+  }
+
+  /** A u64 as it is; for what is rare. */
+  u64(at: number): bigint {
+    return this.args.getBigUint64(this.argsAt + at, true);
   }
 
   readFh(at: number): void {

@@ -14,6 +14,11 @@ import type { NativeMemory } from '../ffi/memory.js';
 /** No errno is that large. */
 export const PENDING = -0x40000000;
 
+/**
+ * READ and LSEEK: an offset of this or more, which numbers do not hold exactly. No file here is made that long (EFBIG); the host may have one that is.
+ */
+export const FAR_OFFSET = Number.MAX_SAFE_INTEGER;
+
 /** FUSE_ROOT_ID (include/uapi/linux/fuse.h). */
 export const ROOT_NODE = 1;
 
@@ -77,10 +82,10 @@ export interface FileSystemRequest {
   readonly timesAddress: number;
   /** One of them: 0 is atime, 1 is mtime; nanoseconds may be UTIME_NOW or UTIME_OMIT. */
   time(index: number): { seconds: number; nanoseconds: number };
-  /** Locks: type (F_RDLCK ...), start and end inclusive; lockEnd is 2^63−1 rounded for "to the end". */
+  /** Locks: type (F_RDLCK ...), start and end inclusive, 0 to 2^63−1, which also stands for "to the end"; the guest's process. */
   lockType: number;
-  lockStart: number;
-  lockEnd: number;
+  lockStart: bigint;
+  lockEnd: bigint;
   lockPid: number;
 
   // Bulk data: iovecs over the guest's own pages

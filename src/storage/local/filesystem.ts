@@ -21,6 +21,7 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
   const directories = new Directories(share, namespace, files);
   const xattrs = new Xattrs(share);
   const locks = new Locks(share);
+  const locking = options.posixLock || options.flock;
 
   const deferred = pool === null ? null : new Deferred(pool, share, files, namespace, attributes, directories, xattrs);
 
@@ -55,25 +56,31 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
     write: files.write,
     flush: paced(share, deferred,
       (r) => {
-        if (options.posixLock) locks.dropOwner(r);
+        if (options.posixLock) locks.flushed(r);
         return files.flush(r);
       },
       (r) => {
-        if (options.posixLock) locks.dropOwner(r);
+        if (options.posixLock) locks.flushed(r);
         return deferred!.flush(r);
       }),
     release: paced(share, deferred,
       (r) => {
-        const result = files.release(r);
-        if (options.flock) locks.released();
-        return result;
+        if (locking) releaseLocks(locks, files.handle(r));
+        return files.release(r);
       },
-      async (r) => {
-        const result = await deferred!.release(r);
-        if (options.flock) locks.released();
-        return result;
+      (r) => {
+        if (locking) releaseLocks(locks, files.handle(r));
+        return deferred!.release(r);
       }),
-    releasedir: paced(share, deferred, directories.releasedir, deferred?.releasedir),
+    releasedir: paced(share, deferred,
+      (r) => {
+        if (locking) releaseLocks(locks, directories.handle(r));
+        return directories.releasedir(r);
+      },
+      (r) => {
+        if (locking) releaseLocks(locks, directories.handle(r));
+        return deferred!.releasedir(r);
+      }),
     fsync: files.fsync,
     fsyncdir: directories.fsyncdir,
     statfs: paced(share, deferred, attributes.statfs, deferred?.statfs),
@@ -92,6 +99,11 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
     setlk: locks.setlk,
     ioctl: paced(share, deferred, attributes.ioctl, deferred?.ioctl),
   };
+}
+
+/** A handle, or −errno, is about to be released. */
+function releaseLocks(locks: Locks, handle: number): void {
+  if (handle >= 0) locks.released(handle);
 }
 
 /**

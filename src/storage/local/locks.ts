@@ -1,205 +1,231 @@
 /**
  * Remote locks: POSIX record locks per lock owner, and flock.
  *
- * A POSIX lock of a guest process is an open-file-description lock (fcntl(2)) on a descriptor kept for that
- * (inode, lock_owner). A request that must wait occupies neither the queue nor a pool thread: it is tried again when
- * a lock is dropped here, and on a timer for locks that others on the host hold; so any number can wait, each
- * can be interrupted, and none can keep the daemon from stopping.
+ * A holder's locks, its descriptor and its count go when the holder does, whatever way it goes. A process that closes any descriptor of the file sends a
+ * FLUSH that names it as the owner (also at exit and when it is killed). An open file as the owner (OFD locks) is named by no FLUSH: it goes with its
+ * RELEASE, as do owners that no open file is left of. FORGET comes after all RELEASEs; when the guest is gone everything is.
  */
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
-import { F_OFD_GETLK, F_OFD_SETLK, F_UNLCK, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_CLOEXEC, O_RDONLY, O_RDWR } from '../../ffi/constants.js';
+import {
+  F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_APPEND, O_CLOEXEC, O_RDONLY, O_RDWR, O_WRONLY,
+} from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
+import { LAST_BYTE, LockOwner } from './lock-owner.js';
+import { LockWaiters, type Waiter } from './lock-waiters.js';
 import type { Share } from './share.js';
 
 const FUSE_LK_FLOCK = 1;
-const RETRY_MIN_MS = 1;
-const RETRY_MAX_MS = 100;
-const WAITERS_MAX = 4096;
 const OWNERS_MAX = 4096;
-/** Offsets are at most 2^63 − 1; the largest double below it stands for "to the end". */
-const OFFSET_MAX = 2 ** 63;
-
-interface Waiter {
-  request: FileSystemRequest;
-  attempt: () => number;
-}
+/** How an owner's descriptor is opened, the first that the host allows: an append-only inode wants O_APPEND, a read-only file system takes shared locks only. */
+const OPEN_FLAGS = [O_RDWR, O_RDWR | O_APPEND, O_RDONLY, O_WRONLY] as const;
 
 const memory = NativeMemory.allocate(4096);
 
 export class Locks {
-  /** node slot → owner → descriptor. */
-  readonly #owners = new Map<number, Map<string, number>>();
+  /** node slot → owner's id → owner. */
+  readonly #owners = new Map<number, Map<string, LockOwner>>();
   #ownerCount = 0;
-  #waiters: Waiter[] = [];
-  #timer: NodeJS.Timeout | null = null;
-  #delay_ms = RETRY_MIN_MS;
+  /** Handles that have an flock. */
+  readonly #flocked = new Set<number>();
+  readonly #waiters = new LockWaiters();
 
   constructor(readonly share: Share) {}
 
   readonly getlk = (r: FileSystemRequest): number => {
     if (!this.share.options.posixLock) return -E.NOSYS;
-    const fd = this.#ownerFd(r, true);
-    if (fd < 0) return fd;
-    this.#putFlock(r);
-    const error = c.neg(c.fcntl(fd, F_OFD_GETLK, memory.address));
+    const handle = this.#handle(r);
+    if (handle < 0) return handle;
+    const slot = this.share.handles.node(handle);
+    const owner = this.#owners.get(slot)?.get(ownerKey(r));
+    // Asking makes no owner: the descriptor of the open file has no locks itself, and so sees those of all owners
+    const error = ofd(F_OFD_GETLK, owner?.fd ?? this.share.handles.fd(handle), r.lockType, r.lockStart, r.lockEnd);
     if (error < 0) return error;
+    const asked = r.lockType;
     r.lockType = memory.dv.getInt16(0, true);
     if (r.lockType === F_UNLCK) return 0;
-    const start = Number(memory.dv.getBigInt64(8, true));
-    const length = Number(memory.dv.getBigInt64(16, true));
-    r.lockStart = start;
-    r.lockEnd = length === 0 ? OFFSET_MAX : start + length - 1;
-    // an open-file-description lock belongs to no process (−1): the guest has no use for a host pid either
-    r.lockPid = 0;
+    const length = memory.dv.getBigInt64(16, true);
+    r.lockStart = memory.dv.getBigInt64(8, true);
+    r.lockEnd = length === 0n ? LAST_BYTE : r.lockStart + length - 1n;
+    // F_UNLCK asks for the caller's own locks (F_OFD_GETLK, Linux 6.5)
+    r.lockPid = asked === F_UNLCK ? owner?.pid ?? 0 : this.#holder(slot, owner, r);
     return 0;
   };
 
+  /** The guest's process whose lock the request's answer is, or 0: another guest's, or the host's. */
+  #holder(slot: number, asker: LockOwner | undefined, r: FileSystemRequest): number {
+    for (const owner of this.#owners.get(slot)?.values() ?? []) {
+      if (owner !== asker && owner.ranges.overlaps(r.lockStart, r.lockEnd, r.lockType)) return owner.pid;
+    }
+    return 0;
+  }
+
   readonly setlk = (r: FileSystemRequest): number => {
-    const wait = r.flags !== 0;
-    const flock = (r.fuseFlags & FUSE_LK_FLOCK) !== 0;
-    if (flock ? !this.share.options.flock : !this.share.options.posixLock) return -E.NOSYS;
-    const attempt = flock ? this.#flockAttempt(r) : this.#posixAttempt(r);
-    if (typeof attempt === 'number') return attempt;
-    const result = attempt();
-    if (result === 0 && r.lockType === F_UNLCK) this.#retry();
-    if (result !== -E.AGAIN || !wait) return result;
-    if (this.#waiters.length >= WAITERS_MAX) return -E.NOLCK;
-    r.defer();
-    this.#waiters.push({ request: r, attempt });
-    this.#arm(RETRY_MIN_MS);
-    return PENDING;
+    const isFlock = (r.fuseFlags & FUSE_LK_FLOCK) !== 0;
+    if (isFlock ? !this.share.options.flock : !this.share.options.posixLock) return -E.NOSYS;
+    const handle = this.#handle(r, isFlock);
+    if (handle < 0) return handle;
+    if (r.lockType !== F_RDLCK && r.lockType !== F_WRLCK && r.lockType !== F_UNLCK) return -E.INVAL;
+    return isFlock ? this.#flock(r, handle) : this.#posix(r, handle);
   };
 
-  #flockAttempt(r: FileSystemRequest): number | (() => number) {
-    const { handles } = this.share;
-    let handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
-    if (handle < 0) handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_DIRECTORY);
-    if (handle < 0) return -E.BADF;
+  #flock(r: FileSystemRequest, handle: number): number {
+    const slot = this.share.handles.node(handle);
+    const fd = this.share.handles.fd(handle);
     const op = [LOCK_SH, LOCK_EX, LOCK_UN][r.lockType];
-    if (op === undefined) return -E.INVAL;
-    const { fhLow, fhHigh } = r;
-    return () => {
-      // released while it waited: its descriptor may be another file by now
-      const live = Math.max(handles.slotOf(fhLow, fhHigh, HANDLE_FILE), handles.slotOf(fhLow, fhHigh, HANDLE_DIRECTORY));
-      return live < 0 ? -E.BADF : c.neg(c.flock(handles.fd(live), op | LOCK_NB));
+    // The descriptor lives as long as it is waited for: whoever waits through a handle is told when that is released
+    const attempt = (): number => {
+      const result = c.neg(c.flock(fd, op | LOCK_NB));
+      // Who changes the kind of its lock gives up the one it has first, even where it does not get the other
+      const gaveUp = op !== LOCK_EX || result !== 0 ? this.#flocked.delete(handle) : false;
+      if (result === 0 && op !== LOCK_UN) this.#flocked.add(handle);
+      if (gaveUp) queueMicrotask(() => this.#waiters.retry(slot, (waiter) => waiter.isFlock));
+      return result;
     };
+    return this.#attempt(r, { request: r, slot, handle, isFlock: true, attempt });
   }
 
-  #posixAttempt(r: FileSystemRequest): number | (() => number) {
-    if (r.lockType < 0 || r.lockType > F_UNLCK) return -E.INVAL;
-    if (r.lockStart < 0 || r.lockEnd < r.lockStart) return -E.INVAL;
-    if (r.lockType === F_UNLCK && this.#existing(r) < 0) return 0;
-    const fd = this.#ownerFd(r, true);
-    if (fd < 0) return fd;
-    return () => {
-      const live = this.#existing(r);
-      if (live < 0) return -E.BADF;
-      this.#putFlock(r);
-      const error = c.neg(c.fcntl(live, F_OFD_SETLK, memory.address));
-      return error === -E.ACCES ? -E.AGAIN : error;
+  #posix(r: FileSystemRequest, handle: number): number {
+    const slot = this.share.handles.node(handle);
+    const key = ownerKey(r);
+    const found = this.#owners.get(slot)?.get(key);
+    if (found === undefined && r.lockType === F_UNLCK) return 0;
+    const owner = found ?? this.#open(slot, key);
+    if (typeof owner === 'number') return owner;
+    owner.handles.add(handle);
+    const { lockType, lockStart, lockEnd, lockPid } = r;
+    const attempt = (): number => {
+      const error = ofd(F_OFD_SETLK, owner.fd, lockType, lockStart, lockEnd);
+      if (error < 0) return error === -E.ACCES ? -E.AGAIN : error;
+      const frees = lockType === F_WRLCK ? false : owner.ranges.overlaps(lockStart, lockEnd, lockType === F_RDLCK ? F_WRLCK : undefined);
+      owner.ranges.set(lockStart, lockEnd, lockType);
+      if (lockType !== F_UNLCK) owner.pid = lockPid;
+      if (frees) queueMicrotask(() => this.#waiters.retry(slot, (waiter) => touches(waiter, lockStart, lockEnd)));
+      return 0;
     };
+    const result = this.#attempt(r, { request: r, slot, handle, isFlock: false, attempt, ended: () => owner.waiting-- });
+    if (result === PENDING) owner.waiting++;
+    return result;
   }
 
-  /** struct flock: l_type, l_whence, l_start, l_len, l_pid. */
-  #putFlock(r: FileSystemRequest): void {
-    memory.u8.fill(0, 0, 32);
-    memory.dv.setInt16(0, r.lockType, true);
-    memory.dv.setBigInt64(8, BigInt(r.lockStart), true);
-    // 0 means to the end, which is also what a range to the largest offset is
-    memory.dv.setBigInt64(16, r.lockEnd >= OFFSET_MAX - 1024 ? 0n : BigInt(r.lockEnd - r.lockStart + 1), true);
+  #attempt(r: FileSystemRequest, waiter: Waiter): number {
+    const result = waiter.attempt();
+    if (result !== -E.AGAIN || r.flags === 0) return result;
+    if (!this.#waiters.add(waiter)) return -E.NOLCK;
+    r.defer();
+    return PENDING;
   }
 
-  #existing(r: FileSystemRequest): number {
-    return this.#owners.get(r.nodeLow)?.get(ownerKey(r)) ?? -1;
-  }
-
-  /** The descriptor on which this owner's locks of this inode are held; opened when it is the first. */
-  #ownerFd(r: FileSystemRequest, create: boolean): number {
+  /** The handle that a lock is asked for through, or −errno. */
+  #handle(r: FileSystemRequest, isFlock = false): number {
     const slot = this.share.node(r);
     if (slot < 0) return slot;
-    const existing = this.#existing(r);
-    if (existing >= 0 || !create) return existing;
-    if (this.#ownerCount >= OWNERS_MAX) return -E.NOLCK;
-    let fd = this.share.openNode(slot, O_RDWR | O_CLOEXEC);
-    if (fd < 0) fd = this.share.openNode(slot, O_RDONLY | O_CLOEXEC); // read-only media: shared locks still work
-    if (fd < 0) return fd;
-    let owners = this.#owners.get(slot);
-    if (owners === undefined) this.#owners.set(slot, (owners = new Map()));
-    owners.set(ownerKey(r), fd);
+    const { handles } = this.share;
+    let handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
+    if (handle < 0 && isFlock) handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_DIRECTORY);
+    return handle >= 0 && handles.node(handle) === slot ? handle : -E.BADF;
+  }
+
+  /** A new owner with a descriptor of its own, or −errno. */
+  #open(slot: number, key: string): LockOwner | number {
+    if (this.#ownerCount >= OWNERS_MAX && !this.#dropIdle()) return -E.NOLCK;
+    const first = this.share.openNode(slot, OPEN_FLAGS[0] | O_CLOEXEC);
+    let fd = first;
+    for (let i = 1; fd < 0 && i < OPEN_FLAGS.length; i++) fd = this.share.openNode(slot, OPEN_FLAGS[i] | O_CLOEXEC);
+    if (fd < 0) return first;
+    const owner = new LockOwner(slot, key, fd);
+    const owners = this.#owners.get(slot);
+    if (owners === undefined) this.#owners.set(slot, new Map([[key, owner]]));
+    else owners.set(key, owner);
     this.#ownerCount++;
     this.share.inodes.addOpen(slot);
-    return fd;
+    return owner;
   }
 
-  /** A process closed a descriptor of the file: its POSIX locks on it end (FLUSH with lock_owner). */
-  dropOwner(r: FileSystemRequest): void {
-    const owners = this.#owners.get(r.nodeLow);
-    const fd = owners?.get(ownerKey(r));
-    if (owners === undefined || fd === undefined) return;
-    owners.delete(ownerKey(r));
-    if (owners.size === 0) this.#owners.delete(r.nodeLow);
+  /** Make room: an owner that has no lock, and waits for none, is made again when it wants one. */
+  #dropIdle(): boolean {
+    for (const owners of this.#owners.values()) {
+      for (const owner of owners.values()) {
+        if (!owner.ranges.isEmpty || owner.waiting > 0) continue;
+        this.#drop(owner);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  #drop(owner: LockOwner): void {
+    const owners = this.#owners.get(owner.slot);
+    owners?.delete(owner.key);
+    if (owners?.size === 0) this.#owners.delete(owner.slot);
     this.#ownerCount--;
-    c.close(fd);
-    this.share.inodes.dropOpen(r.nodeLow);
-    this.#retry();
+    c.close(owner.fd);
+    this.share.inodes.dropOpen(owner.slot);
   }
 
-  /** A file was released: flock locks may have gone with it. */
-  released(): void {
-    if (this.#waiters.length > 0) this.#retry();
+  /** FLUSH: a process has closed a descriptor of the file, so its POSIX locks on it end. */
+  flushed(r: FileSystemRequest): void {
+    const slot = this.share.node(r);
+    const owner = this.#owners.get(slot)?.get(ownerKey(r));
+    if (owner === undefined) return;
+    const freed = !owner.ranges.isEmpty;
+    if (owner.waiting > 0) {
+      // Another thread waits through another descriptor: it goes on waiting
+      ofd(F_OFD_SETLK, owner.fd, F_UNLCK, 0n, LAST_BYTE);
+      owner.ranges.clear();
+    } else {
+      this.#drop(owner);
+    }
+    if (freed) this.#waiters.retry(slot, (waiter) => !waiter.isFlock);
   }
 
-  /** End a waiting request with EINTR; false if none of the waiting ones has this unique. */
+  /** RELEASE: the open file is about to be closed, or is as soon as calls in other threads are done with it. */
+  released(handle: number): void {
+    const { handles } = this.share;
+    const slot = handles.node(handle);
+    this.#waiters.released(slot, handle);
+    if (this.#flocked.delete(handle)) {
+      c.flock(handles.fd(handle), LOCK_UN);
+      this.#waiters.retry(slot, (waiter) => waiter.isFlock);
+    }
+    let freed = false;
+    for (const owner of [...this.#owners.get(slot)?.values() ?? []]) {
+      if (!owner.handles.delete(handle) || owner.handles.size > 0) continue;
+      freed ||= !owner.ranges.isEmpty;
+      this.#drop(owner);
+    }
+    if (freed) this.#waiters.retry(slot, (waiter) => !waiter.isFlock);
+  }
+
   interrupt(uniqueLow: number, uniqueHigh: number): boolean {
-    const at = this.#waiters.findIndex((w) => w.request.uniqueLow === uniqueLow && w.request.uniqueHigh === uniqueHigh);
-    if (at < 0) return false;
-    this.#waiters.splice(at, 1)[0].request.complete(-E.INTR);
-    return true;
+    return this.#waiters.interrupt(uniqueLow, uniqueHigh);
   }
 
   cancelWaiting(): void {
-    for (const waiter of this.#waiters.splice(0)) waiter.request.complete(-E.INTR);
-    this.#disarm();
+    this.#waiters.cancel();
   }
 
+  /** The guest has gone. */
   clear(): void {
     this.cancelWaiting();
-    for (const owners of this.#owners.values()) for (const fd of owners.values()) c.close(fd);
+    for (const owners of this.#owners.values()) for (const owner of owners.values()) c.close(owner.fd);
     this.#owners.clear();
     this.#ownerCount = 0;
-  }
-
-  #retry(): void {
-    const waiters = this.#waiters;
-    this.#waiters = [];
-    for (const waiter of waiters) {
-      const result = waiter.attempt();
-      if (result === -E.AGAIN) this.#waiters.push(waiter);
-      else waiter.request.complete(result);
-    }
-    if (this.#waiters.length === 0) this.#disarm();
-  }
-
-  #arm(delay_ms: number): void {
-    this.#delay_ms = delay_ms;
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#retry();
-      if (this.#waiters.length > 0) this.#arm(Math.min(RETRY_MAX_MS, this.#delay_ms * 2));
-    }, delay_ms);
-    this.#timer.unref();
-  }
-
-  #disarm(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#flocked.clear();
   }
 }
 
-function ownerKey(r: FileSystemRequest): string {
-  return `${r.ownerHigh}:${r.ownerLow}`;
+/** fcntl(2) of an open-file-description lock on the bytes from start to end; 0 or −errno. struct flock: l_type, l_whence, l_start, l_len, l_pid. */
+function ofd(command: number, fd: number, type: number, start: bigint, end: bigint): number {
+  memory.u8.fill(0, 0, 32);
+  memory.dv.setInt16(0, type, true);
+  memory.dv.setBigInt64(8, start, true);
+  memory.dv.setBigInt64(16, end === LAST_BYTE ? 0n : end - start + 1n, true);
+  return c.neg(c.fcntl(fd, command, memory.address));
 }
+
+const touches = ({ isFlock, request }: Waiter, start: bigint, end: bigint): boolean => !isFlock && request.lockStart <= end && request.lockEnd >= start;
+
+const ownerKey = (r: FileSystemRequest): string => `${r.ownerHigh}:${r.ownerLow}`;

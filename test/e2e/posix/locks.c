@@ -94,7 +94,7 @@ FACT("POSIX read locks are shared between processes") {
 		CHECK(try_lock(other, F_WRLCK, 0, 1) < 0 && (errno == EAGAIN || errno == EACCES));
 	}
 }
-FACT("F_GETLK tells the holder's type and range, and its process or none") {
+FACT("F_GETLK tells the holder's type and range, and its process") {
 	put("f", "0123456789");
 	int fd = (int)MUST(open("f", O_RDWR));
 	MUST(try_lock(fd, F_WRLCK, 3, 4));
@@ -106,8 +106,7 @@ FACT("F_GETLK tells the holder's type and range, and its process or none") {
 		EQ(lock.l_type, F_WRLCK);
 		EQ(lock.l_start, 3);
 		EQ(lock.l_len, 4);
-		// A lock held through the daemon may be another guest's: then there is no process to tell.
-		if (lock.l_pid != 0 && lock.l_pid != -1) EQ(lock.l_pid, holder);
+		EQ(lock.l_pid, holder);
 		lock = range(F_WRLCK, 7, 0);
 		MUST(fcntl(other, F_GETLK, &lock));
 		EQ(lock.l_type, F_UNLCK);
@@ -248,6 +247,83 @@ FACT("open-file-description locks keep apart two descriptions of one process") {
 	MUST(fcntl(a, F_OFD_SETLK, &lock));
 	lock = range(F_WRLCK, 0, 5);
 	MUST(fcntl(b, F_OFD_SETLK, &lock));
+}
+static int try_ofd_lock(int fd, short type, off_t from, off_t length) {
+	struct flock lock = range(type, from, length);
+	return fcntl(fd, F_OFD_SETLK, &lock);
+}
+FACT("an open-file-description lock ends with the file's last descriptor, duplicates and children's among them, each time anew") {
+	put("f", "0123456789");
+	for (int i = 0; i < 5; i++) {
+		int fd = (int)MUST(open("f", O_RDWR)), copy = (int)MUST(dup(fd)), other = (int)MUST(open("f", O_RDWR));
+		MUST(try_ofd_lock(fd, F_WRLCK, 0, 5));
+		MUST(close(fd));
+		FAILS(EAGAIN, try_ofd_lock(other, F_WRLCK, 0, 5));
+		make_pipes();
+		pid_t child = (pid_t)MUST(fork());
+		if (child == 0) {
+			close(other);
+			await_from(go[0]);
+			_exit(0);
+		}
+		MUST(close(copy));
+		FAILS(EAGAIN, try_ofd_lock(other, F_WRLCK, 0, 5));
+		signal_to(go[1]);
+		finish(child);
+		MUST(try_ofd_lock(other, F_WRLCK, 0, 5));
+		MUST(close(other));
+	}
+}
+static void ofd_holder(void) {
+	MUST(try_ofd_lock((int)MUST(open("f", O_RDWR)), F_WRLCK, 0, 0));
+	signal_to(ready[1]);
+	pause();
+}
+FACT("the open-file-description lock of a killed process is released, for the next one and for one that waits") {
+	put("f", "");
+	for (int i = 0; i < 2; i++) {
+		make_pipes();
+		pid_t holder = start(ofd_holder);
+		await_from(ready[0]);
+		int fd = (int)MUST(open("f", O_RDWR));
+		FAILS(EAGAIN, try_ofd_lock(fd, F_WRLCK, 0, 0));
+		if (i == 0) {
+			MUST(kill(holder, SIGKILL));
+			MUST(waitpid(holder, NULL, 0));
+			MUST(try_ofd_lock(fd, F_WRLCK, 0, 0));
+		} else {
+			pid_t killer = (pid_t)MUST(fork());
+			if (killer == 0) {
+				usleep(200000);
+				kill(holder, SIGKILL);
+				_exit(0);
+			}
+			struct flock lock = range(F_WRLCK, 0, 0);
+			MUST(fcntl(fd, F_OFD_SETLKW, &lock));
+			MUST(waitpid(holder, NULL, 0));
+			finish(killer);
+		}
+		MUST(close(fd));
+	}
+}
+FACT("locks reach to the last byte that there can be") {
+	put("f", "");
+	int fd = (int)MUST(open("f", O_RDWR));
+	MUST(try_lock(fd, F_WRLCK, 1LL << 62, 10));
+	MUST(try_lock(fd, F_WRLCK, LLONG_MAX - 1, 1));
+	IN_CHILD {
+		int other = (int)MUST(open("f", O_RDWR));
+		FAILS(EAGAIN, try_lock(other, F_RDLCK, (1LL << 62) + 9, 1));
+		MUST(try_lock(other, F_RDLCK, (1LL << 62) + 10, LLONG_MAX - 1 - (1LL << 62) - 10));
+		MUST(try_lock(other, F_RDLCK, 0, 1LL << 62));
+		FAILS(EAGAIN, try_lock(other, F_RDLCK, LLONG_MAX - 1, 1));
+		struct flock lock = range(F_WRLCK, 1LL << 62, 1);
+		MUST(fcntl(other, F_GETLK, &lock));
+		EQ(lock.l_start, 1LL << 62);
+		EQ(lock.l_len, 10);
+		MUST(try_lock(other, F_RDLCK, LLONG_MAX, 0));
+		FAILS(EOVERFLOW, try_lock(other, F_RDLCK, LLONG_MAX, 2));
+	}
 }
 FACT("a POSIX lock needs a descriptor open for that kind of access") {
 	put("f", "");
