@@ -58,10 +58,10 @@ const oneName = (r: FuseRequest): number => Math.min(0, r.readComponent(0, r.nam
 
 function readIn(r: FuseRequest): number {
   r.readFh(abi.ReadIn.fh);
-  r.offset = r.size64(abi.ReadIn.offset);
+  r.offset = r.offset64(abi.ReadIn.offset);
   r.size = r.u32(abi.ReadIn.size);
   r.flags = r.u32(abi.ReadIn.flags);
-  if (r.offset < 0 || r.size > READ_MAX_BYTES) return -E.INVAL;
+  if (r.size > READ_MAX_BYTES) return -E.INVAL;
   return r.locateData(true, OUT_HEADER_BYTES, r.size);
 }
 
@@ -71,7 +71,7 @@ function writeIn(r: FuseRequest): number {
   r.size = r.u32(abi.WriteIn.size);
   r.fuseFlags = r.u32(abi.WriteIn.writeFlags);
   r.flags = r.u32(abi.WriteIn.flags);
-  if (r.offset < 0) return -E.FBIG;
+  if (r.offset < 0 || r.offset + r.size > Number.MAX_SAFE_INTEGER) return -E.FBIG;
   // A header that promises fewer bytes than the payload, or a payload shorter than promised
   if (r.size > WRITE_MAX_BYTES || r.size > r.argBytes - abi.WriteIn.bytes) return -E.INVAL;
   return r.locateData(false, abi.InHeader.bytes + abi.WriteIn.bytes, r.size);
@@ -144,14 +144,14 @@ function fallocateIn(r: FuseRequest): number {
   r.offset = r.size64(abi.FallocateIn.offset);
   r.length = r.size64(abi.FallocateIn.length);
   r.flags = r.u32(abi.FallocateIn.mode);
-  return r.offset < 0 || r.length < 0 ? -E.FBIG : 0;
+  return r.offset < 0 || r.length < 0 || r.offset + r.length > Number.MAX_SAFE_INTEGER ? -E.FBIG : 0;
 }
 
 function lseekIn(r: FuseRequest): number {
   r.readFh(abi.LseekIn.fh);
-  r.offset = r.size64(abi.LseekIn.offset);
+  r.offset = r.offset64(abi.LseekIn.offset);
   r.flags = r.u32(abi.LseekIn.whence);
-  return r.offset < 0 ? -E.NXIO : 0;
+  return 0;
 }
 
 function getattrIn(r: FuseRequest): number {

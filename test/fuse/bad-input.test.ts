@@ -123,12 +123,11 @@ describe('malformed FUSE requests', () => {
     assert.equal((await guest.call(OP.RELEASE, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error, -E.BADF);
   });
 
-  test('READ of 4 GiB or more than the room is EINVAL, offsets beyond 2^53 too', async () => {
+  test('READ of 4 GiB or more than the room is EINVAL', async () => {
     const { node } = await guest.lookup(ROOT, 'file');
     const fh = await guest.open(node);
     assert.equal((await guest.read(node, fh, 0, 0xffffffff, 4096)).error, -E.INVAL);
     assert.equal((await guest.read(node, fh, 0, 4097, 4096)).error, -E.INVAL);
-    assert.equal((await guest.read(node, fh, 2 ** 60, 16)).error, -E.INVAL);
     assert.equal((await guest.read(node, fh, 0, 7)).data.byteLength, 7);
   });
 

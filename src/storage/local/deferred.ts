@@ -330,7 +330,7 @@ export class Deferred {
 
   readonly lseek: Later = (r) =>
     this.#withHandle(this.files.handle(r), async (fd) => {
-      const refused = this.files.seekRefusal(r);
+      const refused = this.files.seekRefusal(r, fd);
       return refused < 0 ? refused : this.files.putPosition(r, await this.#step('lseek', fd, r.offset, r.flags));
     });
 

@@ -5,7 +5,7 @@ import {
   F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_APPEND,
   RWF_DSYNC, RWF_NOWAIT, SEEK_DATA, SEEK_HOLE, S_IFDIR,
 } from '../../ffi/constants.js';
-import { PENDING, type FileSystemRequest } from '../filesystem.js';
+import { FAR_OFFSET, PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import { FOPEN, OPEN_KILL_SUIDGID, WRITE_CACHE, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { DirectAppends, writeFlags } from './placement.js';
@@ -145,6 +145,7 @@ export class OpenFiles {
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
+    if (r.offset === FAR_OFFSET) return c.preadv2(fd, r.iovecs, 0, 0, 0) < 0 ? -c.errno() : this.beyond(r, fd, 0);
     if (this.share.options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0);
     if (pool === null) {
       const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, 0);
@@ -304,13 +305,20 @@ export class OpenFiles {
   readonly lseek = (r: FileSystemRequest): number => {
     const handle = this.handle(r);
     if (handle < 0) return handle;
-    const refused = this.seekRefusal(r);
+    const refused = this.seekRefusal(r, this.share.handles.fd(handle));
     return refused < 0 ? refused : this.putPosition(r, c.neg(c.lseek(this.share.handles.fd(handle), r.offset, r.flags)));
   };
 
-  /** −errno for a seek that the guest does itself, else 0. */
-  seekRefusal(r: FileSystemRequest): number {
-    return r.flags === SEEK_DATA || r.flags === SEEK_HOLE ? 0 : -E.INVAL;
+  /** The answer for FAR_OFFSET: `end` where the file ends before it, and EOVERFLOW for a longer one that only the host can have made. */
+  beyond(r: FileSystemRequest, fd: number, end: number): number {
+    const error = this.share.statFd(r, fd);
+    return error < 0 ? error : r.attr.u32[11] > 0x1fffff ? -E.OVERFLOW : end;
+  }
+
+  /** −errno for a seek that the guest does itself, or that goes too far, else 0. */
+  seekRefusal(r: FileSystemRequest, fd: number): number {
+    if (r.flags !== SEEK_DATA && r.flags !== SEEK_HOLE) return -E.INVAL;
+    return r.offset === FAR_OFFSET ? this.beyond(r, fd, -E.NXIO) : 0;
   }
 
   /** LSEEK's answer from that of lseek(2). */
