@@ -306,9 +306,11 @@ describe('reading', () => {
       await store.put('f', bytes('second'));
       assert.equal((await g.read(node, fh, 0, 100)).error, -E.STALE);
       assert.equal((await g.call(OP.OPEN, node, u32(0, 0), 16)).error, -E.STALE, 'so that the guest asks for the new size');
-      assert.equal((await g.lookup(ROOT, 'f')).size, 6);
-      const again = await g.open(node, 0);
-      const { data } = await g.read(node, again, 0, 100);
+      const next = await g.lookup(ROOT, 'f');
+      assert.equal(next.size, 6);
+      assert.notEqual(next.node, node);
+      const again = await g.open(next.node, 0);
+      const { data } = await g.read(next.node, again, 0, 100);
       assert.equal(Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString(), 'second', 'what was closed before is read after open');
     });
   });

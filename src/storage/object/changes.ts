@@ -184,6 +184,9 @@ export class Changes {
 
   #newNode(parent: ObjectNode, key: string, facts: Facts): ObjectNode {
     if (parent.unlinked) throw new FileError(E.NOENT);
+    const known = this.tree.nodes.find(false, key);
+    // Somebody has removed what is open here: the new file is another one
+    if (known !== null && known.opens > 0) this.tree.nodes.replace(known);
     return this.tree.nodes.put((facts.mode & S_IFMT) === S_IFDIR, key, facts, performance.now() + this.tree.options.metadataTtl_ms);
   }
 

@@ -20,6 +20,13 @@ export interface ObjectNode extends InodeNumber {
   key: string;
   /** It has no name any more: only who has it open, or is in it, still sees it. */
   unlinked: boolean;
+  /**
+   * Another client has put another object in its place while it was open here. It stays the version that was opened: the key, which is
+   * another node's name, is only where a change made through its handles would go.
+   */
+  replaced: boolean;
+  /** OPEN has said once that it is replaced, so that Linux looked its name up again. */
+  refused: boolean;
   /** References of the guest, and open handles. */
   refs: number;
   opens: number;
@@ -95,6 +102,7 @@ export class ObjectNodes {
     const { inoLow, inoHigh } = this.#ino(identity(directory, key));
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false,
+      replaced: false, refused: false,
       inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(), replacing: null,
     };
     this.#slots[slot] = node;
@@ -132,7 +140,7 @@ export class ObjectNodes {
     const isStaged = this.staged.delete(node);
     node.key = key;
     if (isStaged) this.staged.add(node);
-    node.unlinked = false;
+    node.unlinked = node.replaced = false;
     this.#known.set(identity(node.directory, key), node);
   }
 
@@ -142,6 +150,22 @@ export class ObjectNodes {
     this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
     node.unlinked = true;
     this.release(node);
+  }
+
+  /** Another client has put another object in its place: the node goes on without the name. */
+  replace(node: ObjectNode): void {
+    this.#unname(node);
+    this.#moved.add(`${node.inoLow} ${node.inoHigh}`);
+    node.replaced = true;
+    this.release(node);
+  }
+
+  /** What was changed through a node that was replaced is at its key now: it has the name again. */
+  restore(node: ObjectNode): void {
+    const there = this.find(node.directory, node.key);
+    if (there !== null) this.replace(there);
+    node.replaced = node.refused = false;
+    this.#known.set(identity(node.directory, node.key), node);
   }
 
   /** Forget all but the root, and what is not committed. */

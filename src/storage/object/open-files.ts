@@ -56,11 +56,16 @@ export class OpenFiles {
     if (node.directory) return -E.ISDIR;
     await this.tree.gate.pass(() => given.key);
     node = await this.tree.atOpen(node, writable, !writable && !truncate);
+    if (node.replaced && (!node.refused || writable || truncate)) {
+      // The name is another file's by now: ESTALE makes Linux look it up again. What comes back has come by no name (/proc/self/fd)
+      node.refused = true;
+      return -E.STALE;
+    }
     const type = node.facts.mode & S_IFMT;
     if (type !== S_IFREG) return type === S_IFLNK ? -E.LOOP : -E.NXIO;
     await this.#mayOpen(node, writable || truncate, truncate);
     const dirty = node.staged?.dirty === true;
-    if (!dirty && !truncate && !node.unlinked) {
+    if (!dirty && !truncate && !node.unlinked && !node.replaced) {
       if (node.facts.version === null) return -E.IO;
       if (node.facts.version !== node.told) {
         // The guest believes in the size of another version, and OPEN cannot tell it: ESTALE makes Linux look the name up again
@@ -183,6 +188,7 @@ export class OpenFiles {
     } else {
       if (node.directory) return -E.ISDIR;
       node = await this.tree.refresh(node);
+      if (node.replaced && node.staged?.dirty !== true) return -E.STALE;
       if ((node.facts.mode & S_IFMT) !== S_IFREG) return -E.INVAL;
       await requireWritable(this.tree, node, r.size > 0);
       staged = staging.stageNode(node);

@@ -13,7 +13,7 @@ import { OpenFiles } from './open-files.js';
 import { DirectoryReader } from './readdir.js';
 import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import type { ObjectStore } from './store.js';
-import { errnoOf, FileError, type Tree, type TreeLog, type TreeOptions } from './tree.js';
+import { errnoOf, FileError, isSettled, type Tree, type TreeLog, type TreeOptions } from './tree.js';
 import { CONFLICTS } from './write/committer.js';
 import type { StagedFile } from './write/staged-file.js';
 
@@ -56,12 +56,22 @@ export class ObjectFileSystem {
     const { nodes } = this.tree;
     const { directory } = file;
     const key = file.key!;
-    // Two of one name: a rename was under way, and nobody was told which of them it is
-    if (nodes.find(directory, key)?.staged != null) {
+    const there = nodes.find(directory, key);
+    if (there?.staged != null) {
       if (directory) return file.dispose();
+      if (there.staged.base?.version !== file.base?.version) {
+        // Two versions were written to, each through handles of its own: the commit of one of them is a conflict
+        nodes.replace(there);
+        return this.#adopt(file);
+      }
+      // Two of one name: a rename was under way, and nobody was told which of them it is
       file.rename(`${this.options.prefix}${CONFLICTS}${key.slice(this.options.prefix.length)}.${file.id}`, null);
     }
-    const node = nodes.put(directory, file.key!, file.facts(), 0);
+    this.#adopt(file);
+  }
+
+  #adopt(file: StagedFile): void {
+    const node = this.tree.nodes.put(file.directory, file.key!, file.facts(), 0);
     this.staging!.adopt(node, file);
     this.write!.committer.later(file);
   }
@@ -171,7 +181,7 @@ export class ObjectFileSystem {
   }
 
   #putAttr(r: FileSystemRequest, node: ObjectNode): void {
-    putStatx(r.attr.i32, presentFacts(node), node.inoLow, node.inoHigh, node.unlinked ? 0 : 1);
+    putStatx(r.attr.i32, presentFacts(node), node.inoLow, node.inoHigh, node.unlinked || node.replaced ? 0 : 1);
     node.told = node.facts.version;
     r.attrFlags = 0;
   }
@@ -207,7 +217,7 @@ export class ObjectFileSystem {
   #getattr(r: FileSystemRequest): number {
     const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
     if (node === null) return -E.STALE;
-    if (performance.now() < node.expires_ms || node.unlinked || node.staged?.dirty === true) {
+    if (performance.now() < node.expires_ms || isSettled(node)) {
       this.#putAttr(r, node);
       return 0;
     }
@@ -291,7 +301,7 @@ export class ObjectFileSystem {
   #getxattr(r: FileSystemRequest): number {
     const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
     if (node === null) return -E.STALE;
-    const fresh = performance.now() < node.expires_ms || node.unlinked || node.staged?.dirty === true;
+    const fresh = performance.now() < node.expires_ms || isSettled(node);
     return fresh ? this.#xattr(r, node) : this.#later(r, async () => this.#xattr(r, await this.tree.refresh(node)));
   }
 

@@ -2,6 +2,7 @@
 import { E } from '../../base/errno.js';
 import { Underway } from '../../base/underway.js';
 import { isArchived } from './attachments.js';
+import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
@@ -97,6 +98,8 @@ export class StagingRegistry {
     if (use === undefined) return;
     const { node } = use;
     if (node.staged === file && !node.unlinked) {
+      // Unless what was changed under that name counts more
+      if (node.replaced && this.tree.stagedAt(node.key) === null) this.tree.nodes.restore(node);
       this.tree.committed(node, { ...base, key: node.key, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
     }
     for (const handle of this.handles.values()) if (handle.staged === file) handle.base = base;
@@ -110,7 +113,13 @@ export class StagingRegistry {
     const use = this.#uses.get(file);
     if (use === undefined) return;
     for (const handle of this.handles.values()) if (handle.staged === file) handle.stale = true;
-    if (!use.node.unlinked) this.tree.changed(use.node.key);
+    const { node } = use;
+    if (!node.unlinked) this.tree.changed(node.key);
+    if (node.staged === file && node.opens > 0) {
+      // It ends where it ended, for whoever still has it open: reading what is before that is ESTALE
+      node.facts = { ...file.facts(), version: node.facts.version };
+      if (!node.unlinked && !node.replaced) this.tree.nodes.replace(node);
+    }
     this.#dispose(file);
   }
 
@@ -132,8 +141,19 @@ export class StagingRegistry {
     node.facts = { ...node.facts, version };
   }
 
-  /** Who has a file open that is about to lose its name keeps what it is. @throws StorageError */
+  /** Who has a file open that is about to lose its name keeps what it is. @throws FileError ESTALE: it is another object's name by now; StorageError */
   async preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
+    try {
+      await this.#preserve(node, hiddenKey);
+    } catch (error) {
+      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
+      // Linux looks the name up again then, and is told of the other one
+      this.tree.changed(node.key);
+      throw new FileError(E.STALE);
+    }
+  }
+
+  async #preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
     if (node.opens === 0 || node.facts.version === null) return;
     const file = node.staged;
     // Of what was archived while it was open nobody can read anything

@@ -272,9 +272,20 @@ export class Tree {
   putObject(info: ObjectInfo): ObjectNode {
     const { posix } = this.options;
     const known = this.nodes.find(false, info.key);
-    if (known?.staged?.dirty === true && !known.staged.isOvertakenBy(info)) return known;
-    if (known?.staged != null && known.staged.base?.version !== info.version) this.replaced(known);
+    if (known !== null && (!isOvertaken(known, info) || isBeingReplaced(known, info))) return known;
+    if (known !== null && !this.#isReplacedBy(known, info) && known.staged !== null && known.staged.base?.version !== info.version) this.replaced(known);
     return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
+  }
+
+  /**
+   * The rule *one handle, one version*: a file that is open is one version of its object. Where another client has put another one in its place,
+   * that is another file with a node of its own; the one that is open loses the name. Nobody has it open: then the node becomes the other version,
+   * whose pages the guest reads anew (OPEN without FOPEN_KEEP_CACHE).
+   */
+  #isReplacedBy(node: ObjectNode, info: ObjectInfo): boolean {
+    if (node.opens === 0 || node.facts.version === info.version) return false;
+    this.nodes.replace(node);
+    return true;
   }
 
   /** What was changed here is in this object now. */
@@ -301,12 +312,13 @@ export class Tree {
 
   /** Facts that are not too old. @throws FileError ENOENT when it is gone */
   async fresh(node: ObjectNode): Promise<ObjectNode> {
-    if (node.unlinked || node.staged?.dirty === true) return node;
+    if (isSettled(node)) return node;
     return performance.now() < node.expires_ms ? node : this.refresh(node);
   }
 
   /** Close-to-open: what others have closed by now is what is opened. @throws FileError ENOENT when it is gone */
   async atOpen(node: ObjectNode, writable: boolean, reading: boolean): Promise<ObjectNode> {
+    await node.replacing;
     const lookedUp = performance.now() - node.lookedUp_ms <= LOOKUP_SERVES_OPEN_MS;
     node.lookedUp_ms = -Infinity;
     if (lookedUp && reading) this.small.note(node.key, 'opens');
@@ -315,13 +327,15 @@ export class Tree {
 
   /** Ask the store, however young the facts are; `reading`: its content is going to be asked for next. */
   async refresh(node: ObjectNode, reading = false): Promise<ObjectNode> {
-    if (node.unlinked || (node.staged?.dirty === true && (node.directory || !node.staged.onlyDescribed))) return node;
+    if (node.unlinked || node.replaced || (node.staged?.dirty === true && (node.directory || !node.staged.onlyDescribed))) return node;
     const { key } = node;
     if (!node.directory) {
       const fetches = reading && !hasContent(node, node.facts.version);
       const info = await this.#current(node.key, () => this.#head(node.key, fetches ? this.small.open(node.key, node.facts) : undefined));
       this.listed.compare(node.key, info);
-      if (node.unlinked) return node;
+      if (node.unlinked || node.replaced) return node;
+      // Whoever asks goes on with the version that is open; who looks the name up finds the other one
+      if (info !== null && this.nodes.find(false, info.key) === node && isOvertaken(node, info) && !isBeingReplaced(node, info) && this.#isReplacedBy(node, info)) return node;
       if (info !== null) return this.putObject(info);
       if (node.key === key && node.staged?.dirty === true && node.staged.onlyDescribed) this.replaced(node);
       if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
@@ -357,7 +371,17 @@ export class Tree {
 }
 
 /** Below a prefix, apart from the directory itself. */
-const isPending = ({ unlinked, staged, directory, key }: ObjectNode, prefix: string): boolean => !unlinked && staged?.dirty === true && !(directory && key === prefix);
+const isPending = ({ unlinked, replaced, staged, directory, key }: ObjectNode, prefix: string): boolean =>
+  !unlinked && !replaced && staged?.dirty === true && !(directory && key === prefix);
+
+/** The store is not asked about it: it has no object of its own any more, or what was changed here counts. */
+export const isSettled = ({ unlinked, replaced, staged }: ObjectNode): boolean => unlinked || replaced || staged?.dirty === true;
+
+/** What the store says of the object counts, and not what was changed here and is not committed. */
+const isOvertaken = ({ staged }: ObjectNode, info: ObjectInfo): boolean => staged?.dirty !== true || staged.isOvertakenBy(info);
+
+/** The other version may be our own, of which we have not heard yet. */
+const isBeingReplaced = ({ replacing, facts }: ObjectNode, info: ObjectInfo): boolean => replacing !== null && facts.version !== info.version;
 
 /** The guest has it in its cache, or the daemon in a staging file: it is not going to be read from the store. */
 const hasContent = (node: ObjectNode | null, version: Version | null): boolean => node !== null && (node.cached === version || node.staged !== null);

@@ -46,10 +46,10 @@ function replaceBy(w: World, dir: Inode, entry: string, inode: Inode): void {
   dir.changed();
   if (before === undefined) return;
   lose(w, before);
-  // A node is a key's
+  // A node is a key's, and of what is open a version's
   const id = w.nodes.get(before);
   w.nodes.delete(before);
-  if (id !== undefined) w.nodes.set(inode, id);
+  if (id !== undefined && before.opens === 0) w.nodes.set(inode, id);
 }
 
 async function putObject(w: World, dir: Inode, entry: string): Promise<void> {

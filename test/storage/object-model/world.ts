@@ -242,6 +242,7 @@ export class World {
     const id = data.getBigUint64(0, true);
     const known = this.nodes.get(inode);
     if (known !== undefined) assert.equal(id, known, `${this.label(inode)} keeps its nodeid while the guest knows it`);
+    assert.ok(!this.handles.some((handle) => handle.node === id && handle.inode !== inode), `${this.label(inode)} has not the nodeid of what is open as another version`);
     const ino = data.getBigUint64(ENTRY_ATTR, true);
     assert.equal(this.#inos.get(id) ?? ino, ino, `${this.label(inode)} keeps its inode number`);
     this.#inos.set(id, ino);
