@@ -126,6 +126,37 @@ describe('what is written while the object is replaced or moved by ourselves', (
   }
 });
 
+describe('a rename of a file that is not in the bucket yet', () => {
+  test('goes on with the new name when a commit begins while the upload to the old one is given up', async () => {
+    const memory = new MemoryStore({ limits: PARTS });
+    const { store, done, open } = answersHeld(memory, ['abortUpload']);
+    const content = pattern(200_000);
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const { entry, fh } = await g.create(ROOT, 'f');
+      await guest.write(entry.node, fh, 0, content);
+      while ((await memory.listUploads({ prefix: '' })).uploads.length === 0) await turn();
+      const answers: number[] = [];
+      const ask = (opcode: number, at: bigint, args: Uint8Array): void => {
+        answers.push(g.queue.chain([g.request(opcode, at, args).bytes], [400], true).writable[0]);
+        g.queue.kick();
+      };
+      ask(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('f'), name('g')));
+      while (done() === 0) await turn();
+      ask(OP.FSYNC, entry.node, concat(u64(fh), u32(0, 0)));
+      // As far as it comes meanwhile
+      for (let i = 0; i < 100; i++) await turn();
+      open();
+      await g.queue.wait(2);
+      for (const at of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+      assert.equal((await g.lookup(ROOT, 'g')).node, entry.node);
+      assert.equal(await guest.close(entry.node, fh), 0);
+    }, { write: { sizes: SMALL } });
+    assert.deepEqual((await memory.list({ prefix: '' })).objects.map((object) => object.key), ['g']);
+    assert.deepEqual(await objectOf(memory, 'g'), Buffer.from(content));
+  });
+});
+
 describe('a directory that is only there because of what was written into it', () => {
   for (const [what, request] of [['LOOKUP', { opcode: OP.LOOKUP, args: name('d') }], ['GETATTR', { opcode: OP.GETATTR, args: new Uint8Array(16) }]] as const) {
     test(`is there while that gets into the bucket (${what})`, async () => {

@@ -294,7 +294,9 @@ export class Changes {
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
     if (there !== null) await this.staging.preserve(there, () => this.#hiddenKey());
-    const file = await this.#settledFile(node);
+    let file: StagedFile | null;
+    // A commit makes the object of the key that it began with: none may be under way, or have come in between, when the key changes
+    do file = await this.#settledFile(node); while (node.staged !== null && (this.write.committer.isUnderWay(node.staged) || (file !== null && !isOnlyHere(file))));
     await replacing(node, async () => {
       if (file !== null) {
         this.#rekey(file, key, there);
@@ -315,7 +317,7 @@ export class Changes {
     const file = node.staged;
     if (file === null || !file.dirty) return null;
     await this.write.committer.quiet(file);
-    if (file.dirty && file.base === null && file.doubts.size === 0) {
+    if (isOnlyHere(file)) {
       await this.write.committer.forget(file);
       return file;
     }
@@ -419,3 +421,6 @@ export class Changes {
     return this.tree.gate.through(() => node.key, body);
   }
 }
+
+/** Nothing of it is in the bucket, nor may be. */
+const isOnlyHere = (file: StagedFile): boolean => file.dirty && file.base === null && file.doubts.size === 0;

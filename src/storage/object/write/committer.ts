@@ -104,6 +104,11 @@ export class Committer {
     void begun.then(() => this.#beginnings.delete(file));
   }
 
+  /** A commit of the file is under way. */
+  isUnderWay(file: StagedFile): boolean {
+    return this.#running.has(file);
+  }
+
   /** The commit that is under way has succeeded or failed. */
   async over(file: StagedFile): Promise<void> {
     await this.#running.get(file)?.catch(() => undefined);
