@@ -6,18 +6,48 @@ import { after, before, describe, test } from 'node:test';
 import { E } from '../../src/base/errno.js';
 import { OPERATIONS } from '../../src/fuse/ops.js';
 import { concat, u32, u64 } from '../support/frontend.js';
-import { OP, TestGuest, name } from '../support/guest.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { OP, TestGuest, name, type FuseClient } from '../support/guest.js';
+import { ObjectGuest } from '../support/object-guest.js';
+import { objectOf } from '../support/writing-guest.js';
 
 const ROOT = 1n;
-let guest: TestGuest;
+const LARGE = Buffer.alloc(5 << 20, 'bucket');
 
-describe('malformed FUSE requests', () => {
+/** A share with a file of 7 bytes, one of 5 MiB, and a directory. */
+interface Served {
+  readonly guest: FuseClient;
+  /** "file" as others see it. */
+  readonly content: () => Promise<string>;
+  readonly close: () => Promise<unknown>;
+}
+
+async function directory(): Promise<Served> {
+  const guest = await TestGuest.start();
+  writeFileSync(join(guest.directory, 'file'), 'content');
+  writeFileSync(join(guest.directory, 'large'), LARGE);
+  mkdirSync(join(guest.directory, 'dir'));
+  return { guest, content: async () => readFileSync(join(guest.directory, 'file'), 'utf8'), close: () => guest.close() };
+}
+
+async function bucket(): Promise<Served> {
+  const store = new MemoryStore();
+  await store.put('file', Buffer.from('content'));
+  await store.put('large', LARGE);
+  await store.put('dir/', new Uint8Array(0));
+  const guest = await ObjectGuest.start(store);
+  return { guest, content: async () => (await objectOf(store, 'file')).toString(), close: () => guest.close() };
+}
+
+for (const serve of [directory, bucket]) describe(`malformed FUSE requests to a ${serve.name}`, () => {
+  let served: Served;
+  let guest: FuseClient;
+
   before(async () => {
-    guest = await TestGuest.start();
-    writeFileSync(join(guest.directory, 'file'), 'content');
-    mkdirSync(join(guest.directory, 'dir'));
+    served = await serve();
+    guest = served.guest;
   });
-  after(() => guest.close());
+  after(() => served.close());
 
   const works = async (): Promise<void> => assert.equal((await guest.lookup(ROOT, 'file')).size, 7);
 
@@ -123,6 +153,15 @@ describe('malformed FUSE requests', () => {
     assert.equal((await guest.call(OP.RELEASE, node, concat(u64(fh), u32(0, 0), u64(0)), 0)).error, -E.BADF);
   });
 
+  test('READ through a handle that is open for writing only, and WRITE through one for reading only, are EBADF', async () => {
+    const { node } = await guest.lookup(ROOT, 'file');
+    const [reader, writer] = [await guest.open(node, 0), await guest.open(node, 1)];
+    assert.equal((await guest.read(node, writer, 0, 16)).error, -E.BADF);
+    assert.equal((await guest.write(node, reader, 0, new Uint8Array(4))).error, -E.BADF);
+    assert.equal((await guest.call(OP.FALLOCATE, node, concat(u64(reader, 0, 100), u32(0, 0)), 0)).error, -E.BADF);
+    assert.equal(await served.content(), 'content');
+  });
+
   test('READ of 4 GiB or more than the room is EINVAL', async () => {
     const { node } = await guest.lookup(ROOT, 'file');
     const fh = await guest.open(node);
@@ -132,18 +171,16 @@ describe('malformed FUSE requests', () => {
   });
 
   test('READ of more than 1 MiB is served: 256 pages of a guest may have 64 KiB each', async () => {
-    const bytes = Buffer.alloc(5 << 20, 'bucket');
-    writeFileSync(join(guest.directory, 'large'), bytes);
     const { node } = await guest.lookup(ROOT, 'large');
-    const reply = await guest.read(node, await guest.open(node), 0, bytes.length);
-    assert.ok(reply.error === 0 && bytes.equals(new Uint8Array(reply.data.buffer, reply.data.byteOffset, reply.data.byteLength)), `${reply.error}`);
+    const reply = await guest.read(node, await guest.open(node), 0, LARGE.length);
+    assert.ok(reply.error === 0 && LARGE.equals(new Uint8Array(reply.data.buffer, reply.data.byteOffset, reply.data.byteLength)), `${reply.error}`);
   });
 
   test('WRITE larger than its payload is EINVAL and writes nothing', async () => {
     const { node } = await guest.lookup(ROOT, 'file');
     const fh = await guest.open(node);
     for (const size of [5, 4096, 0xffffffff]) assert.equal((await guest.write(node, fh, 0, new TextEncoder().encode('evil'), size)).error, -E.INVAL);
-    assert.equal(readFileSync(join(guest.directory, 'file'), 'utf8'), 'content');
+    assert.equal(await served.content(), 'content');
   });
 
   test('READDIR at offsets made up ends or is EINVAL, with a buffer too small EINVAL', async () => {
@@ -170,19 +207,7 @@ describe('malformed FUSE requests', () => {
     }
   });
 
-  test('symlinks are never followed on the host', async () => {
-    symlinkSync('/etc', join(guest.directory, 'etc'));
-    symlinkSync('/etc/passwd', join(guest.directory, 'passwd'));
-    const etc = await guest.lookup(ROOT, 'etc');
-    assert.equal(etc.mode & 0o170000, 0o120000);
-    assert.equal((await guest.call(OP.LOOKUP, etc.node, name('passwd'), 128)).error, -E.NOTDIR);
-    assert.equal((await guest.call(OP.OPENDIR, etc.node, u32(0, 0), 16)).error, -E.NOTDIR);
-    const passwd = await guest.lookup(ROOT, 'passwd');
-    assert.equal((await guest.call(OP.OPEN, passwd.node, u32(0, 0), 16)).error, -E.LOOP);
-    assert.equal((await guest.call(OP.CREATE, ROOT, concat(u32(0o101, 0o100644, 0, 0), name('passwd')), 144)).error, -E.LOOP);
-  });
-
-  test('FIFOs and devices of the host are never opened', async () => {
+  test('FIFOs and devices are never opened by the daemon', async () => {
     assert.equal((await guest.call(OP.MKNOD, ROOT, concat(u32(0o010644, 0, 0, 0), name('fifo')), 128)).error, 0);
     const { node } = await guest.lookup(ROOT, 'fifo');
     for (const flags of [0, 1, 2]) assert.equal((await guest.call(OP.OPEN, node, u32(flags, 0), 16)).error, -E.NXIO);
@@ -201,4 +226,21 @@ describe('malformed FUSE requests', () => {
     assert.equal((await guest.call(OP.GETATTR, node, new Uint8Array(16), 104)).error, -E.STALE);
     await works();
   });
+});
+
+test('symlinks are never followed on the host', async () => {
+  const guest = await TestGuest.start();
+  try {
+    symlinkSync('/etc', join(guest.directory, 'etc'));
+    symlinkSync('/etc/passwd', join(guest.directory, 'passwd'));
+    const etc = await guest.lookup(ROOT, 'etc');
+    assert.equal(etc.mode & 0o170000, 0o120000);
+    assert.equal((await guest.call(OP.LOOKUP, etc.node, name('passwd'), 128)).error, -E.NOTDIR);
+    assert.equal((await guest.call(OP.OPENDIR, etc.node, u32(0, 0), 16)).error, -E.NOTDIR);
+    const passwd = await guest.lookup(ROOT, 'passwd');
+    assert.equal((await guest.call(OP.OPEN, passwd.node, u32(0, 0), 16)).error, -E.LOOP);
+    assert.equal((await guest.call(OP.CREATE, ROOT, concat(u32(0o101, 0o100644, 0, 0), name('passwd')), 144)).error, -E.LOOP);
+  } finally {
+    await guest.close();
+  }
 });

@@ -10,6 +10,7 @@ export interface FileHandle {
   base: Base | null;
   reader: Reader | null;
   staged: StagedFile | null;
+  readonly readable: boolean;
   readonly writable: boolean;
   readonly synchronous: boolean;
   /** Somebody else's object has taken the name, and what was written here was put aside. */

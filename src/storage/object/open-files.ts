@@ -3,7 +3,7 @@
  * all of them see the staged file, as POSIX wants it.
  */
 import { E } from '../../base/errno.js';
-import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
+import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, O_WRONLY, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import type { FileHandle } from './file-handle.js';
@@ -107,6 +107,7 @@ export class OpenFiles {
 
   read(r: FileSystemRequest): number | Promise<number> {
     const file = this.get(r);
+    if (!file.readable) return -E.BADF;
     const from = sourceOf(file);
     const result = this.#read(r, file);
     if (typeof result === 'number' || this.write === null) return result;
@@ -224,7 +225,8 @@ export class OpenFiles {
     if (number < 0) return number;
     const { version } = node.facts;
     const base = baseOf(node, this.staging?.hidden ?? null);
-    const file: FileHandle = { node, base, reader: null, staged: null, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false };
+    const readable = (r.flags & O_ACCMODE) !== O_WRONLY;
+    const file: FileHandle = { node, base, reader: null, staged: null, readable, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false };
     node.opens++;
     this.#handles.set(number, file);
     if (node.staged !== null) this.staging!.use(file, node.staged);

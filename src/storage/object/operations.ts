@@ -273,6 +273,7 @@ export class ObjectFileSystem {
   /** What names and attributes there are in it is where --durability wants it. */
   #fsyncdir(r: FileSystemRequest): number {
     const { write } = this;
+    if (!this.#directories.isOpen(r)) return -E.BADF;
     const staged = this.tree.nodes.get(r.nodeLow, r.nodeHigh)?.staged ?? null;
     if (write === null || (staged === null && write.committer.options.durability === 'remote')) return 0;
     return this.#later(r, async () => {

@@ -45,6 +45,11 @@ export class DirectoryReader {
     return 0;
   }
 
+  /** Whether the request's handle is one of an open directory. */
+  isOpen(r: FileSystemRequest): boolean {
+    return r.fhHigh === 0 && this.#handles.has(r.fhLow);
+  }
+
   release(r: FileSystemRequest): number {
     const directory = r.fhHigh === 0 ? this.#handles.get(r.fhLow) : undefined;
     if (directory === undefined) return -E.BADF;

@@ -27,6 +27,7 @@ const HANDLES_MAX = 8;
 const ACCESS = [O_RDWR, O_RDWR, O_RDWR, 0, O_WRONLY, O_RDWR | O_APPEND] as const;
 
 export const isWritable = (handle: Handle): boolean => (handle.flags & 3) !== 0;
+const isReadable = (handle: Handle): boolean => (handle.flags & 3) !== O_WRONLY;
 
 async function pickHandle(w: World, accept: (handle: Handle) => boolean = () => true): Promise<Handle | null> {
   if (w.handles.length === 0 || w.random.chance(5)) await (w.random.chance(50) ? create(w) : open(w));
@@ -151,13 +152,13 @@ export async function read(w: World): Promise<void> {
   const bytes = w.pickBytes();
   w.note(`READ ${w.label(inode)} @${offset} +${bytes}`);
   const reply = await w.guest.read(handle.node, handle.fh, offset, bytes);
-  w.same(reply, 0);
+  if (!w.same(reply, isReadable(handle) ? 0 : -E.BADF)) return;
   assertSame(bytesOf(reply.data), inode.data.read(offset, bytes), 'what was read');
 }
 
 /** What somebody else has replaced is what it was, or cannot be read any more. */
 export async function readLost(w: World): Promise<void> {
-  const lost = w.handles.filter((handle) => handle.lost);
+  const lost = w.handles.filter((handle) => handle.lost && isReadable(handle));
   if (lost.length === 0) return read(w);
   const handle = w.random.pick(lost);
   const { inode } = handle;
@@ -269,7 +270,7 @@ export async function seek(w: World): Promise<void> {
 
 /** Reads of a file that is renamed or given another mode at the same time. */
 export async function readMeanwhile(w: World): Promise<void> {
-  const handle = await pickHandle(w, ({ inode, flags }) => (flags & 3) !== O_WRONLY && inode.data.size > 0);
+  const handle = await pickHandle(w, (open) => isReadable(open) && open.inode.data.size > 0);
   if (handle === null) return;
   const { inode, node, fh } = handle;
   const place = w.placeOf(inode);
@@ -313,7 +314,7 @@ export async function burst(w: World): Promise<void> {
   if (handle === null) return;
   const { inode, node, fh } = handle;
   const place = w.placeOf(inode);
-  const steps = ['write', 'sync', 'write', ...Array.from({ length: w.random.below(6) }, () => w.random.pick(['write', 'write', 'sync', 'allocate', 'read']))];
+  const steps = ['write', 'sync', 'write', ...Array.from({ length: w.random.below(6) }, () => w.random.pick(['write', 'write', 'sync', 'allocate', isReadable(handle) ? 'read' : 'sync']))];
   if (place !== null && w.random.chance(40)) steps.splice(w.random.below(steps.length + 1), 0, 'rename');
   if (w.random.chance(30)) steps.splice(w.random.below(steps.length + 1), 0, 'chmod');
   w.note(`at once on ${w.label(inode)}: ${steps.join(', ')}`);
