@@ -34,6 +34,17 @@ const PART_MAX_BYTES = 8 * MIB;
 /** Reads so far apart are still one stream. */
 const SLACK_BYTES = 4 * MIB;
 
+/**
+ * The rule *one version per part*: what is fetched is read of one version only, and the block cache keeps it under that one. Where our own change has
+ * replaced the version meanwhile, whoever waits asks anew.
+ */
+interface Source {
+  readonly key: string;
+  readonly version: Version;
+  /** What the block cache has of this version. */
+  readonly cached: CachedObject | null;
+}
+
 interface Part {
   readonly from: number;
   readonly to: number;
@@ -69,11 +80,8 @@ export class Reader {
   #run = 0;
   /** Where the first of those reads began. */
   #start = Infinity;
-  #key: string;
-  #version: Version;
-  /** How often the object was moved. */
-  #moves = 0;
-  #cached: CachedObject | null;
+  /** Where the content is now. */
+  #source: Source;
   /** Whole blocks for the cache, on their way, by number. */
   readonly #blocks = new Map<number, Part>();
   #fill: Fill | null = null;
@@ -88,28 +96,27 @@ export class Reader {
     readonly size: number,
     readonly blocks: BlockCache | null = null,
   ) {
-    this.#key = key;
-    this.#version = version;
-    this.#cached = blocks?.object(key, version, size) ?? null;
+    this.#source = this.#at(key, version);
     budget.holders.add(this);
   }
 
   get key(): string {
-    return this.#key;
+    return this.#source.key;
   }
 
   get version(): Version {
-    return this.#version;
+    return this.#source.version;
   }
 
   /** The same content is somewhere else now. */
   moveTo(key: string, version: Version): void {
-    this.#key = key;
-    this.#version = version;
-    this.#moves++;
     this.#fill?.close();
     this.#fill = null;
-    this.#cached = this.blocks?.object(key, version, this.size) ?? null;
+    this.#source = this.#at(key, version);
+  }
+
+  #at(key: string, version: Version): Source {
+    return { key, version, cached: this.blocks?.object(key, version, this.size) ?? null };
   }
 
   /** All of it has come already, into memory of the budget, which is the reader's from now on: for one reading of the file. */
@@ -119,7 +126,8 @@ export class Reader {
       dropped: false, released: false,
     };
     this.#parts = [part];
-    if (this.#cached !== null) part.kept = this.#keep(part, this.#cached, this.size);
+    const { cached } = this.#source;
+    if (cached !== null) part.kept = this.#keep(part, cached, this.size);
   }
 
   /** The request's range, of which `bytes` bytes are wanted: without waiting where it is here already. @throws as read() */
@@ -132,7 +140,7 @@ export class Reader {
   #readNow(r: ReadRequest, wanted: number): number {
     const fetched = this.#fetchedNow(r, wanted);
     if (fetched >= 0) return fetched;
-    const cached = this.#cached;
+    const { cached } = this.#source;
     if (cached === null || wanted < r.size) return -1;
     const bytes = cached.readNow(r);
     if (bytes < 0) return -1;
@@ -149,7 +157,8 @@ export class Reader {
     for (const part of this.#parts) {
       if (part.from > r.offset || part.from + part.bytes < end || end <= r.offset) continue;
       const bytes = r.copyToData(0, part.memory.address + (r.offset - part.from), end - r.offset);
-      if (this.#cached !== null) this.#cached.cache.statistics.misses++;
+      const { cached } = this.#source;
+      if (cached !== null) cached.cache.statistics.misses++;
       this.#follow(r.offset, end);
       this.#fetchAhead(r.offset);
       part.left -= bytes;
@@ -220,7 +229,8 @@ export class Reader {
     const ahead = Math.min(AHEAD_MAX_BYTES, this.budget.bytes / 2, this.#aheadOfRun());
     const until = Math.min(this.size, this.#high + ahead);
     const part = Math.min(PART_MAX_BYTES, Math.max(PART_MIN_BYTES, Math.floor(ahead / 4 / MIB) * MIB));
-    const cached = this.#cached;
+    const source = this.#source;
+    const { cached } = source;
     cached?.prepare(offset);
     for (let from = offset; ; ) {
       const fetched = this.#parts.at(-1)?.to ?? 0;
@@ -232,7 +242,7 @@ export class Reader {
       if (cached !== null) to = cached.missingTo(from, to);
       // A short rest is not worth a request of its own before the file ends
       if (until < to && until < this.size && this.#parts.length > 0) return;
-      const begun = this.#begin(from, to);
+      const begun = this.#begin(source, from, to);
       if (begun === null) return;
       this.#parts.push(begun);
       from = to;
@@ -243,12 +253,12 @@ export class Reader {
     return this.#start === 0 ? Math.max(AHEAD_FROM_START_MIN_BYTES, AHEAD_TIMES_FROM_START * this.#run) : AHEAD_TIMES * this.#run;
   }
 
-  #begin(from: number, to: number): Part | null {
+  #begin(source: Source, from: number, to: number): Part | null {
     const memory = this.budget.tryTake(to - from);
     if (memory === null) return null;
     const caller = new AbortController();
-    const cached = this.#cached;
-    const done = this.#readStore(from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
+    const { cached } = source;
+    const done = this.#readStore(source, from, { address: memory.address, bytes: to - from }, caller.signal).catch((error: Error) => error);
     const part: Part = { from, to, memory, caller, done, kept: null, bytes: -1, left: Infinity, users: 0, dropped: false, released: false };
     void done.then((result) => (part.bytes = typeof result === 'number' ? result : -1));
     if (cached !== null) part.kept = done.then((result) => this.#keep(part, cached, result));
@@ -265,10 +275,10 @@ export class Reader {
   }
 
   /** Fetch a whole block because parts of it are asked for again and again; nobody waits for it. @returns whether it is on its way */
-  #fetchBlock(cached: CachedObject, block: number): boolean {
+  #fetchBlock(source: Source, cached: CachedObject, block: number): boolean {
     if (this.#blocks.has(block)) return true;
     if (!cached.cache.mayFetch || this.#fill?.isActive === true) return false;
-    const part = this.#begin(block * cached.blockBytes, cached.endOf(block));
+    const part = this.#begin(source, block * cached.blockBytes, cached.endOf(block));
     if (part === null) return false;
     this.#blocks.set(block, part);
     cached.cache.fetching(part.kept!.then(() => {
@@ -280,7 +290,7 @@ export class Reader {
 
   /** Deliver what one part has of [at, end), or fetch exactly what no part has. @returns bytes delivered. */
   async #piece(at: number, end: number, into: number, deliver: Deliver, jumped: boolean): Promise<number> {
-    const cached = this.#cached;
+    const { cached } = this.#source;
     const part = this.#parts.find((one) => one.from <= at && at < one.to) ?? (cached === null ? undefined : this.#blocks.get(cached.blockAt(at)));
     if (part === undefined) {
       const bytes = cached === null ? 0 : await this.#fromCache(cached, at, end, into, deliver);
@@ -321,19 +331,19 @@ export class Reader {
   }
 
   async #exact(from: number, to: number, into: number, deliver: Deliver, jumped: boolean): Promise<number> {
-    const cached = this.#cached;
     const memory = await this.budget.take(to - from);
     let writing: Promise<void> | null = null;
     try {
       const began = performance.now();
-      const bytes = await this.#readStore(from, { address: memory.address, bytes: to - from });
+      const { source, bytes } = await this.#readWhereItIs(from, { address: memory.address, bytes: to - from });
+      const { cached } = source;
       deliver(into, memory.address, bytes);
       if (cached !== null && bytes > 0) {
         cached.cache.worth.fetched(performance.now() - began);
         cached.cache.statistics.misses++;
-        writing = cached.missed(from, from + bytes, memory.u8, (block) => this.#fetchBlock(cached, block));
-        if (jumped && cached === this.#cached) {
-          this.#fill ??= new Fill(cached, this.budget, (offset, memory, signal) => this.#readStore(offset, memory, signal));
+        writing = cached.missed(from, from + bytes, memory.u8, (block) => this.#fetchBlock(source, cached, block));
+        if (jumped && source === this.#source) {
+          this.#fill ??= new Fill(cached, this.budget, (offset, memory, signal) => this.#readStore(source, offset, memory, signal));
           this.#fill.missed(from);
         }
       }
@@ -344,17 +354,25 @@ export class Reader {
     }
   }
 
-  /** What was not found because it was moved meanwhile is read where it is now. An object that somebody has removed is not the one that was opened. */
-  async #readStore(offset: number, into: { address: number; bytes: number }, signal?: AbortSignal): Promise<number> {
+  /** What was not found because it was moved meanwhile is read where it is now. */
+  async #readWhereItIs(offset: number, into: { address: number; bytes: number }): Promise<{ source: Source; bytes: number }> {
     for (;;) {
-      const moves = this.#moves;
+      const source = this.#source;
       try {
-        return await this.store.read(this.#key, { version: this.#version, offset, into, ...(signal === undefined ? {} : { signal }) });
+        return { source, bytes: await this.#readStore(source, offset, into) };
       } catch (error) {
-        const missing = error instanceof StorageError && (error.code === 'not-found' || error.code === 'changed');
-        if (missing && moves !== this.#moves) continue;
-        throw missing && error.code === 'not-found' ? new StorageError('changed', error.operation, error.detail) : error;
+        if (source === this.#source || !(error instanceof StorageError) || error.code !== 'changed') throw error;
       }
+    }
+  }
+
+  /** @throws StorageError; an object that was removed is not the one that was opened: `changed` */
+  async #readStore({ key, version }: Source, offset: number, into: { address: number; bytes: number }, signal?: AbortSignal): Promise<number> {
+    try {
+      return await this.store.read(key, { version, offset, into, ...(signal === undefined ? {} : { signal }) });
+    } catch (error) {
+      if (error instanceof StorageError && error.code === 'not-found') throw new StorageError('changed', error.operation, error.detail);
+      throw error;
     }
   }
 
