@@ -59,3 +59,8 @@ export const isDiskFull = (errno: number): boolean => errno === E.NOSPC || errno
 export function errnoName(errno: number): string {
   return NAMES.get(Math.abs(errno)) ?? `errno ${Math.abs(errno)}`;
 }
+
+/** An error as node:fs throws it: `errno` is negative. */
+export function systemError(errno: number, syscall: string, message: string): NodeJS.ErrnoException {
+  return Object.assign(new Error(`${errnoName(errno)}: ${message}, ${syscall}`), { errno: -errno, code: errnoName(errno), syscall });
+}

@@ -77,6 +77,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     const committer = new Committer(maker, { durability: 'remote', writebackDelay_ms: 0, prefix: identity.prefix }, {
       waiting: () => null,
       committed: (file) => (settled(file), queueMicrotask(() => file.dispose())),
+      conflicting: () => undefined,
       conflicted: (file) => (settled(file), queueMicrotask(() => file.dispose())),
     }, new Gate(), log);
     for (const file of files) committer.later(file);
@@ -84,6 +85,8 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     for (const file of left) output.line(`not written: ${identity.location}/${file.key}; its data stays in ${directory.path}`);
     output.line(left.size === 0 && shop.ledger.operations.size === 0 ? 'everything is in the bucket' : 'something is left: run it again when the cause is gone');
     for (const file of left) file.abandon();
+    shop.ledger.hurry();
+    await directory.settled();
     shop.ledger.close();
     return left.size === 0 && shop.ledger.operations.size === 0;
   } catch (error) {

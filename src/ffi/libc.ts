@@ -63,6 +63,8 @@ export const fallocate = fallocateFunction as Fn<[N, N, N, N]>;
 /** The same on a thread of libuv; −1: the reason is lost. SAFETY: the descriptor stays open until then. */
 export const fallocateLater = (...args: [fd: N, mode: N, offset: N, bytes: N]): Promise<N> =>
   new Promise((resolve, reject) => fallocateFunction.async(...args, (error: Error | null, result: N) => (error === null ? resolve(result) : reject(error))));
+/** sync_file_range(2) */
+export const syncFileRange = lib.func('int sync_file_range(int fd, int64 off, int64 len, uint32 flags)') as Fn<[N, N, N, N]>;
 export const copyFileRange = lib.func('int64 copy_file_range(int in, int64 inoff, int out, int64 outoff, int64 n, uint32 fl)') as Fn<[N, N, N, N, N, N]>;
 export const nameToHandleAt = lib.func('int name_to_handle_at(int dir, int64 path, int64 h, int64 mnt, int flags)') as Fn<[N, N, N, N, N]>;
 export const openByHandleAt = lib.func('int open_by_handle_at(int mnt, int64 h, int flags)') as Fn<[N, N, N]>;

@@ -212,7 +212,7 @@ export class Changes {
     const file = node.staged;
     if (file !== null) await this.write.committer.quiet(file);
     await this.staging.preserve(node, () => this.#hiddenKey());
-    const inBucket = found || file === null || !file.dirty || file.base !== null || file.doubts.size > 0;
+    const inBucket = found || file === null || !file.dirty || file.base !== null || file.mayBeCommitted;
     if (inBucket && file?.dirty === true) {
       // Its data is in the journal: what is begun here is finished there
       const operation = { op: ledger.nextId(), kind: 'remove', from: node.key, to: '', tree: false, version: file.base?.version ?? null, commit: '' } as const;
@@ -423,4 +423,4 @@ export class Changes {
 }
 
 /** Nothing of it is in the bucket, nor may be. */
-const isOnlyHere = (file: StagedFile): boolean => file.dirty && file.base === null && file.doubts.size === 0;
+const isOnlyHere = (file: StagedFile): boolean => file.dirty && file.base === null && !file.mayBeCommitted;

@@ -17,6 +17,7 @@ import { E } from '../../base/errno.js';
  * interrupted      the connection broke in the middle
  * checksum         the bytes that came are not the bytes that were sent
  * short-body       fewer or more bytes than announced
+ * bad-body         the disk has lost bytes that were to be sent
  * too-large        beyond a limit of the provider
  * archived         in a storage class that must be restored first
  * invalid          the provider does not accept the request: a defect, or a wrong setting
@@ -26,7 +27,7 @@ import { E } from '../../base/errno.js';
  */
 export const STORAGE_ERRORS = [
   'not-found', 'changed', 'no-bucket', 'wrong-region', 'bad-credentials', 'expired', 'denied', 'clock-skew', 'throttled', 'unavailable',
-  'unreachable', 'timeout', 'interrupted', 'checksum', 'short-body', 'too-large', 'archived', 'invalid', 'unsupported', 'aborted', 'unexpected',
+  'unreachable', 'timeout', 'interrupted', 'checksum', 'short-body', 'bad-body', 'too-large', 'archived', 'invalid', 'unsupported', 'aborted', 'unexpected',
 ] as const;
 
 export type StorageErrorCode = (typeof STORAGE_ERRORS)[number];
@@ -113,6 +114,7 @@ export function toErrno(code: StorageErrorCode): number {
     case 'interrupted':
     case 'checksum':
     case 'short-body':
+    case 'bad-body':
     case 'invalid':
     case 'unexpected':
       return E.IO;

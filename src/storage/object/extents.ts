@@ -31,6 +31,10 @@ export class Extents {
     return extents;
   }
 
+  copy(): Extents {
+    return Extents.of(this.#size, this.#objectBytes, this.#extents);
+  }
+
   get size(): number {
     return this.#size;
   }
@@ -73,6 +77,13 @@ export class Extents {
     if (cut !== undefined && cut.from < size) this.#extents.push({ from: cut.from, to: size });
   }
 
+  /** The file is what the object is, of so many bytes. */
+  reset(objectBytes: number): void {
+    this.#extents = [];
+    this.#size = objectBytes;
+    this.#objectBytes = objectBytes;
+  }
+
   /** The pieces of [from, to), as far as the file goes, in order and without gaps. */
   pieces(from = 0, to = this.#size): Piece[] {
     const pieces: Piece[] = [];
@@ -106,4 +117,10 @@ export class Extents {
     }
     return low;
   }
+}
+
+/** Ranges without [from, to). */
+export function without(ranges: readonly Extent[], from: number, to: number): readonly Extent[] {
+  if (!ranges.some((one) => one.from < to && from < one.to)) return ranges;
+  return ranges.flatMap((one) => [{ from: one.from, to: Math.min(one.to, from) }, { from: Math.max(one.from, to), to: one.to }].filter((part) => part.from < part.to));
 }

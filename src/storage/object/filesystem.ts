@@ -24,6 +24,10 @@ export interface WriteOptions {
   /** What `bucketfsd recover` needs to open the store again; nothing secret. */
   readonly reopen?: unknown;
   readonly sizes?: Partial<CommitSizes>;
+  /** Descriptors that the process may have; default: as many as Linux lets one have. */
+  readonly fileLimit?: number;
+  /** Of the machine; in tests. */
+  readonly bootId?: string;
 }
 
 /** What is read is kept on disk: see blocks/block-cache.ts. */
@@ -68,16 +72,16 @@ export interface OpenedObjects {
 export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBudget, options: ObjectOptions, log: ObjectLog): Promise<OpenedObjects> {
   const { write } = options;
   if (write === null) return openReadOnly(store, budget, options, log);
-  const directory = CacheDirectory.open(write.cacheDirectory, { location: store.location, prefix: options.prefix, reopen: write.reopen });
+  const directory = CacheDirectory.open(write.cacheDirectory, { location: store.location, prefix: options.prefix, reopen: write.reopen }, write.fileLimit);
   let blocks: BlockCache | null = null;
   try {
     blocks = await openBlocks(directory, store, budget, options, log);
-    const { shop, files, report } = await recover(directory, store, budget, log, blocks);
+    const { shop, files, report } = await recover(directory, store, budget, log, blocks, write.bootId);
     const tree = treeOf(shop.store, budget, options, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
     const events: CommitEvents = {
-      waiting: (file) => fs.staging!.waiting(file), committed: (file, base, metadata) => fs.staging!.committed(file, base, metadata), conflicted: (file) => fs.staging!.conflicted(file),
+      waiting: (file) => fs.staging!.waiting(file), committed: (file, base, metadata) => fs.staging!.committed(file, base, metadata), conflicting: (file) => fs.staging!.conflicting(file), conflicted: (file) => fs.staging!.conflicted(file),
     };
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer }, blocks);
@@ -85,6 +89,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const idle = async (): Promise<void> => {
       await committer.idle();
       await fs.files.settled();
+      shop.ledger.hurry();
       await directory.settled();
       await blocks?.idle();
     };
@@ -92,18 +97,22 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
       fs: fs.port(), recovered: report, idle,
       close: async () => {
         fs.files.reset();
+        shop.backgroundSync.close();
+        await shop.backgroundSync.all();
         await committer.close();
         await fs.files.settled();
         const left = fs.staging!.dirtyFiles;
         fs.files.abandon();
+        shop.ledger.hurry();
+        await directory.settled();
         shop.ledger.close();
         await blocks?.close();
-        await directory.settled();
         directory.close();
         return left;
       },
       abandon: () => {
         committer.abandon();
+        shop.backgroundSync.close();
         fs.files.abandon();
         shop.ledger.close();
         void blocks?.abandon();

@@ -16,7 +16,8 @@ import { StagingRegistry, type WriteSide } from './staging-registry.js';
 import type { ObjectStore } from './store.js';
 import { errnoOf, FileError, type Tree } from './tree.js';
 import { requireReadable, requireWritable } from './write-access.js';
-import { canAllocate, type StagedFile } from './write/staged-file.js';
+import { canAllocate } from './write/staged-content.js';
+import type { StagedFile } from './write/staged-file.js';
 
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;

@@ -43,5 +43,5 @@ async function ownChanges({ node, staged }: FileHandle, gate: Gate, committer: C
   if (staged === null) return;
   await committer.over(staged);
   // One of which we did not hear: the next one finds out
-  if (staged.doubts.size > 0) await committer.committed(staged).catch(() => undefined);
+  if (staged.mayBeCommitted) await committer.committed(staged).catch(() => undefined);
 }

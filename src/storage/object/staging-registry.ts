@@ -11,7 +11,8 @@ import type { Metadata, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
-import { StagedFile, type Workshop } from './write/staged-file.js';
+import { StagedFile } from './write/staged-file.js';
+import type { Workshop } from './write/workshop.js';
 
 /** What a file system that may be written to has besides. */
 export interface WriteSide {
@@ -108,11 +109,16 @@ export class StagingRegistry {
     else this.#dispose(file);
   }
 
+  /** Nothing more can be written to the file. */
+  conflicting(file: StagedFile): void {
+    for (const handle of this.handles.values()) if (handle.staged === file) handle.stale = true;
+  }
+
   /** The file's data was put aside. */
   conflicted(file: StagedFile): void {
     const use = this.#uses.get(file);
     if (use === undefined) return;
-    for (const handle of this.handles.values()) if (handle.staged === file) handle.stale = true;
+    this.conflicting(file);
     const { node } = use;
     if (!node.unlinked) this.tree.changed(node.key);
     if (node.staged === file && node.opens > 0) {

@@ -2,7 +2,7 @@
  * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal; and the block cache. One daemon has it at a
  * time, and it belongs to one bucket and prefix for good.
  */
-import { close, closeSync, constants, fsync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, fsync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -10,11 +10,13 @@ import { E } from '../../../base/errno.js';
 import { Underway } from '../../../base/underway.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
+import { StagingDescriptors } from './staging-descriptors.js';
 
-const closeLater = promisify(close);
 const fsyncLater = promisify(fsync);
 
 const FORMAT = 1;
+/** What Linux lets a process have open where nobody says more (INR_OPEN_CUR in include/uapi/linux/fs.h). */
+const FILE_LIMIT = 1024;
 const PID_PATTERN = /^\d{1,10}/;
 
 /** Why a cache directory cannot be used; the message is for people. */
@@ -46,13 +48,17 @@ export class CacheDirectory {
   private constructor(
     readonly path: string,
     lockFd: number,
+    readonly descriptors: StagingDescriptors,
   ) {
     this.#lockFd = lockFd;
   }
 
-  /** Made if need be, readable by its owner only. @throws CacheDirectoryError */
-  static open(path: string, identity: ShareIdentity): CacheDirectory {
-    const directory = CacheDirectory.#locked(path, true);
+  /**
+   * Made if need be, readable by its owner only. @param fileLimit of descriptors that the process may have
+   * @throws CacheDirectoryError
+   */
+  static open(path: string, identity: ShareIdentity, fileLimit = FILE_LIMIT): CacheDirectory {
+    const directory = CacheDirectory.#locked(path, true, fileLimit);
     try {
       directory.#identify(identity);
       mkdirSync(join(path, 'staging'), { recursive: true, mode: 0o700 });
@@ -65,7 +71,7 @@ export class CacheDirectory {
 
   /** One that exists, whomever it belongs to. @throws CacheDirectoryError */
   static reopen(path: string): { directory: CacheDirectory; identity: ShareIdentity } {
-    const directory = CacheDirectory.#locked(path, false);
+    const directory = CacheDirectory.#locked(path, false, FILE_LIMIT);
     try {
       const identity = readIdentity(path);
       if (identity === null) throw new CacheDirectoryError(`${path} is no cache directory of bucketfsd: it has no share.json`);
@@ -76,7 +82,7 @@ export class CacheDirectory {
     }
   }
 
-  static #locked(path: string, make: boolean): CacheDirectory {
+  static #locked(path: string, make: boolean, fileLimit: number): CacheDirectory {
     let fd = -1;
     try {
       if (make) mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -96,7 +102,7 @@ export class CacheDirectory {
     } catch {
       // It is for a message to others only, and the disk may be full of what is to be recovered
     }
-    return new CacheDirectory(path, fd);
+    return new CacheDirectory(path, fd, StagingDescriptors.within(fileLimit));
   }
 
   get journalPath(): string {
@@ -112,13 +118,25 @@ export class CacheDirectory {
     return readdirSync(join(this.path, 'staging')).filter((name) => /^\d{1,15}$/.test(name)).map(Number);
   }
 
+  /** When a staging file was changed last, milliseconds since 1970; 0: there is none. @throws an error of the file system */
+  stagingTime(id: number): number {
+    return statSync(this.stagingPath(id), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  }
+
   openStaging(id: number, make: boolean): number {
     return openSync(this.stagingPath(id), constants.O_RDWR | (make ? constants.O_CREAT | constants.O_EXCL : 0), 0o600);
   }
 
-  /** Not at once: freeing a large file takes a while. What is left when the daemon dies the next start removes. */
-  removeStaging(id: number, fd: number | null = null): void {
-    this.#removing.add(unlink(this.stagingPath(id)).catch(() => undefined).then(() => (fd === null ? undefined : closeLater(fd))).catch(() => undefined));
+  /**
+   * Not at once: freeing a large file takes a while, and it has to wait for `safe`. What is left when the daemon dies the next start removes;
+   * where `safe` fails too, since the journal may still need it then.
+   */
+  removeStaging(id: number, closeFile: (() => Promise<unknown>) | null = null, safe: (() => Promise<unknown>) | null = null): void {
+    const removing = (async () => {
+      await safe?.();
+      await unlink(this.stagingPath(id));
+    })();
+    this.#removing.add(removing.catch(() => undefined).then(() => closeFile?.()).catch(() => undefined));
   }
 
   /** That staging files are there outlives the machine. */

@@ -5,16 +5,16 @@
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { ifThere } from '../asking.js';
-import { bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
 import { COMMIT, settledComplete, settledPut } from '../settle.js';
-import { EMPTY_MD5, type Body, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
+import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import { metadataFits, metadataOf } from './attributes.js';
 import { growingLayout, uniformLayout, type CommitSizes } from './layout.js';
 import type { Base } from './records.js';
-import type { StagedFile, Workshop } from './staged-file.js';
+import type { StagedFile } from './staged-file.js';
+import type { Workshop } from './workshop.js';
 import { PartedUpload } from './upload.js';
 
 /** So much is sent from a copy in memory: then it is one moment of the file, and costs no reading in the worker. */
@@ -34,6 +34,8 @@ export interface Committed {
   readonly metadata: Metadata;
   /** How many of the file's changes are in it. */
   readonly changes: number;
+  /** Its id. */
+  readonly commit: string;
 }
 
 interface Made {
@@ -41,6 +43,18 @@ interface Made {
   readonly metadata: Metadata;
   readonly size: number;
   readonly changes: number;
+}
+
+/** What an object is made of, and where. */
+interface Making {
+  readonly key: string;
+  /** Absent: the provider does not compare. */
+  readonly condition: Condition | undefined;
+  /** As it is when it is called. */
+  readonly metadata: () => Metadata;
+  readonly commit: string;
+  /** Called when it is certain what is in the object, and over before it is made. */
+  readonly begin: () => Promise<void>;
 }
 
 /** Somebody else has changed, made or removed the object; `there` is what there is now. */
@@ -75,8 +89,10 @@ export class CommitMaker {
         if (!lost) throw error;
         const there = await ifThere(this.shop.store.head(file.key!));
         const own = there?.metadata?.[COMMIT];
-        if (there !== null && own !== undefined && file.doubts.has(own)) {
+        if (there !== null && file.isOwnCommit(own)) {
           // A commit of ours of which we did not hear
+          const changes = file.changesIn(own);
+          if (changes >= 0) return await this.#heard(file, there, own, changes);
           file.rebase({ key: there.key, version: there.version, size: there.size });
         } else if (file.directory) {
           await this.#ontoMarker(file, there);
@@ -95,7 +111,7 @@ export class CommitMaker {
   /** Begin to send a file that is written from its beginning, before its size is known. */
   async stream(file: StagedFile): Promise<void> {
     const { store, ledger } = this.shop;
-    const commit = randomUUID();
+    const commit = file.nextCommit();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
     const upload = await PartedUpload.begin(store, ledger, file, file.key!, growingLayout(this.options.sizes, store.limits), this.options.sizes, metadata, commit);
     file.upload = upload;
@@ -103,10 +119,10 @@ export class CommitMaker {
   }
 
   /**
-   * Keep the file's data under another key, where nothing is. Ranges that only the lost object had are zeros, and
-   * @returned with the version.
+   * Keep the file's data under another key: where nothing is, or in place of what was kept there before. Ranges that only the lost object had are
+   * zeros, and @returned with the version, and with how many of the file's changes are in it.
    */
-  async keep(file: StagedFile, key: string): Promise<{ version: Version; missing: readonly string[] }> {
+  async keep(file: StagedFile, key: string, before: Version | null): Promise<{ version: Version; missing: readonly string[]; changes: number }> {
     // What was sent already was for the other key
     await this.giveUp(file);
     await file.fill(0, file.size).catch((error: unknown) => {
@@ -115,8 +131,9 @@ export class CommitMaker {
     const missing = file.extents.pieces().filter((piece) => piece.where === 'object').map((piece) => `${piece.from}-${piece.to}`);
     const metadata = { ...this.metadata(file), ...(missing.length === 0 ? {} : { [MISSING]: cut(missing.join(','), MISSING_MAX_BYTES) }) };
     for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(piece.from, piece.to, false);
-    const { version } = await this.#make(file, key, { absent: true }, () => metadata, randomUUID(), null);
-    return { version, missing };
+    const condition: Condition = before === null ? { absent: true } : { version: before };
+    const { version, changes } = await this.#make(file, { key, condition, metadata: () => metadata, commit: randomUUID(), begin: async () => undefined }, null);
+    return { version, missing, changes };
   }
 
   /** An upload that was begun is not wanted any more. */
@@ -132,12 +149,38 @@ export class CommitMaker {
     const stream = file.upload;
     const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity;
     if (stream !== null && !usable) await this.#dropStream(file, stream);
-    const commit = usable ? stream.commit : randomUUID();
-    file.beginCommit(commit);
-    if (this.#describes(file)) return this.#setMetadata(file, file.base!, commit);
-    const made = await this.#make(file, file.key!, await this.#condition(file), () => this.metadata(file), commit, usable ? stream : null);
-    const { version, size, metadata, changes } = made;
-    return { base: { key: file.key!, version, size }, metadata, changes };
+    const commit = usable ? stream.commit : file.nextCommit();
+    const begin = (): Promise<void> => file.beginCommit(commit);
+    try {
+      if (this.#describes(file)) return await this.#setMetadata(file, file.base!, commit, begin);
+      const making = { key: file.key!, condition: await this.#condition(file), metadata: () => this.metadata(file), commit, begin };
+      const { version, size, metadata, changes } = await this.#make(file, making, usable ? stream : null);
+      return { base: { key: making.key, version, size }, metadata, changes, commit };
+    } catch (error) {
+      if (error instanceof StorageError && error.code === 'bad-body') file.verify();
+      throw error;
+    }
+  }
+
+  /** The call that makes an object. */
+  async #writes<T>(file: StagedFile, commit: string, call: () => Promise<T>): Promise<T> {
+    try {
+      return await call();
+    } catch (error) {
+      // A provider may also say of what it has done that it was too late for that
+      const certain = error instanceof StorageError && error.detail.ambiguous !== true && error.code !== 'changed' && error.code !== 'not-found';
+      if (certain) file.commitFailed(commit);
+      throw error;
+    }
+  }
+
+  /** An object of ours: with attributes that were set after its upload was begun. */
+  async #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Promise<Committed> {
+    const begun = there.metadata ?? {};
+    // After a power failure it may have attributes that are newer than those that are left here
+    const wanted = file.knowsOf(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
+    const { version, metadata } = await this.#describe(file, there.key, there.version, begun, wanted);
+    return { base: { key: there.key, version, size: there.size }, metadata, changes, commit };
   }
 
   /** Whether the object need not be made anew: one that is known to be empty costs less than a copy of itself. */
@@ -147,39 +190,48 @@ export class CommitMaker {
     return !empty || this.shop.store.capabilities.metadataInPlace;
   }
 
-  async #setMetadata(file: StagedFile, base: Base, commit: string): Promise<Committed> {
+  async #setMetadata(file: StagedFile, base: Base, commit: string, begin: () => Promise<void>): Promise<Committed> {
     const { changes } = file;
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
-    const version = await this.shop.store.setMetadata(base.key, base.version, metadata);
-    return { base: { ...base, version }, metadata, changes };
+    await begin();
+    const version = await this.#writes(file, commit, () => this.shop.store.setMetadata(base.key, base.version, metadata));
+    return { base: { ...base, version }, metadata, changes, commit };
   }
 
-  async #make(
-    file: StagedFile, key: string, condition: Condition | undefined, metadataNow: () => Metadata, commit: string, stream: PartedUpload | null,
-  ): Promise<Made> {
+  async #make(file: StagedFile, making: Making, stream: PartedUpload | null): Promise<Made> {
     const { store } = this.shop;
+    const { key, commit } = making;
+    const condition = making.condition === undefined ? {} : { condition: making.condition };
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
       await file.fill(0, file.size);
       // One moment of the file: what is changed from here on is for the next commit
       const { changes, size } = file;
-      const metadata = metadataNow();
-      const options = { commit, metadata, headers: file.attributes().headers, ...(condition === undefined ? {} : { condition }) };
-      return { version: await settledPut(store, key, bodyOf(file, size, `put ${store.location}/${key}`), options), metadata: { ...metadata, [COMMIT]: commit }, size, changes };
+      const metadata = making.metadata();
+      const content = size <= SNAPSHOT_BYTES ? contentOf(file, size) : null;
+      await making.begin();
+      const options = { commit, metadata, headers: file.attributes().headers, ...condition };
+      const version = await this.#writes(file, commit, () =>
+        content !== null ? settledPut(store, key, content, options) : file.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
+      return { version, metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
-    const upload = stream ?? (await this.#beginParts(file, key, metadataNow(), commit));
+    const upload = stream ?? (await this.#beginParts(file, key, making.metadata(), commit));
     file.upload = upload;
     try {
       const { changes, size } = file;
+      const begun = making.begin();
+      begun.catch(() => undefined); // until it is waited for
       const parts = await upload.parts();
       if (parts === null) {
         await this.#dropStream(file, upload);
-        return await this.#make(file, key, condition, metadataNow, commit, null);
+        return await this.#make(file, making, null);
       }
-      const version = await settledComplete(store, upload.upload, parts, { commit, ...(condition === undefined ? {} : { condition }) });
+      file.verify();
+      await begun;
+      const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, ...condition }));
       await upload.settled();
       this.#clean(upload);
       if (file.upload === upload) file.upload = null;
-      const wanted = { ...metadataNow(), [COMMIT]: commit };
+      const wanted = { ...making.metadata(), [COMMIT]: commit };
       return { ...(await this.#describe(file, key, version, upload.metadata, wanted)), size, changes };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
@@ -279,10 +331,9 @@ const TIMES: ReadonlySet<string> = new Set([
 
 const cut = (text: string, bytes: number): string => (text.length <= bytes ? text : `${text.slice(0, bytes)}...`);
 
-function bodyOf(file: StagedFile, size: number, operation: string): Body {
-  if (size === 0) return new Uint8Array(0);
+/** Of a file of which everything is staged. @throws an error of the disk */
+function contentOf(file: StagedFile, size: number): Uint8Array {
   const { symlink } = file.attributes();
-  if (symlink !== null && symlink !== '') return new TextEncoder().encode(symlink);
-  const body = { fd: file.fd, offset: 0, bytes: size };
-  return size > SNAPSHOT_BYTES ? body : bodyContent(body, operation);
+  if (size === 0) return new Uint8Array(0);
+  return symlink !== null && symlink !== '' ? new TextEncoder().encode(symlink) : file.content(size);
 }

@@ -1,7 +1,7 @@
 /** When changed files become objects: at fsync and close, or a while after; again after a failure; and what if somebody else was faster. */
 import { createHash, randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
-import type { Metadata, ObjectInfo } from '../store.js';
+import type { Metadata, ObjectInfo, Version } from '../store.js';
 import { errnoOf, FileError, type TreeLog } from '../tree.js';
 import { ConflictError, type CommitMaker } from './commit.js';
 import type { Base } from './records.js';
@@ -24,6 +24,8 @@ export interface CommitEvents {
   waiting(file: StagedFile): Promise<unknown> | null;
   /** All changes so far, or some of them, are in this object. */
   committed(file: StagedFile, base: Base, metadata: Metadata): void;
+  /** Nothing more can be written to the file. */
+  conflicting(file: StagedFile): void;
   /** The file's data was put aside; the name belongs to somebody else's object, or to nothing. */
   conflicted(file: StagedFile, there: ObjectInfo | null): void;
 }
@@ -34,6 +36,8 @@ export const CONFLICTS = '.bucketfsd-conflicts/';
 const BACKGROUND_MAX = 16;
 /** Changes that nobody has waited for; each takes some memory. */
 const DEFERRED_MAX = 10_000;
+/** A file that is written while it is put aside is put aside again so often, until writing it fails. */
+const COPIES_MAX = 3;
 const RETRY_MIN_MS = 2_000;
 const RETRY_MAX_MS = 60_000;
 
@@ -171,14 +175,14 @@ export class Committer {
     this.#forgetDue(file);
     await this.#beginnings.get(file);
     try {
-      const { base, metadata, changes } = await this.maker.commit(file);
-      file.commitDone(base, changes);
+      const { base, metadata, changes, commit } = await this.maker.commit(file);
+      file.commitDone(base, changes, commit);
       this.#failures.delete(file);
       this.events.committed(file, base, metadata);
     } catch (error) {
       if (this.#closed) throw error;
       try {
-        if (error instanceof ConflictError && file.onlyDescribed) return this.#drop(file, error);
+        if (error instanceof ConflictError && (file.onlyDescribed || file.isEmptied)) return this.#drop(file, error);
         if (error instanceof ConflictError) await this.#keep(file, error);
       } catch (second) {
         this.#failed(file, second);
@@ -196,7 +200,7 @@ export class Committer {
     const delay_ms = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
     const { store } = this.maker.shop;
     this.log.guest('commit', { err: error, key: file.key, failures }, `${store.location}/${file.key} could not be written (${(error as Error).message}): its data is kept in the cache directory, and it is tried again`);
-    if (file.dirty) this.#schedule(this.#retries, file, delay_ms);
+    if (file.dirty && !file.isLost) this.#schedule(this.#retries, file, delay_ms);
   }
 
   /** Attributes of what is no longer there: as if they had been set just before it went, which is nobody's loss. */
@@ -214,7 +218,7 @@ export class Committer {
   async #keep(file: StagedFile, conflict: ConflictError): Promise<void> {
     const { shop } = this.maker;
     const key = this.#conflictKey(conflict.key);
-    const { missing } = await this.maker.keep(file, key);
+    const missing = await this.#keepAll(file, key);
     const { location } = shop.store;
     this.log.error(
       { key: conflict.key, kept: key, opened: conflict.base?.version ?? null, found: conflict.there?.version ?? null, missing },
@@ -222,6 +226,18 @@ export class Committer {
     );
     this.#failures.delete(file);
     this.events.conflicted(file, conflict.there);
+  }
+
+  /** Also what is written while the copy is on its way. @returns ranges that nobody has any more */
+  async #keepAll(file: StagedFile, key: string): Promise<readonly string[]> {
+    let before: Version | null = null;
+    for (let copies = 1; ; copies++) {
+      const { version, missing, changes } = await this.maker.keep(file, key, before);
+      if (changes === file.changes) return missing;
+      before = version;
+      // Whoever does not stop writing is told of the conflict now
+      if (copies === COPIES_MAX) this.events.conflicting(file);
+    }
   }
 
   #conflictKey(key: string): string {

@@ -12,12 +12,25 @@ const GROWTH = 4;
 /** What guests change leaves so much for the commits that follow: a disk that is full of staged data becomes free by those only. */
 const SPARE_BYTES = 256 << 10;
 const CHANGES: ReadonlySet<JournalRecord['t']> = new Set<JournalRecord['t']>(['file', 'wrote', 'cut', 'attributes']);
+/** Staging files that are to go wait so long for others, and then for one sync of the journal. */
+const SYNC_DELAY_MS = 500;
 
 export interface Described {
   /** In order. */
-  describe(): readonly JournalRecord[];
+  describe(): Iterable<JournalRecord>;
 }
 
+export interface LedgerOptions {
+  /** Of this boot of the machine. */
+  readonly boot: string;
+  /** The disk is full: whether there is more room now. */
+  readonly makeRoom?: () => boolean;
+}
+
+/**
+ * Rule: the state that a rewrite would write contains every record that was appended. So a record is appended first and the state changed right
+ * after, with nothing in between that could append; what takes several records is appended as one.
+ */
 export class Ledger {
   /** Files that the journal has to speak of. */
   readonly files = new Map<number, Described>();
@@ -26,12 +39,13 @@ export class Ledger {
   readonly hidden = new Set<string>();
   #lastId: number;
   #bytes = 0;
+  #rewrites = 0;
+  #soon: { readonly done: Promise<void>; readonly now: () => void } | null = null;
 
   constructor(
     readonly journal: Journal<JournalRecord>,
     lastId: number,
-    /** The disk is full: whether there is more room now. */
-    readonly makeRoom: () => boolean = () => false,
+    readonly options: LedgerOptions,
   ) {
     this.#lastId = lastId;
     this.#bytes = journal.bytes;
@@ -41,14 +55,37 @@ export class Ledger {
     return ++this.#lastId;
   }
 
+  /** How often the journal was made anew: records of before are replaced by others. */
+  get rewrites(): number {
+    return this.#rewrites;
+  }
+
+  makeRoom(): boolean {
+    return this.options.makeRoom?.() === true;
+  }
+
   /** @throws an error of the file system: then the record is not there. */
   append(record: JournalRecord): void {
+    this.appendAll([record]);
+  }
+
+  /** All of them or none. @throws an error of the file system */
+  appendAll(records: readonly JournalRecord[]): void {
     // Before: whoever appends changes what is described only afterwards
-    if (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes) this.rewrite();
-    const changes = CHANGES.has(record.t) && !('fetched' in record);
+    if (this.journal.failed || (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes)) this.rewrite();
+    const changes = records.some((record) => CHANGES.has(record.t) && !('fetched' in record));
+    this.#roomFor(() => this.journal.append(records, changes ? SPARE_BYTES : 0));
+  }
+
+  /** A record of a change will fit. @throws an error of the file system: then there is no room for it */
+  reserve(): void {
+    this.#roomFor(() => this.journal.reserve(2 * SPARE_BYTES));
+  }
+
+  #roomFor(body: () => void): void {
     for (;;) {
       try {
-        return this.journal.append(record, changes ? SPARE_BYTES : 0);
+        return body();
       } catch (error) {
         if (!isFull(error) || !this.makeRoom()) throw error;
       }
@@ -66,18 +103,43 @@ export class Ledger {
   }
 
   #rewrite(): void {
-    this.journal.rewrite([
-      ...[...this.files.values()].flatMap((file) => file.describe()),
-      ...[...this.operations.values()].map((operation) => ({ t: 'operation', ...operation }) as const),
-      ...[...this.uploads.values()].map((upload) => ({ t: 'upload', upload }) as const),
-      ...[...this.hidden].map((key) => ({ t: 'hidden', key }) as const),
-    ], SPARE_BYTES);
+    this.journal.rewrite(this.#records(), SPARE_BYTES);
+    this.#rewrites++;
     this.#bytes = Math.max(this.journal.bytes, REWRITE_MIN_BYTES / GROWTH);
+  }
+
+  *#records(): Generator<JournalRecord> {
+    yield { t: 'boot', boot: this.options.boot };
+    for (const file of this.files.values()) yield* file.describe();
+    for (const operation of this.operations.values()) yield { t: 'operation', ...operation };
+    for (const upload of this.uploads.values()) yield { t: 'upload', upload };
+    for (const key of this.hidden) yield { t: 'hidden', key };
   }
 
   /** What was appended outlives the machine. */
   sync(): Promise<void> {
     return this.journal.sync();
+  }
+
+  /** The same, a while later and together with others. @throws an error of the disk */
+  syncSoon(): Promise<void> {
+    if (this.#soon === null) {
+      let now = (): void => undefined;
+      const due = new Promise<void>((resolve) => (now = resolve));
+      const timer = setTimeout(now, SYNC_DELAY_MS);
+      const done = due.then(() => {
+        clearTimeout(timer);
+        this.#soon = null;
+        return this.sync();
+      });
+      this.#soon = { done, now };
+    }
+    return this.#soon.done;
+  }
+
+  /** What waits for syncSoon() waits no longer than that takes. */
+  hurry(): void {
+    this.#soon?.now();
   }
 
   begin(operation: Operation): void {
@@ -112,6 +174,7 @@ export class Ledger {
   }
 
   close(): void {
+    this.hurry();
     this.journal.close();
   }
 }

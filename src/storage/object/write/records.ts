@@ -2,8 +2,7 @@
  * What the journal says, and what follows from it when it is read again. Each record is a change; a `file` record is the
  * whole of one file and stands for all before it.
  */
-import type { Extent } from '../extents.js';
-import { Extents } from '../extents.js';
+import type { Extent, Extents } from '../extents.js';
 import type { Time } from '../posix-metadata.js';
 import type { Metadata, ObjectHeaders, Upload, Version } from '../store.js';
 
@@ -32,22 +31,49 @@ export interface Attributes {
   readonly headers: ObjectHeaders;
 }
 
-export interface FileState {
-  readonly id: number;
-  /** null: it has no name any more, and is not to be committed. */
-  readonly key: string | null;
-  /** What a commit replaces; null: nothing is there. */
-  readonly base: Base | null;
+/** The bytes of a file that is being changed: see Extents. */
+export interface Content {
   readonly size: number;
   readonly objectBytes: number;
   readonly staged: readonly Extent[];
+}
+
+export interface FileState extends Content {
+  readonly id: number;
+  /** Begins the id of each commit of this file; '' in journals of version 1. */
+  readonly token: string;
+  /** null: it has no name any more, and is not to be committed. */
+  readonly key: string | null;
+  /** The object that a commit replaces; null: nothing is there. */
+  readonly base: Base | null;
+  /** The file was not opened from `base`, but got its name from a rename over it. */
+  readonly replaces: boolean;
   readonly attributes: Attributes;
-  /** Commits that were begun and may have happened. */
+  /** Attributes were changed since the object was made. */
+  readonly described: boolean;
+  /** Commits that may have happened, and were begun before the content got this far. */
   readonly doubts: readonly string[];
 }
 
-/** A file of a journal: `touched` when its data was changed after its times were set. */
-export type LeftFile = FileState & { readonly touched: boolean };
+/** A commit that may have happened. */
+export interface Doubt {
+  readonly commit: string;
+  /** It has all of the file's content, or all of the file. */
+  readonly covers: 'nothing' | 'content' | 'all';
+}
+
+/** A file of a journal, as this daemon takes it over. */
+export interface LeftFile extends Omit<FileState, 'doubts'> {
+  readonly doubts: readonly Doubt[];
+  /** What of it was synced, of which a power failure leaves this; null: nothing, and a power failure leaves the object. */
+  readonly synced: Content | null;
+  /** Its data was changed after its times were set. */
+  readonly touched: boolean;
+  /** Content that was not synced was lost with the machine: a commit of before may have had more than there is now. */
+  readonly fellBack: boolean;
+  /** Ranges that the disk has lost. */
+  readonly lost: readonly Extent[];
+}
 
 /** Something that takes several calls of the store, and is to be finished if it was begun. */
 export interface Operation {
@@ -63,20 +89,26 @@ export interface Operation {
 }
 
 export type JournalRecord =
-  | ({ readonly t: 'file' } & FileState)
+  /** The machine was started anew, if this is another boot than that of the records before. */
+  | { readonly t: 'boot'; readonly boot: string }
+  | ({ readonly t: 'file' } & Omit<FileState, 'token' | 'replaces' | 'described'> & Partial<Pick<FileState, 'token' | 'replaces' | 'described'>>)
   /** A range is in the staging file; `fetched`: as the object has it. */
   | { readonly t: 'wrote'; readonly id: number; readonly from: number; readonly to: number; readonly fetched?: true }
-  /** The file has this size now. */
-  | { readonly t: 'cut'; readonly id: number; readonly size: number }
+  /** The file has this size now; `fetched`: that is no change, but describes one of before. */
+  | { readonly t: 'cut'; readonly id: number; readonly size: number; readonly fetched?: true }
+  /** The file's content is on the disk, but for the last `after` records of it ('wrote' and 'cut'). */
+  | { readonly t: 'synced'; readonly id: number; readonly after: number }
+  /** The disk has lost these ranges of the staging file. */
+  | { readonly t: 'lost'; readonly id: number; readonly ranges: readonly Extent[] }
   | { readonly t: 'attributes'; readonly id: number; readonly attributes: Attributes }
   /** It has another name, and replaces something else, or has none any more. */
-  | { readonly t: 'key'; readonly id: number; readonly key: string | null; readonly base: Base | null }
+  | { readonly t: 'key'; readonly id: number; readonly key: string | null; readonly base: Base | null; readonly replaces?: boolean }
   /** What is not staged is read from somewhere else. */
   | { readonly t: 'base'; readonly id: number; readonly base: Base | null }
-  /** A commit of this id is on its way. */
+  /** A commit of this id is on its way, with all that was recorded so far. */
   | { readonly t: 'begin'; readonly id: number; readonly commit: string }
   /** A commit made this object; `clean`: nothing was changed since it was begun. */
-  | { readonly t: 'done'; readonly id: number; readonly base: Base; readonly clean: boolean }
+  | { readonly t: 'done'; readonly id: number; readonly base: Base; readonly clean: boolean; readonly commit?: string }
   /** The file need not be committed. */
   | { readonly t: 'drop'; readonly id: number }
   | { readonly t: 'upload'; readonly upload: Upload }
@@ -87,97 +119,15 @@ export type JournalRecord =
   | { readonly t: 'hidden'; readonly key: string }
   | { readonly t: 'removed'; readonly key: string };
 
-/** What is left to do. */
-export interface Pending {
-  readonly files: Map<number, LeftFile>;
-  readonly operations: Map<number, Operation>;
-  readonly uploads: Map<string, Upload>;
-  readonly hidden: Set<string>;
-  /** No id of a file or an operation is larger. */
-  readonly lastId: number;
-}
-
-export class UnknownRecord extends Error {}
-
-/** @throws UnknownRecord for one that this version does not know: then nothing may be done. */
-export function replay(records: readonly JournalRecord[]): Pending {
-  const files = new Map<number, { state: LeftFile; extents: Extents }>();
-  const operations = new Map<number, Operation>();
-  const uploads = new Map<string, Upload>();
-  const hidden = new Set<string>();
-  let lastId = 0;
-  const change = (id: number, by: (file: { state: LeftFile; extents: Extents }) => Partial<LeftFile> | void): void => {
-    const file = files.get(id);
-    if (file === undefined) return;
-    const changes = by(file);
-    if (changes !== undefined) file.state = { ...file.state, ...changes };
-  };
-  for (const record of records) {
-    switch (record.t) {
-      case 'file': {
-        const { t: _t, ...state } = record;
-        files.set(record.id, { state: { ...state, touched: false }, extents: Extents.of(state.size, state.objectBytes, state.staged) });
-        lastId = Math.max(lastId, record.id);
-        break;
-      }
-      case 'wrote':
-        change(record.id, ({ extents }) => {
-          extents.write(record.from, record.to);
-          return record.fetched === true ? {} : { touched: true };
-        });
-        break;
-      case 'cut':
-        change(record.id, ({ extents }) => {
-          extents.truncate(record.size);
-          return { touched: true };
-        });
-        break;
-      case 'attributes':
-        change(record.id, () => ({ attributes: record.attributes, touched: false }));
-        break;
-      case 'key':
-        change(record.id, () => ({ key: record.key, base: record.base }));
-        break;
-      case 'base':
-        change(record.id, () => ({ base: record.base }));
-        break;
-      case 'begin':
-        change(record.id, ({ state }) => ({ doubts: [...state.doubts, record.commit] }));
-        break;
-      case 'done':
-        if (record.clean) files.delete(record.id);
-        else change(record.id, () => ({ base: record.base, doubts: [] }));
-        break;
-      case 'drop':
-        files.delete(record.id);
-        break;
-      case 'upload':
-        uploads.set(uploadId(record.upload), record.upload);
-        break;
-      case 'uploaded':
-        uploads.delete(uploadId(record.upload));
-        break;
-      case 'operation': {
-        const { t: _t, ...operation } = record;
-        operations.set(record.op, operation);
-        lastId = Math.max(lastId, record.op);
-        break;
-      }
-      case 'finished':
-        operations.delete(record.op);
-        break;
-      case 'hidden':
-        hidden.add(record.key);
-        break;
-      case 'removed':
-        hidden.delete(record.key);
-        break;
-      default:
-        throw new UnknownRecord(`the journal has a record that this bucketfsd does not know (${String((record as { t?: unknown }).t)})`);
-    }
-  }
-  const states = [...files].map(([id, { state, extents }]) => [id, { ...state, size: extents.size, objectBytes: extents.objectBytes, staged: extents.staged }] as const);
-  return { files: new Map(states), operations, uploads, hidden, lastId };
-}
-
 export const uploadId = ({ key, id }: Upload): string => `${key}\0${id}`;
+
+export const contentOf = ({ size, objectBytes, staged }: Extents): Content => ({ size, objectBytes, staged: [...staged] });
+
+export function isSameContent(a: Content, b: Content): boolean {
+  return a.size === b.size && a.objectBytes === b.objectBytes && a.staged.length === b.staged.length &&
+    a.staged.every(({ from, to }, index) => from === b.staged[index].from && to === b.staged[index].to);
+}
+
+/** Nothing but attributes is to be committed. */
+export const isAttributesOnly = ({ base, size, objectBytes, staged }: Pick<FileState, 'base' | 'size' | 'objectBytes' | 'staged'>): boolean =>
+  base !== null && staged.length === 0 && size === base.size && size <= objectBytes;

@@ -4,21 +4,30 @@
  */
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import type { BlockCache } from '../blocks/block-cache.js';
+import { ifThere } from '../asking.js';
 import { borrowedOf, conditionalCopyOptions } from '../conditional-copy.js';
-import { Journal } from '../journal.js';
+import type { Extent } from '../extents.js';
+import { Journal, type JournalTail } from '../journal.js';
 import { withConditionalCopies } from '../layers/conditional-copies.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { isTransient, StorageError } from '../errors.js';
+import { COMMIT } from '../settle.js';
 import type { ObjectStore } from '../store.js';
 import type { TreeLog } from '../tree.js';
+import { BackgroundSync } from './background-sync.js';
+import { bootId } from './boot-id.js';
 import { CacheDirectory, CacheDirectoryError } from './cache-directory.js';
 import { Ledger } from './ledger.js';
 import { Mover } from './mover.js';
-import { replay, UnknownRecord, type JournalRecord, type LeftFile, type Pending } from './records.js';
-import { isAttributesOnly, StagedFile, type Workshop } from './staged-file.js';
+import { isAttributesOnly, type JournalRecord, type LeftFile } from './records.js';
+import { Replay, UnknownRecord, type Pending } from './replay.js';
+import { StagedFile } from './staged-file.js';
+import type { Workshop } from './workshop.js';
 
 /** Calls of the store at the same time. */
 const AT_ONCE = 16;
+/** Files that the report names one by one. */
+const REPORTED_MAX = 20;
 
 export interface Recovered {
   readonly shop: Workshop;
@@ -28,20 +37,27 @@ export interface Recovered {
   readonly report: readonly string[];
 }
 
-/** The shop has the store whose copies look at their conditions. @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed. */
-export async function recover(directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null): Promise<Recovered> {
-  const { journal, records, tail } = Journal.open<JournalRecord>(directory.journalPath);
+/**
+ * The shop has the store whose copies look at their conditions.
+ * @param boot of the machine: see bootId()
+ * @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed
+ */
+export async function recover(
+  directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null, boot = bootId(),
+): Promise<Recovered> {
+  const { journal, tail, pending } = opened(directory, boot);
   const report: string[] = [];
-  if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: they are in ${tail.path}`);
+  if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: ${tail.path === null ? 'the disk is full, so they are gone' : `they are in ${tail.path}`}`);
   try {
-    const pending = replayed(directory, records);
-    const ledger = new Ledger(journal, Math.max(pending.lastId, ...directory.stagingIds()), () => blocks?.giveWay() === true);
+    const staged = new Set(directory.stagingIds());
+    const lastId = [...staged].reduce((a, b) => Math.max(a, b), pending.lastId);
+    const ledger = new Ledger(journal, lastId, { boot, makeRoom: () => blocks?.giveWay() === true });
     for (const [id, upload] of pending.uploads) ledger.uploads.set(id, upload);
     for (const [id, operation] of pending.operations) ledger.operations.set(id, operation);
     for (const key of pending.hidden) ledger.hidden.add(key);
     const store = withConditionalCopies(given, conditionalCopyOptions({ uploads: ledger, borrow: borrowedOf(budget) }));
-    const shop = { store, budget, directory, ledger, blocks };
-    const files = restored(shop, pending, report);
+    const shop = { store, budget, directory, ledger, blocks, backgroundSync: new BackgroundSync(ledger.files, log) };
+    const files = await restored(shop, pending, staged, report);
     // A directory whose rename is going to be finished takes what is not in the bucket along
     for (const { tree, from, to } of pending.operations.values()) {
       if (tree) for (const file of files) if (file.key!.startsWith(from)) file.rename(to + file.key!.slice(from.length), file.base);
@@ -54,7 +70,8 @@ export async function recover(directory: CacheDirectory, given: ObjectStore, bud
       return false;
     });
     ledger.rewrite();
-    for (const id of directory.stagingIds()) if (!ledger.files.has(id)) directory.removeStaging(id);
+    for (const id of staged) if (!ledger.files.has(id)) directory.removeStaging(id);
+    shop.backgroundSync.note();
     return { shop, files: left, report };
   } catch (error) {
     journal.close();
@@ -63,15 +80,22 @@ export async function recover(directory: CacheDirectory, given: ObjectStore, bud
 }
 
 /** What there is to recover, without touching anything. @throws as recover() */
-export function inspect(directory: CacheDirectory): { pending: Pending; report: string[] } {
-  const { records, tailBytes } = Journal.read<JournalRecord>(directory.journalPath);
+export function inspect(directory: CacheDirectory, boot = bootId()): { pending: Pending; report: string[] } {
+  const replay = new Replay(boot);
+  const tailBytes = known(directory, () => Journal.read<JournalRecord>(directory.journalPath, (record) => replay.add(record)));
   const report = tailBytes === 0 ? [] : [`the journal ends with ${tailBytes} bytes that were never finished`];
-  return { pending: replayed(directory, records), report };
+  return { pending: replay.end(), report };
 }
 
-function replayed(directory: CacheDirectory, records: readonly JournalRecord[]): Pending {
+function opened(directory: CacheDirectory, boot: string): { journal: Journal<JournalRecord>; tail: JournalTail | null; pending: Pending } {
+  const replay = new Replay(boot);
+  const { journal, tail } = known(directory, () => Journal.open<JournalRecord>(directory.journalPath, (record) => replay.add(record)));
+  return { journal, tail, pending: replay.end() };
+}
+
+function known<T>(directory: CacheDirectory, body: () => T): T {
   try {
-    return replay(records);
+    return body();
   } catch (error) {
     if (!(error instanceof UnknownRecord)) throw error;
     throw new CacheDirectoryError(`${directory.journalPath}: ${error.message}: start the version that wrote it; nothing was changed`);
@@ -82,24 +106,37 @@ export function describeLeft(file: LeftFile, location: string): string {
   const { key, size, staged, attributes } = file;
   if ((attributes.mode & S_IFMT) === S_IFDIR) return `${location}/${key}: a directory and its attributes`;
   if (isAttributesOnly(file)) return `${location}/${key}: attributes`;
-  return `${location}/${key}: ${size} bytes, ${staged.reduce((sum, { from, to }) => sum + to - from, 0)} of them only here`;
+  return `${location}/${key}: ${size} bytes, ${bytesOf(staged)} of them only here`;
 }
 
-function restored(shop: Workshop, pending: Pending, report: string[]): StagedFile[] {
+const bytesOf = (ranges: readonly Extent[]): number => ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+
+/** `staged`: ids of the staging files that are there. */
+async function restored(shop: Workshop, pending: Pending, staged: ReadonlySet<number>, report: string[]): Promise<StagedFile[]> {
+  const { store } = shop;
   const files: StagedFile[] = [];
   for (const state of pending.files.values()) {
     if (state.key === null) continue;
-    try {
-      files.push(StagedFile.restore(shop, state));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-      throw new CacheDirectoryError(
-        `${shop.directory.stagingPath(state.id)} is missing, which has data of ${shop.store.location}/${state.key} that is nowhere else: restore it; nothing was changed`,
-      );
+    if (state.staged.length > 0 && !staged.has(state.id)) {
+      report.push(await committedAlready(shop, state, state.key));
+      continue;
     }
-    report.push(`goes on: ${describeLeft(state, shop.store.location)}`);
+    files.push(StagedFile.restore(shop, state, { rebooted: pending.rebooted, hasStaging: staged.has(state.id) }));
+    if (files.length <= REPORTED_MAX) report.push(`goes on: ${describeLeft(state, store.location)}`);
+    if (state.fellBack) report.push(`${store.location}/${state.key}: what was written to it and never synced went with the machine's memory`);
+    if (state.lost.length > 0) report.push(`${store.location}/${state.key}: the disk has lost ${bytesOf(state.lost)} bytes of it: it is not written to the bucket until they are written anew`);
   }
+  if (files.length > REPORTED_MAX) report.push(`goes on: ${files.length - REPORTED_MAX} more files`);
   return files;
+}
+
+/** A staging file is gone that had been synced. If its data has got into the bucket, the journal has only not heard of that. @throws CacheDirectoryError */
+async function committedAlready({ store, directory }: Workshop, { id, token, doubts }: LeftFile, key: string): Promise<string> {
+  const commit = (await ifThere(store.head(key)))?.metadata?.[COMMIT];
+  const doubt = doubts.find((one) => one.commit === commit);
+  const bearsToken = commit !== undefined && token !== '' && commit.startsWith(`${token}.`);
+  if (doubt === undefined ? bearsToken : doubt.covers !== 'nothing') return `${store.location}/${key} had been written`;
+  throw new CacheDirectoryError(`${directory.stagingPath(id)} is missing, which has data of ${store.location}/${key} that is nowhere else: restore it; nothing was changed`);
 }
 
 /**

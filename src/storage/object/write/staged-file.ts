@@ -2,58 +2,32 @@
  * A file that is being changed: what was written is in a staging file, the rest still in the object it was opened from. Every
  * change is in the journal before it is acknowledged.
  *
- * The staging file has the file's own offsets and at least its size; what is neither staged nor the object's is a hole in it. It is made
- * when there is something to be kept in it: of which only attributes are changed has none.
- *
  * A directory that is not in the bucket yet, or whose attributes are not, is such a file too: its key is that of its marker, and it has no content.
  */
-import { writeSync } from 'node:fs';
-import { E, isDiskFull } from '../../../base/errno.js';
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
-import * as c from '../../../ffi/libc.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
-import type { BlockCache } from '../blocks/block-cache.js';
-import { Extents } from '../extents.js';
+import type { Extents } from '../extents.js';
 import { timeOf, type Facts } from '../facts.js';
-import type { MemoryBudget } from '../memory-budget.js';
-import { WRITE_BYTES } from '../page-cache.js';
 import { Reader } from '../reader.js';
 import { COMMIT } from '../settle.js';
-import type { ObjectInfo, ObjectStore } from '../store.js';
+import type { ObjectInfo } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
-import type { CacheDirectory } from './cache-directory.js';
-import type { Ledger } from './ledger.js';
-import { StagingFile } from './staging-file.js';
+import { newToken, OwnCommits, type Begun } from './own-commits.js';
+import { StagedContent, type ContentLeft } from './staged-content.js';
 import type { PartedUpload } from './upload.js';
-import type { Attributes, Base, FileState, JournalRecord, LeftFile } from './records.js';
+import { isAttributesOnly, type Attributes, type Base, type Doubt, type FileState, type JournalRecord, type LeftFile } from './records.js';
+import type { Workshop } from './workshop.js';
 
-const FALLOC_FL_KEEP_SIZE = 1;
-const FALLOC_FL_PUNCH_HOLE = 2;
-const FALLOC_FL_ZERO_RANGE = 16;
 /** So much of the object is fetched at once into the staging file. */
 const FILL_BYTES = 8 << 20;
-const DESCRIBED_PIECES = 1000;
-
-export interface Workshop {
-  readonly store: ObjectStore;
-  readonly budget: MemoryBudget;
-  readonly directory: CacheDirectory;
-  readonly ledger: Ledger;
-  /** For what is read of the objects that files were opened from. */
-  readonly blocks: BlockCache | null;
-}
-
-/** Of fallocate(2): nothing is moved, and space beyond the end is not reserved. */
-export function canAllocate(mode: number): boolean {
-  return [0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE].includes(mode);
-}
 
 export class StagedFile {
-  readonly extents: Extents;
-  readonly #staging: StagingFile;
+  readonly #content: StagedContent;
+  readonly #commits: OwnCommits;
   #key: string | null;
   #base: Base | null;
+  #replaces: boolean;
   #attributes: Attributes;
   /** When data was changed last, if that is later than the times of the attributes; milliseconds since 1970, 0: it is not. */
   #wrote_ms = 0;
@@ -61,60 +35,65 @@ export class StagedFile {
   /** Counts changes; a commit of the n-th change contains all before. */
   #changes: number;
   #committed = 0;
-  /** The last change that was more than one of attributes. */
+  /** The last change that was more than one of attributes, and the last one of attributes. */
   #changedData = 0;
+  #changedAttributes = 0;
   #disposed = false;
-  /** Commits that may have happened. */
-  readonly doubts: Set<string>;
+  /** Content was lost with the machine: of a commit that has more, the object has what this file does not. */
+  #fellBack = false;
   /** Sends it in parts: told of changes, so that what was sent already is sent again. */
   upload: PartedUpload | null = null;
 
   private constructor(
     readonly shop: Workshop,
     readonly id: number,
-    state: Omit<FileState, 'id'>,
-    changes: number,
+    state: Omit<FileState, 'id' | 'doubts'>,
+    commits: OwnCommits,
+    { changes, ...content }: Omit<ContentLeft, 'content'> & { readonly changes: number },
+    left: { readonly hasStaging: boolean } | null = null,
   ) {
-    this.#staging = new StagingFile(shop.directory, id);
+    this.#commits = commits;
     this.#key = state.key;
     this.#base = state.base;
+    this.#replaces = state.replaces;
     this.#attributes = state.attributes;
-    this.extents = Extents.of(state.size, state.objectBytes, state.staged);
-    this.doubts = new Set(state.doubts);
     this.#changes = changes;
+    const owner = {
+      id,
+      record: (record: JournalRecord) => this.#recordData(record),
+      changed: (from: number, to: number) => this.#dataChanged(from, to),
+      isKnown: () => shop.ledger.files.has(id),
+    };
+    this.#content = new StagedContent(shop.directory, shop.ledger, shop.store.limits.objectBytes, owner, { content: state, ...content }, left);
   }
 
   /** A file that is not in the bucket yet: with its first change, which is to exist. @throws an error of the file system */
   static create(shop: Workshop, key: string, facts: Facts): StagedFile {
     // A link has the size of its target, which the attributes have
-    return StagedFile.#make(shop, { key, base: null, size: facts.size, objectBytes: 0, staged: [], attributes: attributesOf(facts), doubts: [] }, true);
+    const file = StagedFile.#make(shop, { key, base: null, size: facts.size, objectBytes: 0, attributes: attributesOf(facts) });
+    file.#recordData(null);
+    return file;
   }
 
   /** A file that is going to differ from its object, but does not yet. @throws an error of the file system */
   static of(shop: Workshop, base: Base, facts: Facts): StagedFile {
-    return StagedFile.#make(shop, { key: base.key, base, size: base.size, objectBytes: base.size, staged: [], attributes: attributesOf(facts), doubts: [] }, false);
+    return StagedFile.#make(shop, { key: base.key, base, size: base.size, objectBytes: base.size, attributes: attributesOf(facts) });
   }
 
-  static #make(shop: Workshop, state: Omit<FileState, 'id'>, changed: boolean): StagedFile {
-    const file = new StagedFile(shop, shop.ledger.nextId(), state, 0);
-    if (changed) file.#recordData(null);
-    return file;
+  static #make(shop: Workshop, state: Pick<FileState, 'key' | 'base' | 'size' | 'objectBytes' | 'attributes'>): StagedFile {
+    const token = newToken();
+    const whole = { ...state, token, staged: [], replaces: false, described: false };
+    return new StagedFile(shop, shop.ledger.nextId(), whole, new OwnCommits(token), { changes: 0, synced: null, lost: [] });
   }
 
-  /** As the journal of a former daemon has it; it is in this daemon's ledger then. @throws an error of the file system */
-  static restore(shop: Workshop, { id, ...state }: LeftFile): StagedFile {
-    const file = new StagedFile(shop, id, state, 1);
+  /** As the journal of a former daemon has it, perhaps of a former boot of the machine; it is in this daemon's ledger then. */
+  static restore(shop: Workshop, { id, ...state }: LeftFile, { rebooted, hasStaging }: { readonly rebooted: boolean; readonly hasStaging: boolean }): StagedFile {
+    const doubts = state.doubts.map(({ commit, covers }) => [commit, BEGUN[covers]] as const);
+    const file = new StagedFile(shop, id, state, new OwnCommits(state.token, doubts, rebooted), { changes: 2, synced: state.synced, lost: state.lost }, { hasStaging });
     if (!isAttributesOnly(state)) file.#changedData = 1;
-    const hasHoles = state.size > state.objectBytes && state.attributes.symlink === null;
-    const staging = file.#staging.reopen(state.staged.length > 0 || hasHoles);
-    if (staging !== null) {
-      const { size, mtimeMs } = staging;
-      file.#staging.grow(state.size);
-      // Of a write that was never acknowledged
-      if (size > state.size) file.#staging.punch(state.size, size);
-      for (const piece of file.extents.pieces()) if (piece.where === 'zeros') file.#staging.punch(piece.from, piece.to);
-      if (state.touched) file.#wrote_ms = mtimeMs;
-    }
+    if (state.described) file.#changedAttributes = 2;
+    file.#fellBack = state.fellBack;
+    if (state.touched) file.#wrote_ms = shop.directory.stagingTime(id);
     shop.ledger.files.set(id, file);
     return file;
   }
@@ -128,9 +107,8 @@ export class StagedFile {
     return this.#base;
   }
 
-  /** The staging file, made if need be. @throws an error of the file system */
-  get fd(): number {
-    return this.#staging.fd(this.extents.size);
+  get extents(): Extents {
+    return this.#content.extents;
   }
 
   get directory(): boolean {
@@ -155,10 +133,44 @@ export class StagedFile {
     return this.#changes > this.#committed && this.#key !== null;
   }
 
+  /** Bytes are only here, and a power failure would lose them. */
+  get isUnsynced(): boolean {
+    return this.dirty && this.#content.isUnsynced;
+  }
+
+  /** The disk has lost data of it: it cannot be committed before that is written anew. */
+  get isLost(): boolean {
+    return this.#content.isLost;
+  }
+
+  /** There may be an object of this file, of which it does not know. */
+  get mayBeCommitted(): boolean {
+    return this.#commits.possible;
+  }
+
+  /** Nothing that was written is left of a new file: whatever there is by its name counts more. */
+  get isEmptied(): boolean {
+    return this.#fellBack && this.#base === null;
+  }
+
+  /** A commit of this id may be one of ours that nobody has heard of. */
+  isOwnCommit(commit: string | undefined): commit is string {
+    return commit !== undefined && this.#commits.has(commit);
+  }
+
+  /** Everything that was changed before that commit is known here. */
+  knowsOf(commit: string): boolean {
+    return this.#commits.doubts.has(commit);
+  }
+
+  /** Of a commit that is ours: how many of the file's changes it has; −1: nobody knows. */
+  changesIn(commit: string): number {
+    return this.#commits.doubts.get(commit)?.changes ?? (this.#fellBack ? 1 : -1);
+  }
+
   /** Somebody else has made another object: attributes that are to be set are those of one that has gone. */
   isOvertakenBy({ version, metadata }: ObjectInfo): boolean {
-    const own = metadata?.[COMMIT];
-    return this.onlyDescribed && !this.directory && version !== this.#base!.version && !(own !== undefined && this.doubts.has(own));
+    return this.onlyDescribed && !this.directory && version !== this.#base!.version && !this.isOwnCommit(metadata?.[COMMIT]);
   }
 
   /** Whether changes up to the n-th are in the object. */
@@ -185,44 +197,33 @@ export class StagedFile {
     return { ...this.#attributes, mtime: time, ctime: time };
   }
 
-  /** A record has a bound, and a file may be staged in very many pieces: most of them have records of their own then. */
-  describe(): JournalRecord[] {
-    const { size, objectBytes, staged } = this.extents;
+  /** What a journal has to say of the file: see Replay. */
+  *describe(): Generator<JournalRecord> {
     const { id } = this;
-    return [
-      {
-        t: 'file', id, key: this.#key, base: this.#base, size, objectBytes, staged: staged.slice(0, DESCRIBED_PIECES), attributes: this.attributes(),
-        doubts: [...this.doubts],
-      },
-      ...staged.slice(DESCRIBED_PIECES).map(({ from, to }) => ({ t: 'wrote', id, from, to, fetched: true }) as const),
-    ];
+    const { describedContents } = this.#content;
+    // In the order of the journal: a commit that has all of the content that comes first was begun behind it
+    const doubts = [...this.#commits.doubts];
+    const [before, behind] = [false, true].map((has) => doubts.filter(([, { contents }]) => contents >= describedContents === has));
+    const state = {
+      id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.#replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
+      doubts: before.map(([commit]) => commit),
+    };
+    yield* this.#content.describe((content) => ({ t: 'file', ...state, ...content }), behind.map(([commit]) => ({ t: 'begin', id, commit })));
   }
 
-  /** The request's data goes to the staging file. @returns bytes written or −errno. */
+  /** The request's data goes to the staging file. @returns bytes written or −errno. @throws an error of the file system */
   write(r: FileSystemRequest, offset: number): number {
-    if (offset + r.size > this.shop.store.limits.objectBytes) return -E.FBIG;
-    let n: number;
-    do n = writePieces(this.fd, r, offset);
-    while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.shop.ledger.makeRoom());
-    if (n <= 0) return n < 0 ? -c.errno() : 0;
-    return this.#staged(offset, offset + n) ? n : -E.NOSPC;
+    return this.#content.write(r, offset);
   }
 
-  /** [from, to) reads as zeros; `grow`: also beyond the end. @returns 0 or −errno */
+  /** [from, to) reads as zeros; `grow`: also beyond the end. @returns 0 or −errno. @throws an error of the file system */
   zero(from: number, to: number, grow: boolean): number {
-    const end = grow ? to : Math.min(to, this.extents.size);
-    if (end > this.shop.store.limits.objectBytes) return -E.FBIG;
-    if (end <= from) return 0;
-    this.#staging.grow(Math.max(end, this.extents.size));
-    this.#staging.punch(from, end);
-    return this.#staged(from, end) ? 0 : -E.NOSPC;
+    return this.#content.zero(from, to, grow);
   }
 
-  /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno */
+  /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno. @throws an error of the file system */
   fallocate(mode: number, from: number, to: number): number {
-    // Space cannot be reserved in a bucket
-    if (mode === 0) return to > this.extents.size ? this.truncate(to) : 0;
-    return this.zero(from, to, mode === FALLOC_FL_ZERO_RANGE);
+    return this.#content.fallocate(mode, from, to);
   }
 
   /** Somebody without rights writes. */
@@ -234,26 +235,14 @@ export class StagedFile {
 
   /** @returns 0 or −errno */
   truncate(size: number): number {
-    if (size > this.shop.store.limits.objectBytes) return -E.FBIG;
-    const before = this.extents.size;
-    try {
-      // Also where it is cut: from when the staging file was changed the next daemon knows the time
-      this.#staging.grow(Math.max(size, before));
-      this.#recordData({ t: 'cut', id: this.id, size });
-    } catch (error) {
-      return errnoOfSystem(error);
-    }
-    this.extents.truncate(size);
-    this.#wrote_ms = Date.now();
-    if (size < before) this.#staging.punch(size, before);
-    this.upload?.changed(Math.min(size, before), Math.max(size, before));
-    return 0;
+    return this.#content.truncate(size);
   }
 
   /** @throws an error of the file system */
   setAttributes(facts: Facts): void {
     const attributes = attributesOf(facts);
     this.#record({ t: 'attributes', id: this.id, attributes });
+    this.#changedAttributes = this.#changes;
     this.#attributes = attributes;
     this.#wrote_ms = 0;
   }
@@ -261,6 +250,7 @@ export class StagedFile {
   /** It is to become another object in place of `base`, or none. @throws an error of the file system */
   rename(key: string | null, base: Base | null): void {
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'key', id: this.id, key, base });
+    this.#replaces = base !== null && (this.#base === null || this.#replaces);
     this.#key = key;
     this.#setBase(base);
   }
@@ -287,34 +277,51 @@ export class StagedFile {
     else this.#closeReader();
   }
 
-  /** A commit is on its way. @throws an error of the file system */
-  beginCommit(commit: string): void {
+  /** The id for a commit of what the file is now, or of what it will be when an upload is complete. */
+  nextCommit(): string {
+    return this.#commits.next(this.#changes);
+  }
+
+  /**
+   * A commit of what the file is at this moment is on its way. Where a sync has made sure of something, the journal is on the disk first: after a power failure
+   * what was synced must not be taken for newer than what was committed.
+   * @throws an error of the file system
+   */
+  beginCommit(commit: string): Promise<void> {
     this.#open();
-    this.shop.ledger.append({ t: 'begin', id: this.id, commit });
-    this.doubts.add(commit);
+    if (this.#commits.doubts.get(commit)?.changes !== this.#changes) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
+    this.#commits.begin(commit, { changes: this.#changes, contents: this.#content.contents });
+    return this.#content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
+  }
+
+  /** A commit has certainly not happened. */
+  commitFailed(commit: string): void {
+    this.#commits.failed(commit);
   }
 
   /** The object is what the file was at its n-th change. */
-  commitDone(base: Base, changes: number): void {
+  commitDone(base: Base, changes: number, commit: string): void {
     const clean = this.#changes === changes;
-    this.shop.ledger.append({ t: 'done', id: this.id, base, clean });
+    const contents = this.#commits.doubts.get(commit)?.contents ?? (this.#fellBack ? this.#content.contents : -1);
+    this.shop.ledger.append({ t: 'done', id: this.id, base, clean, commit });
     if (clean) this.shop.ledger.files.delete(this.id);
     this.#committed = Math.max(this.#committed, changes);
+    this.#content.committed(contents);
+    this.#replaces = false;
     this.#setBase(base);
-    this.doubts.clear();
+    if (this.#fellBack && contents >= this.#content.contents) this.#content.reset(base.size);
+    this.#fellBack = false;
+    this.#commits.done(commit);
   }
 
   /** Everything up to the end is answered without asking the store. */
   isStaged(from: number, to: number): boolean {
-    return this.extents.pieces(from, to).every((piece) => piece.where !== 'object');
+    return this.#content.isStaged(from, to);
   }
 
   /** From the staging file; whoever asks has made sure that all of it is there. @returns bytes or −errno */
   readStaged(r: FileSystemRequest): number {
-    const bytes = Math.min(r.size, this.extents.size - r.offset);
-    if (bytes <= 0) return 0;
-    const n = c.preadv2(this.fd, r.iovecs, r.iovecCount, r.offset, 0);
-    return n < 0 ? -c.errno() : Math.min(n, bytes);
+    return this.#content.readStaged(r);
   }
 
   /** @throws StorageError when the object is another one by now */
@@ -333,18 +340,34 @@ export class StagedFile {
       const piece = this.extents.pieces(from, to).find((one) => one.where === 'object');
       if (piece === undefined) return;
       const end = Math.min(piece.to, piece.from + FILL_BYTES);
-      await this.#baseReader().read(piece.from, end - piece.from, (at, address, n) => this.#filled(piece.from + at, address, n));
+      await this.#baseReader().read(piece.from, end - piece.from, (at, address, n) =>
+        this.#content.filled(piece.from + at, new Uint8Array(viewOf(address, n)), this.shop.ledger.files.has(this.id)));
     }
   }
 
-  /** Staging file and journal outlive the machine. */
-  async sync(): Promise<void> {
-    await Promise.all([this.#staging.sync(), this.shop.ledger.sync()]);
+  /** The first `size` bytes, of which all are staged. @throws an error of the disk */
+  content(size: number): Uint8Array {
+    return this.#content.read(size);
+  }
+
+  /** `body` reads the staging file, which stays open meanwhile. @throws an error of the disk */
+  sending<T>(body: (fd: number) => Promise<T>): Promise<T> {
+    return this.#content.sending(body);
+  }
+
+  /** Everything that was read of the staging file so far is good. @throws an error of the disk */
+  verify(): void {
+    this.#content.verify();
+  }
+
+  /** Staging file and journal outlive the machine. @throws an error of the disk */
+  sync(): Promise<void> {
+    return this.#content.sync();
   }
 
   /** No sync is under way; how it ended is for others to hear. */
   synced(): Promise<void> {
-    return this.#staging.synced();
+    return this.#content.quiet();
   }
 
   /** Nothing of it is needed any more, or all of it is in the object. */
@@ -352,9 +375,11 @@ export class StagedFile {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#closeReader();
-    if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'drop', id: this.id });
-    this.shop.ledger.files.delete(this.id);
-    this.#staging.remove();
+    const { ledger } = this.shop;
+    if (ledger.files.has(this.id)) ledger.append({ t: 'drop', id: this.id });
+    ledger.files.delete(this.id);
+    // What was synced would be missed, if a power failure took the record that says it is over
+    this.#content.remove(this.#content.everSynced ? () => ledger.syncSoon() : null);
   }
 
   /** As a killed daemon leaves it. */
@@ -362,7 +387,7 @@ export class StagedFile {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#closeReader();
-    this.#staging.abandon();
+    this.#content.abandon();
   }
 
   #baseReader(): Reader {
@@ -379,7 +404,7 @@ export class StagedFile {
   #open(): void {
     const { ledger } = this.shop;
     if (ledger.files.has(this.id)) return;
-    for (const record of this.describe()) ledger.append(record);
+    ledger.appendAll([...this.describe()]);
     ledger.files.set(this.id, this);
   }
 
@@ -395,52 +420,14 @@ export class StagedFile {
     this.#changedData = this.#changes;
   }
 
-  #staged(from: number, to: number): boolean {
-    try {
-      this.#recordData({ t: 'wrote', id: this.id, from, to });
-    } catch {
-      // What was zeros must be zeros again, since nobody knows of this write
-      for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#staging.punch(piece.from, piece.to);
-      if (to > this.extents.size) this.#staging.punch(Math.max(from, this.extents.size), to);
-      return false;
-    }
-    this.extents.write(from, to);
+  #dataChanged(from: number, to: number): void {
     this.#wrote_ms = Date.now();
     this.upload?.changed(from, to);
-    return true;
-  }
-
-  /** Bytes of the object; what was written meanwhile counts more. */
-  #filled(offset: number, address: number, bytes: number): void {
-    const source = new Uint8Array(viewOf(address, bytes));
-    for (const piece of this.extents.pieces(offset, offset + bytes)) {
-      if (piece.where !== 'object') continue;
-      for (let at = piece.from; at < piece.to; ) at += writeSync(this.fd, source, at - offset, piece.to - at, at);
-      if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'wrote', id: this.id, from: piece.from, to: piece.to, fetched: true });
-      this.extents.write(piece.from, piece.to);
-    }
+    this.shop.backgroundSync.note();
   }
 }
 
-/** Nothing but attributes is to be committed. */
-export const isAttributesOnly = ({ base, size, objectBytes, staged }: Pick<FileState, 'base' | 'size' | 'objectBytes' | 'staged'>): boolean =>
-  base !== null && staged.length === 0 && size === base.size && size <= objectBytes;
-
-/** −errno of an error of node:fs. */
-export function errnoOfSystem(error: unknown): number {
-  const { errno } = error as NodeJS.ErrnoException;
-  if (typeof errno !== 'number') throw error;
-  return errno;
-}
-
-/** @returns bytes written, or −1 */
-function writePieces(fd: number, r: FileSystemRequest, offset: number): number {
-  for (let done = 0; ; ) {
-    const bytes = Math.min(WRITE_BYTES, r.size - done);
-    if (r.size > WRITE_BYTES) r.locatePart(done, bytes);
-    const n = c.pwritev2(fd, r.iovecs, r.iovecCount, offset + done, 0);
-    if (n < 0) return done > 0 ? done : n;
-    done += n;
-    if (n < bytes || done === r.size) return done;
-  }
-}
+/** What a commit of a former daemon has, in the numbers of this one: the content is its first change, attributes and name the second. */
+const BEGUN: Readonly<Record<Doubt['covers'], Begun>> = {
+  all: { changes: 2, contents: 1 }, content: { changes: 1, contents: 1 }, nothing: { changes: -1, contents: -1 },
+};

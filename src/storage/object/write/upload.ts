@@ -148,7 +148,7 @@ export class PartedUpload {
       }
     }
     await file.fill(cell.from, cell.to);
-    return store.putPart(upload, cell.number, { fd: file.fd, offset: cell.from, bytes }, { signal });
+    return file.sending((fd) => store.putPart(upload, cell.number, { fd, offset: cell.from, bytes }, { signal }));
   }
 
   async #copy(cell: Cell, signal: AbortSignal): Promise<Part> {

@@ -1,0 +1,72 @@
+/**
+ * The commits of one file of which nobody knows whether they have happened, so that an object that such a commit made is not taken for somebody
+ * else's. The id of a commit is in the object's metadata; it begins with the file's token.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+
+/** Remembered one by one; of those before only the token is. */
+const DOUBTS_MAX = 64;
+const TOKEN_BYTES = 9;
+
+/** Which of the file's changes, and of the records of its content, a commit has. */
+export interface Begun {
+  readonly changes: number;
+  readonly contents: number;
+}
+
+export const newToken = (): string => randomBytes(TOKEN_BYTES).toString('base64url');
+
+export class OwnCommits {
+  readonly #doubts: Map<string, Begun>;
+  /** There were commits that are not in `#doubts`: what bears the token is ours, but for the one that is known to have happened. */
+  #trustsToken: boolean;
+  #last: string | null = null;
+
+  constructor(
+    readonly token: string,
+    doubts: readonly (readonly [commit: string, begun: Begun])[] = [],
+    trustsToken = false,
+  ) {
+    this.#doubts = new Map(doubts);
+    this.#trustsToken = trustsToken && token !== '';
+  }
+
+  /** There may be an object of this file, of which nobody has heard. */
+  get possible(): boolean {
+    return this.#doubts.size > 0 || this.#trustsToken;
+  }
+
+  get doubts(): ReadonlyMap<string, Begun> {
+    return this.#doubts;
+  }
+
+  has(commit: string): boolean {
+    return this.#doubts.has(commit) || (this.#trustsToken && commit.startsWith(`${this.token}.`) && commit !== this.#last);
+  }
+
+  /** The same id for the same changes: to try again must not leave one more. */
+  next(changes: number): string {
+    const same = [...this.#doubts].find(([, begun]) => begun.changes === changes);
+    return same?.[0] ?? `${this.token}.${randomUUID().slice(-12)}`;
+  }
+
+  begin(commit: string, begun: Begun): void {
+    this.#doubts.delete(commit);
+    this.#doubts.set(commit, begun);
+    if (this.#doubts.size <= DOUBTS_MAX) return;
+    this.#doubts.delete(this.#doubts.keys().next().value!);
+    this.#trustsToken = true;
+  }
+
+  /** It has certainly not happened. */
+  failed(commit: string): void {
+    this.#doubts.delete(commit);
+  }
+
+  /** It has happened: on condition of what was there before, so that none of the others can any more. */
+  done(commit: string): void {
+    this.#doubts.clear();
+    this.#trustsToken = false;
+    this.#last = commit;
+  }
+}

@@ -1,0 +1,398 @@
+/**
+ * The bytes of a file that is being changed: those in its staging file, those still in the object that it was opened from, and holes; and
+ * which of them the disk is known to have.
+ *
+ * The staging file has the file's own offsets; what is neither staged nor the object's is a hole in it.
+ */
+import { E, isDiskFull, systemError } from '../../../base/errno.js';
+import * as c from '../../../ffi/libc.js';
+import type { FileSystemRequest } from '../../filesystem.js';
+import { Extents, without, type Extent } from '../extents.js';
+import { WRITE_BYTES } from '../page-cache.js';
+import type { Ledger } from './ledger.js';
+import type { CacheDirectory } from './cache-directory.js';
+import { contentOf, isSameContent, type Content, type JournalRecord } from './records.js';
+import { StagingFile } from './staging-file.js';
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+/** A record has a bound, and a file may be staged in very many pieces: most of them have records of their own then. */
+const DESCRIBED_PIECES = 1000;
+
+/** Of fallocate(2): nothing is moved, and space beyond the end is not reserved. */
+export function canAllocate(mode: number): boolean {
+  return [0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE].includes(mode);
+}
+
+/** Whose content it is. */
+export interface ContentOwner {
+  readonly id: number;
+  /** Puts a change into the journal. @throws an error of the file system: then it is not there */
+  record(record: ContentRecord): void;
+  /** A range, or the size, is another one now. */
+  changed(from: number, to: number): void;
+  /** The journal knows of the file. */
+  isKnown(): boolean;
+}
+
+export type ContentRecord = Extract<JournalRecord, { t: 'wrote' | 'cut' }>;
+
+/** A content at one moment, by the number of its records. */
+interface Moment {
+  readonly content: Content;
+  readonly contents: number;
+}
+
+export interface ContentLeft {
+  readonly content: Content;
+  readonly synced: Content | null;
+  readonly lost: readonly Extent[];
+}
+
+export class StagedContent {
+  readonly extents: Extents;
+  readonly #staging: StagingFile;
+  /** Records of content so far; one for all that a former daemon left. */
+  #contents: number;
+  /** What the last sync made sure of. */
+  #synced: Moment | null = null;
+  #everSynced = false;
+  /** The object has the content of so many records. */
+  #committed = -1;
+  /** Ranges that the disk has lost: they are read and committed no more until they are written anew. */
+  #lost: readonly Extent[] = [];
+  #lostErrno = 0;
+  /** The staging file may have bytes of what was cut off from here on. */
+  #uncutFrom = Infinity;
+
+  constructor(
+    directory: CacheDirectory,
+    readonly ledger: Ledger,
+    readonly objectMaxBytes: number,
+    readonly owner: ContentOwner,
+    { content, synced, lost }: ContentLeft,
+    /** What a former daemon has left; null: nothing. */
+    left: { readonly hasStaging: boolean } | null,
+  ) {
+    const events = { sync: () => this.sync(), lost: (errno: number) => this.#loses(errno), takeOver: (file: StagingFile) => this.#takeOver(file) };
+    this.#staging = new StagingFile(directory, owner.id, events, left?.hasStaging === true);
+    this.extents = Extents.of(content.size, content.objectBytes, content.staged);
+    this.#contents = left === null ? 0 : 1;
+    if (synced !== null) this.#synced = { content: synced, contents: isSameContent(synced, content) ? 1 : 0 };
+    this.#everSynced = synced !== null;
+    this.#lost = lost;
+    if (lost.length > 0) this.#lostErrno = E.IO;
+  }
+
+  get contents(): number {
+    return this.#contents;
+  }
+
+  /** A sync has made sure of something that the object does not have: a power failure must not confuse the two. */
+  get hasSynced(): boolean {
+    return this.#synced !== null && this.#synced.contents > this.#committed;
+  }
+
+  /** Records of content that the one has which describe() begins with. */
+  get describedContents(): number {
+    return this.hasSynced ? this.#synced!.contents : this.#contents;
+  }
+
+  /** A journal may say that the staging file is needed after a power failure. */
+  get everSynced(): boolean {
+    return this.#everSynced;
+  }
+
+  /** Bytes are only here, and a power failure would lose them. */
+  get isUnsynced(): boolean {
+    return this.#contents > Math.max(this.#synced?.contents ?? 0, this.#committed);
+  }
+
+  get isLost(): boolean {
+    return this.#lost.length > 0;
+  }
+
+  /** The object has the content that there was at a moment. */
+  committed(contents: number): void {
+    this.#committed = Math.max(this.#committed, contents);
+  }
+
+  /** The object has all, and more than is here. */
+  reset(size: number): void {
+    this.extents.reset(size);
+    this.#synced = null;
+    this.#committed = this.#contents;
+    this.#lost = [];
+  }
+
+  /** The request's data goes to the staging file. @returns bytes written or −errno. */
+  write(r: FileSystemRequest, offset: number): number {
+    if (offset + r.size > this.objectMaxBytes) return -E.FBIG;
+    if (this.#uncutFrom < Infinity) this.#cut();
+    const fd = this.#staging.fd();
+    let n: number;
+    do n = writePieces(fd, r, offset);
+    while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.ledger.makeRoom());
+    if (n <= 0) return n < 0 ? -c.errno() : 0;
+    const errno = this.#staged(offset, offset + n);
+    return errno < 0 ? errno : n;
+  }
+
+  /** [from, to) reads as zeros; `grow`: also beyond the end. @returns 0 or −errno */
+  zero(from: number, to: number, grow: boolean): number {
+    const end = grow ? to : Math.min(to, this.extents.size);
+    if (end > this.objectMaxBytes) return -E.FBIG;
+    if (end <= from) return 0;
+    // Before anything is changed that could not be undone
+    this.ledger.reserve();
+    if (this.#uncutFrom < Infinity) this.#cut();
+    this.#staging.grow(Math.max(end, this.extents.size));
+    this.#staging.punch(from, end);
+    return this.#staged(from, end);
+  }
+
+  /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno */
+  fallocate(mode: number, from: number, to: number): number {
+    // Space cannot be reserved in a bucket
+    if (mode === 0) return to > this.extents.size ? this.truncate(to) : 0;
+    return this.zero(from, to, mode === FALLOC_FL_ZERO_RANGE);
+  }
+
+  /** @returns 0 or −errno */
+  truncate(size: number): number {
+    if (size > this.objectMaxBytes) return -E.FBIG;
+    const before = this.extents.size;
+    try {
+      if (this.#uncutFrom < Infinity) this.#cut();
+      // Also where it is cut: from when the staging file was changed the next daemon knows the time
+      if (size > before) this.#staging.grow(size);
+      else this.#staging.fd();
+      this.#record({ t: 'cut', id: this.owner.id, size });
+    } catch (error) {
+      return errnoOfSystem(error);
+    }
+    this.extents.truncate(size);
+    this.#lost = without(this.#lost, size, Infinity);
+    if (size < before) this.#uncutFrom = size;
+    this.owner.changed(Math.min(size, before), Math.max(size, before));
+    try {
+      if (size < before) this.#cut();
+    } catch {
+      // Before the file grows it is tried again
+    }
+    return 0;
+  }
+
+  /** Everything up to the end is answered without asking the store. */
+  isStaged(from: number, to: number): boolean {
+    return this.extents.pieces(from, to).every((piece) => piece.where !== 'object');
+  }
+
+  /** From the staging file; whoever asks has made sure that all of it is there. @returns bytes or −errno */
+  readStaged(r: FileSystemRequest): number {
+    const bytes = Math.min(r.size, this.extents.size - r.offset);
+    if (bytes <= 0) return 0;
+    if (this.#lost.length > 0 && overlaps(this.#lost, r.offset, r.offset + bytes)) return -this.#lostErrno;
+    const fd = this.#staging.fd();
+    const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, 0);
+    if (n < 0) return -c.errno();
+    return n >= bytes ? bytes : this.#readHole(r, bytes);
+  }
+
+  /** The staging file is shorter than the file: what is behind its end are zeros. */
+  #readHole(r: FileSystemRequest, bytes: number): number {
+    this.#staging.grow(this.extents.size);
+    const n = c.preadv2(this.#staging.fd(), r.iovecs, r.iovecCount, r.offset, 0);
+    return n < 0 ? -c.errno() : Math.min(n, bytes);
+  }
+
+  /** Bytes of the object; what was written meanwhile counts more. `record`: the journal knows of the file. @throws an error of the file system */
+  filled(offset: number, source: Uint8Array, record: boolean): void {
+    for (const piece of this.extents.pieces(offset, offset + source.length)) {
+      if (piece.where !== 'object') continue;
+      this.#staging.write(source.subarray(piece.from - offset, piece.to - offset), piece.from);
+      if (record) this.#append({ t: 'wrote', id: this.owner.id, from: piece.from, to: piece.to, fetched: true });
+      this.extents.write(piece.from, piece.to);
+    }
+  }
+
+  /** The first `size` bytes, of which all are staged. @throws an error of the disk */
+  read(size: number): Uint8Array {
+    const content = new Uint8Array(size);
+    if (this.#staging.made) this.#staging.read(content);
+    this.verify();
+    return content;
+  }
+
+  /** Something reads the staging file: its descriptor stays open meanwhile, and the file is as long as it is to be. @throws an error of the file system */
+  async sending<T>(body: (fd: number) => Promise<T>): Promise<T> {
+    this.verify();
+    if (this.#uncutFrom < Infinity) this.#cut();
+    this.#staging.grow(this.extents.size);
+    return this.#staging.using(body);
+  }
+
+  /** Everything that was read so far is good. @throws an error of the disk */
+  verify(): void {
+    if (this.#lost.length > 0) throw systemError(this.#lostErrno, 'fsync', `the disk has lost ${bytesOf(this.#lost)} bytes that were written here`);
+    this.#staging.verify();
+  }
+
+  /**
+   * The content is on the disk, and the journal says so.
+   * @throws an error of the disk; then, and until they are written anew, the bytes that were not synced before are read and committed no more
+   */
+  async sync(): Promise<void> {
+    for (;;) {
+      this.verify();
+      if (this.#synced?.contents === this.#contents) return this.ledger.sync();
+      const { rewrites } = this.ledger;
+      const moment = { content: contentOf(this.extents), contents: this.#contents };
+      try {
+        await this.#staging.sync();
+      } catch (error) {
+        this.#loses(-(errnoOfSystem(error)));
+        throw error;
+      }
+      // Of records that were replaced by others nobody could say how many there were since
+      if (this.ledger.rewrites !== rewrites) continue;
+      if (!this.owner.isKnown()) return;
+      this.ledger.append({ t: 'synced', id: this.owner.id, after: this.#contents - moment.contents });
+      this.#everSynced = true;
+      if (this.#synced === null || this.#synced.contents < moment.contents) this.#synced = moment;
+      return this.ledger.sync();
+    }
+  }
+
+  /** What describes the content: as it was synced, and what came since. `file` makes the record that it begins with. */
+  *describe(file: (content: Content) => JournalRecord, behindSync: readonly JournalRecord[]): Generator<JournalRecord> {
+    const { id } = this.owner;
+    const now = contentOf(this.extents);
+    const synced = this.hasSynced ? this.#synced!.content : null;
+    const first = synced ?? now;
+    yield file({ ...first, staged: first.staged.slice(0, DESCRIBED_PIECES) });
+    for (const { from, to } of first.staged.slice(DESCRIBED_PIECES)) yield { t: 'wrote', id, from, to, fetched: true };
+    if (synced !== null) yield { t: 'synced', id, after: 0 };
+    yield* behindSync;
+    if (synced !== null) yield* this.#since(synced, now);
+    yield* this.#describeLost();
+  }
+
+  *#describeLost(): Generator<JournalRecord> {
+    const { id } = this.owner;
+    for (let at = 0; at < this.#lost.length; at += DESCRIBED_PIECES) yield { t: 'lost', id, ranges: this.#lost.slice(at, at + DESCRIBED_PIECES) };
+  }
+
+  /** Records that make the present content of one before. */
+  *#since(before: Content, now: Content): Generator<JournalRecord> {
+    const { id } = this.owner;
+    if (isSameContent(before, now)) return;
+    const had = Extents.of(before.size, before.objectBytes, before.staged);
+    const kept = Extents.of(now.size, 0, now.staged);
+    // What was staged and is so no more was cut off
+    const gone = before.staged.flatMap(({ from, to }) => (from < now.size ? kept.pieces(from, to).filter(({ where }) => where !== 'staged') : [{ from }]));
+    const cut = Math.min(now.objectBytes < before.objectBytes ? now.objectBytes : Infinity, gone[0]?.from ?? Infinity);
+    if (cut < Infinity) {
+      had.truncate(cut);
+      yield { t: 'cut', id, size: cut, fetched: true };
+    }
+    for (const { from, to } of now.staged) {
+      if (to <= had.size && had.pieces(from, to).every(({ where }) => where === 'staged')) continue;
+      had.write(from, to);
+      yield { t: 'wrote', id, from, to, fetched: true };
+    }
+    if (had.size !== now.size) yield { t: 'cut', id, size: now.size, fetched: true };
+  }
+
+  /** Nothing of it is needed any more. @param safe see StagingFile.remove() */
+  remove(safe: (() => Promise<unknown>) | null): void {
+    this.#staging.remove(safe);
+  }
+
+  /** No sync is under way; how it ended is for others to hear. */
+  quiet(): Promise<void> {
+    return this.#staging.synced();
+  }
+
+  abandon(): void {
+    this.#staging.abandon();
+  }
+
+  #append(record: ContentRecord): void {
+    this.ledger.append(record);
+    this.#contents++;
+  }
+
+  #record(record: ContentRecord): void {
+    this.owner.record(record);
+    this.#contents++;
+  }
+
+  /** @returns 0 or −errno */
+  #staged(from: number, to: number): number {
+    try {
+      this.#record({ t: 'wrote', id: this.owner.id, from, to });
+    } catch (error) {
+      // What was zeros must be zeros again, since nobody knows of this write
+      try {
+        for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#staging.punch(piece.from, piece.to);
+      } catch {
+        this.#lost = [...this.#lost, { from, to }];
+        this.#lostErrno ||= E.IO;
+      }
+      if (to > this.extents.size) this.#uncutFrom = Math.min(this.#uncutFrom, this.extents.size);
+      return errnoOfSystem(error);
+    }
+    this.extents.write(from, to);
+    if (this.#lost.length > 0) this.#lost = without(this.#lost, from, to);
+    this.owner.changed(from, to);
+    return 0;
+  }
+
+  /** What was cut off is no longer in the staging file, so that it does not come back when the file grows. @throws an error of the file system */
+  #cut(): void {
+    this.#staging.clear(this.#uncutFrom);
+    this.#uncutFrom = Infinity;
+  }
+
+  /** Nobody knows what the disk has of the bytes that it was given since the last sync. */
+  #loses(errno: number): void {
+    this.#lostErrno = errno;
+    this.#lost = [...this.extents.staged];
+    if (!this.owner.isKnown()) return;
+    try {
+      for (const record of this.#describeLost()) this.ledger.append(record);
+    } catch {
+      // The journal is on that disk, too: this daemon knows of it as long as it runs
+    }
+  }
+
+  /** A former daemon has ended: of a write that was never acknowledged nothing is left. */
+  #takeOver(file: StagingFile): void {
+    file.setSize(this.extents.size);
+    for (const piece of this.extents.pieces()) if (piece.where === 'zeros') file.punch(piece.from, piece.to);
+  }
+}
+
+const overlaps = (ranges: readonly Extent[], from: number, to: number): boolean => ranges.some((one) => one.from < to && from < one.to);
+const bytesOf = (ranges: readonly Extent[]): number => ranges.reduce((sum, { from, to }) => sum + to - from, 0);
+
+/** −errno of an error of node:fs. */
+export function errnoOfSystem(error: unknown): number {
+  const { errno } = error as NodeJS.ErrnoException;
+  if (typeof errno !== 'number') throw error;
+  return errno;
+}
+
+/** @returns bytes written, or −1 */
+function writePieces(fd: number, r: FileSystemRequest, offset: number): number {
+  for (let done = 0; ; ) {
+    const bytes = Math.min(WRITE_BYTES, r.size - done);
+    if (r.size > WRITE_BYTES) r.locatePart(done, bytes);
+    const n = c.pwritev2(fd, r.iovecs, r.iovecCount, offset + done, 0);
+    if (n < 0) return done > 0 ? done : n;
+    done += n;
+    if (n < bytes || done === r.size) return done;
+  }
+}
