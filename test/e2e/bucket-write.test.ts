@@ -133,6 +133,14 @@ const STEPS: readonly Step[] = [
     assert.equal(await guest.sh('echo gone > /mnt/gone; exec 3< /mnt/gone; rm /mnt/gone; cat <&3; ls /mnt | grep -c gone; true'), 'gone\n0')
     assert.deepEqual((await other.keys()).filter((key) => key.includes('gone')), [])
   }],
+  ['rm -r, mv and find of trees whose names are escaped, in one run with nothing left', async (guest, other) => {
+    for (const tree of ['rm', 'moved', 'found']) {
+      for (const key of ['x', 'x/b', 'd/', 'd2', 'd2/', 'e/f', 'e/f/g', 'e/f/g/h', '/y', '/', '//z', './q', '../w', 'L'.repeat(300), `${'L'.repeat(300)}/k`]) await other.put(`escaped-${tree}/${key}`, key)
+    }
+    const until = there('/mnt/escaped-found')
+    await guest.sh(`${until}; ls -R /mnt/escaped-* > /dev/null; rm -r /mnt/escaped-rm && mv /mnt/escaped-moved /mnt/escaped-to && rm -r /mnt/escaped-to && find /mnt/escaped-found -depth \\( -type d -exec rmdir {} \\; -o -exec rm {} \\; \\)`, 120_000)
+    assert.deepEqual(await other.keys('escaped'), [])
+  }],
   ['rm -r', async (guest, other) => {
     await guest.sh('rm -r /mnt/z /mnt/t /mnt/mapped /mnt/locks /mnt/together /mnt/copy /mnt/link /mnt/zeros')
     assert.deepEqual(await other.keys(), ['large', 'log'])

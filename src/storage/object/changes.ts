@@ -55,6 +55,7 @@ export class Changes {
     const made = this.tree.stagedAt(key);
     if (made !== null) return { node: made, made: false };
     const node = this.#newNode(parent, key, this.#newFacts(r, parent, S_IFREG));
+    node.suffixed = this.tree.nodes.find(true, `${key}/`) !== null;
     this.staging.stageNew(node);
     this.tree.changed(node.key);
     return { node, made: true };
@@ -115,6 +116,7 @@ export class Changes {
       if (node.unlinked) throw new FileError(E.NOENT);
       await this.#keepDirectory(parent, node.key);
       await this.#remove(node);
+      await this.#keepEmptied(parent, node.key);
     });
   }
 
@@ -252,12 +254,23 @@ export class Changes {
     });
   }
 
-  /** What there is below a prefix, apart from the key `without`, or everything below it if it is a prefix. */
+  /** The same for a marker whose content was a file and has gone under that name: the directory gets an empty one. A daemon that ends before has not answered. */
+  async #keepEmptied(parent: ObjectNode, key: string): Promise<void> {
+    if (key !== parent.key || key === this.tree.options.prefix) return;
+    parent.facts = { ...parent.facts, version: null };
+    const { marker, others } = await this.#inside(key);
+    if (marker !== null || others) return;
+    await this.#small.putMarker(key, parent.facts).catch((error: unknown) => {
+      if (!(error instanceof FileError)) throw error;
+    });
+  }
+
+  /** What there is below a prefix, apart from the key `without`, or everything below it if it is a prefix. A marker that has content is a file in it, too. */
   async #inside(prefix: string, without: string | null = null): Promise<{ marker: Version | null; others: boolean }> {
     let marker: Version | null = null;
     for await (const { objects, prefixes } of pagesOf(this.store, { prefix, delimiter: '/', limit: 3 })) {
       marker ??= objects.find(({ key }) => key === prefix)?.version ?? null;
-      if (objects.some(({ key }) => key !== prefix && key !== without) || prefixes.some((one) => one !== without)) return { marker, others: true };
+      if (objects.some(({ key, size }) => (key !== prefix || size > 0) && key !== without) || prefixes.some((one) => one !== without)) return { marker, others: true };
     }
     return { marker, others: false };
   }
@@ -277,7 +290,8 @@ export class Changes {
 
   async #renameFile(parent: ObjectNode, node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const leaves = !key.startsWith(parent.key) || key.slice(parent.key.length).includes('/');
-    if (leaves) await this.#keepDirectory(parent, node.key);
+    const from = node.key;
+    if (leaves) await this.#keepDirectory(parent, from);
     try {
       if (there === null) {
         await this.#renameOnto(node, key, null, noReplace);
@@ -286,6 +300,7 @@ export class Changes {
         if (there.staged !== null) await this.write.committer.committed(there.staged);
         await replacing(there, () => this.#renameOnto(node, key, there, noReplace));
       }
+      if (leaves) await this.#keepEmptied(parent, from);
     } finally {
       if (node.staged?.dirty === true) this.write.committer.later(node.staged);
     }

@@ -43,6 +43,8 @@ export class DirectoryHandle {
   #loading: Promise<void> = Promise.resolve();
   /** Components of files that are in no listing yet, and with a slash of directories; those that came up in one are taken out. */
   #staged: Set<string> | null = null;
+  /** Components of those files that are directories' names, too. */
+  readonly #clashing = new Set<string>();
 
   constructor(
     readonly node: ObjectNode,
@@ -56,6 +58,7 @@ export class DirectoryHandle {
     this.#pages.length = 1;
     this.#loaded = null;
     this.#staged = null;
+    this.#clashing.clear();
   }
 
   /** Entries from number `from` on, some or none at the end. One call at a time goes to the store. */
@@ -92,7 +95,8 @@ export class DirectoryHandle {
     if (component !== staged) return { name: nameOf(component), component, object: null, clash: false };
     const key = prefix + component;
     const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, headers: null };
-    return { name: nameOf(component), component, object, clash: false };
+    const clash = this.#clashing.has(component) || this.#staged!.has(`${component}/`);
+    return { name: nameOf(component, clash), component, object, clash };
   }
 
   async #load(page: Page, index: number): Promise<Loaded> {
@@ -106,7 +110,12 @@ export class DirectoryHandle {
     this.tree.listed.add(prefix, page.last, listed, stamp);
     const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
-    for (const { object, component } of entries) this.#staged.delete(object === null ? `${component}/` : component);
+    for (const [i, { object, component, clash }] of entries.entries()) {
+      if (object === null && this.#staged.has(component)) this.#clashing.add(component);
+      // The directory of its name is not in the bucket yet
+      if (object !== null && !clash && this.tree.hasStagedBelow(`${object.key}/`)) entries[i] = { name: nameOf(component, true), component, object, clash: true };
+      this.#staged.delete(object === null ? `${component}/` : component);
+    }
     if (listed.next === null) entries.push(...[...this.#staged].map((staged) => this.#stagedEntry(prefix, staged)));
     this.#loaded = { ...page, entries, next: listed.next, stamp, asked_ms };
     if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, last: lastKey(listed) ?? page.last, state, first: page.first + entries.length });

@@ -10,7 +10,7 @@
  *   "%~" inside                      %~~
  *   longer than 255 bytes            its beginning, %~l and 32 hex digits of a hash: found again by listing
  *   the object foo, where there is
- *   also something below foo/        foo%~f  (foo is the directory)
+ *   also something below foo/        foo%~f  (foo is the directory; once that is gone, foo is the object's name too)
  *
  * The other way round, names are bytes and keys are Unicode text: a byte that is not part of valid UTF-8 is %~xHH in the
  * key, and a NUL or lone surrogate cannot come up. Names that contain "%~" in a way that no key leads to are refused

@@ -25,6 +25,8 @@ export interface ObjectNode extends InodeNumber {
    * another node's name, is only where a change made through its handles would go.
    */
   replaced: boolean;
+  /** The name that the guest was told last is that of an object beside a directory (names.ts). */
+  suffixed: boolean;
   /** OPEN has said once that it is replaced, so that Linux looked its name up again. */
   refused: boolean;
   /** References of the guest, and open handles. */
@@ -102,7 +104,7 @@ export class ObjectNodes {
     const { inoLow, inoHigh } = this.#ino(identity(directory, key));
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false,
-      replaced: false, refused: false,
+      replaced: false, refused: false, suffixed: false,
       inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: Promise.resolve(), replacing: null,
     };
     this.#slots[slot] = node;

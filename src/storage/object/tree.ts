@@ -76,7 +76,10 @@ export class Tree {
     const key = `${parent.key}\0${Buffer.from(name).toString('latin1')}`;
     const under = this.#looking.get(key);
     if (under !== undefined) return under;
-    const looking = this.#look(parent, named).finally(() => this.#looking.delete(key));
+    const looking = this.#look(parent, named).then((node) => {
+      node.suffixed = named.object;
+      return node;
+    }).finally(() => this.#looking.delete(key));
     this.#looking.set(key, looking);
     return looking;
   }
@@ -142,7 +145,8 @@ export class Tree {
     const key = parent.key + component;
     if (parent.unlinked || Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
     const staged = this.stagedAt(key, named.object);
-    if (staged !== null) return staged;
+    // The plain name of a file beside a directory is the directory's, if it is still there
+    if (staged !== null && (staged.directory || named.object || !staged.suffixed)) return staged;
     if ((this.#absent.get(key) ?? -Infinity) > performance.now()) throw new FileError(E.NOENT);
     const node = await this.#ask(key, component, named);
     if (node !== null) return node;
@@ -167,6 +171,10 @@ export class Tree {
     if (this.#absent.size > ABSENT_MAX) this.#absent.delete(this.#absent.keys().next().value!);
   }
 
+  /**
+   * The plain name is the directory's where there is one. The other one is the object's whether there is a directory or not: a listing may have told it
+   * before the directory was removed.
+   */
   async #ask(key: string, component: string, named: Named): Promise<ObjectNode | null> {
     const prefix = key.slice(0, key.length - component.length);
     const listed = component === '' ? undefined : this.listed.find(prefix, key);
@@ -182,20 +190,19 @@ export class Tree {
       Promise.all([component === '' && !named.object ? null : this.#head(key), this.#below(`${key}/`)]));
     if (directory !== null && !named.object) return this.#putDirectory(`${key}/`, directory);
     if (directory === null && !named.object && ours) return this.#stagedDirectory(`${key}/`);
-    // The plain name is the directory's: the other one is the object's only where there is a directory
-    if (object !== null && (directory !== null) === named.object) return this.#lookedUp(object);
     if (component === '' && !named.object) {
       const marker = await this.#head(key);
-      if (marker !== null && marker.size > 0) return this.#lookedUp(marker);
+      return marker === null || marker.size === 0 ? null : this.#lookedUp(marker);
     }
-    return null;
+    // An empty marker is no file
+    return object === null || (component === '' && object.size === 0) ? null : this.#lookedUp(object);
   }
 
   /** A listing has shown what there is: only what listings do not have is asked for. */
   async #askListed(key: string, { object, directory }: Listed, named: Named): Promise<ObjectNode | null> {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
-    if (object === null || directory !== named.object) return null;
+    if (object === null) return null;
     if (this.knowsFromListing(object)) return this.putObject(object);
     const isThere = hasContent(this.nodes.find(false, key), object.version);
     const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
