@@ -2,6 +2,7 @@
 import { fstatSync, read, readSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
+import { CheckedFile } from './disk-errors.js';
 import { StorageError } from './errors.js';
 import { viewOf } from '../../ffi/memory.js';
 import type { Body, Target } from './store.js';
@@ -14,14 +15,20 @@ export function bodyBytes(body: Body): number {
   return body instanceof Uint8Array ? body.byteLength : body.bytes;
 }
 
-/** The whole body in memory. @throws StorageError `short-body` when the file ends before the range does. */
+/** The whole body in memory. @throws StorageError `short-body` when the file ends before the range does, `bad-body` when the disk has lost some of it. */
 export function bodyContent(body: Body, operation: string): Uint8Array {
   if (body instanceof Uint8Array) return body;
   const content = new Uint8Array(body.bytes);
-  for (let at = 0; at < content.length; ) {
-    const n = readSync(body.fd, content, at, content.length - at, body.offset + at);
-    if (n === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${content.length - at} bytes early` });
-    at += n;
+  const file = new CheckedFile(body.fd, operation);
+  try {
+    for (let at = 0; at < content.length; ) {
+      const n = readSync(file.fd, content, at, content.length - at, body.offset + at);
+      if (n === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${content.length - at} bytes early` });
+      at += n;
+    }
+    file.check();
+  } finally {
+    file.close();
   }
   return content;
 }
@@ -38,12 +45,18 @@ export function bodyStream(body: Body, operation: string): Readable {
 
 /** Not a stream of node:fs: those close the descriptor when they are destroyed, whatever autoClose says. */
 async function* fileRange({ fd, offset, bytes }: Exclude<Body, Uint8Array>, operation: string): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes; ) {
-    const length = Math.min(STEP, bytes - at);
-    const { bytesRead, buffer } = await readFd(fd, Buffer.allocUnsafe(length), 0, length, offset + at);
-    if (bytesRead === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${bytes - at} bytes early` });
-    yield buffer.subarray(0, bytesRead);
-    at += bytesRead;
+  const file = new CheckedFile(fd, operation);
+  try {
+    for (let at = 0; at < bytes; ) {
+      const length = Math.min(STEP, bytes - at);
+      const { bytesRead, buffer } = await readFd(file.fd, Buffer.allocUnsafe(length), 0, length, offset + at);
+      if (bytesRead === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${bytes - at} bytes early` });
+      at += bytesRead;
+      if (at === bytes) file.check();
+      yield buffer.subarray(0, bytesRead);
+    }
+  } finally {
+    file.close();
   }
 }
 

@@ -2,6 +2,7 @@
 import { read } from 'node:fs';
 import type { Socket } from 'node:net';
 import { promisify } from 'node:util';
+import { CheckedFile } from '../disk-errors.js';
 import { StorageError } from '../errors.js';
 import type { Body } from '../store.js';
 
@@ -36,26 +37,37 @@ export const isFile = (content: Content): content is FileContent => content !== 
  * @returns whether all of it was sent
  */
 export async function sendFile(socket: Socket, { range, framing }: FileContent, operation: string, wanted: () => boolean): Promise<boolean> {
+  const file = new CheckedFile(range.fd, operation);
+  try {
+    return await sendPieces(socket, file, range, framing?.(), wanted);
+  } finally {
+    file.close();
+  }
+}
+
+async function sendPieces(socket: Socket, file: CheckedFile, range: FileRange, frame: Framing | undefined, wanted: () => boolean): Promise<boolean> {
   const memory = [Buffer.allocUnsafe(STEP), Buffer.allocUnsafe(STEP)];
-  const frame = framing?.();
   const pieceAt = (at: number): Promise<Buffer> => {
     const piece = memory[(at / STEP) & 1].subarray(0, Math.min(STEP, range.bytes - at));
-    return filled(piece, range, at, operation);
+    return filled(piece, range, at, file);
   };
   let piece = await pieceAt(0);
   for (let at = 0; wanted(); ) {
     at += piece.length;
-    const sent = sendPiece(socket, piece, frame?.(piece, at === range.bytes) ?? ['', '']);
-    if (at === range.bytes) return true;
+    const isLast = at === range.bytes;
+    if (isLast) file.check();
+    const sent = sendPiece(socket, piece, frame?.(piece, isLast) ?? ['', '']);
+    if (isLast) return true;
     const next = pieceAt(at);
     next.catch(() => undefined); // until it is waited for
     await sent;
+    // Also where nobody wants it any more: it is read into memory that is used again
     piece = await next;
   }
   return false;
 }
 
-async function filled(piece: Buffer, { fd, offset, bytes }: FileRange, at: number, operation: string): Promise<Buffer> {
+async function filled(piece: Buffer, { offset, bytes }: FileRange, at: number, { fd, operation }: CheckedFile): Promise<Buffer> {
   for (let have = 0; have < piece.length; ) {
     const { bytesRead } = await readFd(fd, piece, have, piece.length - have, offset + at + have);
     if (bytesRead === 0) throw new StorageError('short-body', operation, { providerMessage: `the file ends ${bytes - at - have} bytes early` });
