@@ -82,12 +82,15 @@ export class CommitMaker {
    */
   async commit(file: StagedFile): Promise<Committed> {
     for (let attempt = 1; ; attempt++) {
+      const key = file.key!;
       try {
         return await this.#attempt(file);
       } catch (error) {
         const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
         if (!lost) throw error;
-        const there = await ifThere(this.shop.store.head(file.key!));
+        const there = await ifThere(this.shop.store.head(key));
+        // It has lost its name meanwhile: what is there is no business of its
+        if (file.key !== key) throw error;
         const own = there?.metadata?.[COMMIT];
         if (there !== null && file.isOwnCommit(own)) {
           // A commit of ours of which we did not hear
@@ -101,7 +104,7 @@ export class CommitMaker {
         } else if (there?.version === file.base?.version && attempt < ATTEMPTS) {
           // Lost a race against something that has failed itself (409)
         } else {
-          throw new ConflictError(file.key!, file.base, there);
+          throw new ConflictError(key, file.base, there);
         }
         if (attempt >= ATTEMPTS) throw error;
       }

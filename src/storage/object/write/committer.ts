@@ -85,6 +85,7 @@ export class Committer {
   /** Everything that was changed so far is in the object. */
   async committed(file: StagedFile): Promise<void> {
     for (const target = file.changes; !file.committedUpTo(target); ) {
+      if (file.isPutAside) throw new FileError(E.STALE);
       const wait = this.#running.get(file) ?? this.gate.waiting(file.key ?? '') ?? this.events.waiting(file);
       await (wait ?? this.#run(file));
     }
@@ -181,6 +182,8 @@ export class Committer {
       this.events.committed(file, base, metadata);
     } catch (error) {
       if (this.#closed) throw error;
+      // It has lost its name meanwhile
+      if (file.key === null) return;
       try {
         if (error instanceof ConflictError && (file.onlyDescribed || file.isEmptied)) return this.#drop(file, error);
         if (error instanceof ConflictError) await this.#keep(file, error);
@@ -225,6 +228,8 @@ export class Committer {
       `${location}/${conflict.key} was ${conflict.there === null ? 'removed' : conflict.base === null ? 'made' : 'changed'} by somebody else (opened as ${conflict.base?.version ?? 'new'}, found ${conflict.there?.version ?? 'nothing'}): what was written here is kept as ${location}/${key}`,
     );
     this.#failures.delete(file);
+    // Whoever still waits for a commit of it must not begin one
+    file.putAside();
     this.events.conflicted(file, conflict.there);
   }
 

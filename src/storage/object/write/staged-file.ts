@@ -4,6 +4,7 @@
  *
  * A directory that is not in the bucket yet, or whose attributes are not, is such a file too: its key is that of its marker, and it has no content.
  */
+import { assert } from '../../../base/assert.js';
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
@@ -39,6 +40,7 @@ export class StagedFile {
   #changedData = 0;
   #changedAttributes = 0;
   #disposed = false;
+  #isPutAside = false;
   /** Content was lost with the machine: of a commit that has more, the object has what this file does not. */
   #fellBack = false;
   /** Sends it in parts: told of changes, so that what was sent already is sent again. */
@@ -130,7 +132,12 @@ export class StagedFile {
 
   /** Something was acknowledged that is in no object. */
   get dirty(): boolean {
-    return this.#changes > this.#committed && this.#key !== null;
+    return this.#changes > this.#committed && this.#key !== null && !this.#isPutAside;
+  }
+
+  /** All of it is kept in a copy: it is never committed, and whoever has changed it is to be told. */
+  get isPutAside(): boolean {
+    return this.#isPutAside;
   }
 
   /** Bytes are only here, and a power failure would lose them. */
@@ -314,6 +321,13 @@ export class StagedFile {
     this.#commits.done(commit);
   }
 
+  /** See isPutAside. @throws an error of the file system */
+  putAside(): void {
+    if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'drop', id: this.id });
+    this.shop.ledger.files.delete(this.id);
+    this.#isPutAside = true;
+  }
+
   /** Everything up to the end is answered without asking the store. */
   isStaged(from: number, to: number): boolean {
     return this.#content.isStaged(from, to);
@@ -404,6 +418,7 @@ export class StagedFile {
   #open(): void {
     const { ledger } = this.shop;
     if (ledger.files.has(this.id)) return;
+    assert(!this.#disposed && !this.#isPutAside, 'a file that was given up is changed');
     ledger.appendAll([...this.describe()]);
     ledger.files.set(this.id, this);
   }
