@@ -203,3 +203,17 @@ for (const durability of ['remote', 'writeback'] as const) {
     }
   });
 }
+
+test('an object whose metadata leaves no room for that of a commit is refused at open, not when it is closed', async () => {
+  const store = new MemoryStore();
+  const { metadataBytes } = store.limits;
+  for (const [key, left] of [['just', 200], ['full', 12]] as const) await store.put(key, bytes('old'), { metadata: { other: 'x'.repeat(metadataBytes - left) } });
+  await withGuest(store, async (guest) => {
+    const just = await guest.g.lookup(ROOT, 'just');
+    await replaced(guest, just.node, 'new');
+    assert.equal(String(await objectOf(store, 'just')), 'new');
+    const full = await guest.g.lookup(ROOT, 'full');
+    assert.equal(await open(guest, full.node, O_RDWR), -E.NOSPC);
+    assert.equal(await open(guest, full.node, O_RDONLY), 0);
+  });
+});

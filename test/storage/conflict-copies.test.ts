@@ -173,6 +173,24 @@ describe('a conflict with writeback', () => {
   }));
 });
 
+test('a copy that has no room for the list of what is missing beside the attributes is made all the same', () => withHeld(async (guest, held) => {
+  await held.memory.put('f', Buffer.alloc(10_000, 1));
+  const { node } = await guest.g.lookup(ROOT, 'f');
+  const value = Buffer.alloc(1300, 2);
+  const set = concat(u32(value.length, 0, 0, 0), name('user.large'), value);
+  assert.equal((await guest.g.call(OP.SETXATTR, node, set, 0)).error, 0);
+  await guest.g.opened.idle();
+  const fh = await guest.g.open(node, O_RDWR);
+  await guest.write(node, fh, 0, bytes('mine'));
+  await held.memory.put('f', bytes('theirs'));
+  assert.equal(await guest.fsync(node, fh), 0);
+  await guest.g.opened.idle();
+  const { objects: [copy] } = await held.memory.list({ prefix: CONFLICTS });
+  assert.equal(copy.size, 10_000);
+  assert.equal(String(await objectOf(held.memory, copy.key)).slice(0, 4), 'mine');
+  assert.ok((await held.memory.head(copy.key)).metadata!['xattr'] !== undefined);
+}));
+
 test('a commit that conflicts after its file has lost its name is nobody\'s conflict', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
   const memory = new MemoryStore();

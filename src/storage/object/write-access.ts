@@ -8,6 +8,7 @@ import { ifThere } from './asking.js';
 import type { ObjectNode } from './nodes.js';
 import type { ObjectHeaders, ObjectStore } from './store.js';
 import { FileError, type Tree, type TreeLog } from './tree.js';
+import { metadataFits, metadataOf } from './write/attributes.js';
 
 /** What is in the way of a change that needs the content that is there, or only replaces it; null: nothing. */
 export function obstacle(headers: ObjectHeaders, needsContent: boolean): string | null {
@@ -38,7 +39,15 @@ export function requireWritable(tree: Tree, node: ObjectNode, needsContent: bool
   // What was changed here was looked at then
   if (headers === null || node.unlinked || (node.staged?.dirty === true && !node.staged.onlyDescribed)) return null;
   requireNone(tree.store, tree.log, node.key, headers, needsContent);
+  requireRoom(tree, node);
   return hasUnknownTags(headers) || isLocked(headers) ? askAttachments(tree, node) : null;
+}
+
+/** Others may have attached so much to an object that what a commit attaches has no room. @throws FileError ENOSPC, with a line in the log */
+function requireRoom({ store, log, options }: Tree, { key, facts }: ObjectNode): void {
+  if (facts.kept === null || metadataFits(metadataOf(facts, store, options.posix), store)) return;
+  log.guest('obstacle', { key }, `${store.location}/${key} cannot be changed: with its metadata and what is added to it there would be more than ${store.limits.metadataBytes} bytes of it`);
+  throw new FileError(E.NOSPC);
 }
 
 async function askAttachments(tree: Tree, node: ObjectNode): Promise<void> {

@@ -44,11 +44,16 @@ export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<O
   );
 }
 
-/** Whether the provider takes so much, and the id of a commit beside it. */
+/** Bytes of times in each convention, at their longest: the next write may make one as long, and must be possible. */
+const TIME_BYTES = new Map([['mtime', 22], ['atime', 22], ['ctime', 22], ['gcsfuse_mtime', 30], ['goog-reserved-file-mtime', 12], ['goog-reserved-file-atime', 12]]);
+
+/** Whether the provider takes so much, whatever the times are, and the id of a commit beside it. */
 export function metadataFits(metadata: Metadata, store: Pick<ObjectStore, 'limits'>): boolean {
   let bytes = COMMIT_BYTES;
   for (const [name, value] of Object.entries(metadata)) {
-    bytes += name.length + (PLAIN.test(value) ? value.length : ENVELOPE_BYTES + 4 * Math.ceil(Buffer.byteLength(value) / 3));
+    const atLeast = TIME_BYTES.get(name);
+    if (atLeast !== undefined) bytes += name.length + Math.max(atLeast, value.length);
+    else bytes += name.length + (PLAIN.test(value) ? value.length : ENVELOPE_BYTES + 4 * Math.ceil(Buffer.byteLength(value) / 3));
   }
   return bytes <= store.limits.metadataBytes;
 }

@@ -132,11 +132,18 @@ export class CommitMaker {
       if (!(error instanceof StorageError)) throw error;
     });
     const missing = file.extents.pieces().filter((piece) => piece.where === 'object').map((piece) => `${piece.from}-${piece.to}`);
-    const metadata = { ...this.metadata(file), ...(missing.length === 0 ? {} : { [MISSING]: cut(missing.join(','), MISSING_MAX_BYTES) }) };
+    const metadata = this.#withMissing(this.metadata(file), missing);
     for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(piece.from, piece.to, false);
     const condition: Condition = before === null ? { absent: true } : { version: before };
     const { version, changes } = await this.#make(file, { key, condition, metadata: () => metadata, commit: randomUUID(), begin: async () => undefined }, null);
     return { version, missing, changes };
+  }
+
+  /** As much of the list as there is room for beside the file's own attributes; all of it is in the log. */
+  #withMissing(metadata: Metadata, missing: readonly string[]): Metadata {
+    if (missing.length === 0) return metadata;
+    const lists = MISSING_BYTES.map((bytes) => ({ ...metadata, [MISSING]: cut(missing.join(','), bytes) }));
+    return lists.find((one) => metadataFits(one, this.shop.store)) ?? metadata;
   }
 
   /** An upload that was begun is not wanted any more. */
@@ -326,7 +333,7 @@ export class CommitMaker {
 
 /** Ranges of a conflict copy that are zeros since nobody has them any more. */
 const MISSING = 'bucketfsd-missing';
-const MISSING_MAX_BYTES = 400;
+const MISSING_BYTES = [400, 100, 20];
 /** Names that say when a file was changed: an upload has those of its beginning. */
 const TIMES: ReadonlySet<string> = new Set([
   'mtime', 'ctime', 'atime', 'gcsfuse_mtime', 'goog-reserved-file-mtime', 'goog-reserved-file-atime',
