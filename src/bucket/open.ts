@@ -11,7 +11,7 @@ import { cacheDirectoryOf, defaultDirectory, type StateDirectory } from './state
 import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../storage/object/filesystem.js';
 import { JournalError } from '../storage/object/journal.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
-import { AdaptiveLimit, withLimit } from '../storage/object/layers/limit.js';
+import { AdaptiveLimit, BULK_LIMIT, withLimit } from '../storage/object/layers/limit.js';
 import { withRestart } from '../storage/object/layers/restart.js';
 import { withRetry } from '../storage/object/layers/retry.js';
 import { MemoryBudget } from '../storage/object/memory-budget.js';
@@ -111,7 +111,7 @@ export function layered(client: ObjectStore, log: Logger): ObjectStore {
   const prompt = withRestart(withDeadline(client), {
     onRestart: (call, waited_ms) => log.guest('slow read', { operation: call.operation, waited_ms }, `${call.subject}: slower than usual, asked again`, 'info'),
   });
-  return withRetry(withLimit(prompt, new AdaptiveLimit()), {
+  return withRetry(withLimit(prompt, new AdaptiveLimit(), new AdaptiveLimit(BULK_LIMIT)), {
     onRetry: (call, error, attempt, delay_ms) =>
       log.guest(`retry ${error.code}`, { operation: call.operation, attempt, delay_ms, err: error }, `${error.message}: trying again in ${delay_ms} ms`),
   });

@@ -7,6 +7,7 @@ import type { Logger } from '../base/log.js';
 import { StartError } from '../lifecycle/errors.js';
 import { StorageError } from '../storage/object/errors.js';
 import { JournalError } from '../storage/object/journal.js';
+import { hiddenKey } from '../storage/object/hidden.js';
 import { MemoryBudget } from '../storage/object/memory-budget.js';
 import type { ObjectStore } from '../storage/object/store.js';
 import { CacheDirectory, CacheDirectoryError } from '../storage/object/write/cache-directory.js';
@@ -68,7 +69,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     const budget = MemoryBudget.within(bucket.memoryBudget * MIB);
     const { shop, files, report } = await recover(directory, store, budget, log);
     for (const line of report) output.line(line);
-    const maker = new CommitMaker(shop, { posix: bucket.posixMetadata, sizes: COMMIT_SIZES, overwrite: bucket.onConflict === 'overwrite' });
+    const maker = new CommitMaker(shop, { posix: bucket.posixMetadata, sizes: COMMIT_SIZES, hiddenKey: () => hiddenKey(identity.prefix), overwrite: bucket.onConflict === 'overwrite' });
     const left = new Set(files);
     const settled = (file: StagedFile): void => {
       left.delete(file);

@@ -41,7 +41,7 @@ const optionsOf = (more: Partial<S3Options> = {}): S3Options =>
 
 /** As the daemon has them, but that nothing is waited for. */
 const layered = (store: ObjectStore): ObjectStore =>
-  withRetry(withLimit(withRestart(withDeadline(store), { samples: 1, least_ms: 50 }), new AdaptiveLimit()), { attempts: 3, base_ms: 1, max_ms: 2 });
+  withRetry(withLimit(withRestart(withDeadline(store), { samples: 1, least_ms: 50 }), new AdaptiveLimit(), new AdaptiveLimit()), { attempts: 3, base_ms: 1, max_ms: 2 });
 
 async function restart(options: GuestOptions = {}): Promise<void> {
   await stop();

@@ -209,7 +209,7 @@ test('a commit that conflicts after its file has lost its name is nobody\'s conf
     return attempt(call.signal);
   });
   const nobody = (): never => assert.fail('this is no conflict');
-  const maker = new CommitMaker({ ...shop, store }, { posix: 'full', sizes: COMMIT_SIZES, overwrite: false });
+  const maker = new CommitMaker({ ...shop, store }, { posix: 'full', sizes: COMMIT_SIZES, hiddenKey: () => '.bucketfsd-unlinked/1', overwrite: false });
   const committer = new Committer(maker, { durability: 'remote', writebackDelay_ms: 0, prefix: '' }, {
     waiting: () => null, committed: nobody, conflicting: nobody, conflicted: nobody,
   }, new Gate(), sink);

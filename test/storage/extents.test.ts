@@ -43,10 +43,12 @@ test(`any writes and truncations make the pieces that they make byte by byte (SE
       } else {
         const from = random(80);
         const to = from + random(15);
-        file.write(from, to);
+        const zero = random(3) === 0;
+        if (zero) file.zero(from, to);
+        else file.write(from, to);
         if (to > from) {
           for (let i = model.length; i < from; i++) model[i] = 'zeros';
-          for (let i = from; i < to; i++) model[i] = 'staged';
+          for (let i = from; i < to; i++) model[i] = zero ? 'zeroed' : 'staged';
         }
       }
       assert.equal(file.size, model.length);
@@ -59,7 +61,10 @@ test(`any writes and truncations make the pieces that they make byte by byte (SE
         assert.ok(piece.to > piece.from);
         for (; at < piece.to; at++) seen.push(piece.where);
       }
-      assert.deepEqual(seen, model.slice(from, to), `${from} to ${to}`);
+      assert.deepEqual(seen, model.slice(from, to).map((where) => (where === 'zeroed' ? 'staged' : where)), `${from} to ${to}`);
+      const zeros = file.zeros();
+      for (let i = 1; i < zeros.length; i++) assert.ok(zeros[i].from > zeros[i - 1].to, 'apart from each other');
+      assert.deepEqual(model.map((where) => where.startsWith('zero')), model.map((_, i) => zeros.some((one) => one.from <= i && i < one.to)));
     }
   }
 });

@@ -23,7 +23,7 @@ function faulty(): { faults: FaultyStore; store: ObjectStore; inner: MemoryStore
 }
 
 contract('memory behind all layers', {
-  open: async () => withRetry(withLimit(withDeadline(new FaultyStore(new MemoryStore()).store), new AdaptiveLimit()), QUICK),
+  open: async () => withRetry(withLimit(withDeadline(new FaultyStore(new MemoryStore()).store), new AdaptiveLimit(), new AdaptiveLimit()), QUICK),
 });
 
 test('every error has an errno, and only what may pass is tried again', () => {
@@ -119,6 +119,25 @@ describe('limit', () => {
     const promise = new Promise<void>((resolve, reject) => ([done, fail] = [resolve, reject]));
     return { promise, done, fail };
   };
+
+  test('uploads and copies that take for ever keep nobody else from being asked, and neither does what the provider says of them', async () => {
+    const [limit, bulk] = [new AdaptiveLimit({ start: 2, max: 2 }), new AdaptiveLimit({ start: 2, max: 2 })];
+    const { faults, store, inner } = faulty();
+    const limited = withLimit(store, limit, bulk);
+    const version = await inner.put('k', bytes('content'));
+    const upload = await inner.beginUpload('u');
+    const caller = new AbortController();
+    faults.inject({ operation: 'copyPart', nth: 1, fault: { kind: 'before', code: 'throttled' } });
+    await assert.rejects(limited.copyPart(upload, 1, { key: 'k', version, offset: 0, bytes: 5 }), code('throttled'));
+    assert.deepEqual([limit.limit, bulk.limit], [2, 1]);
+    faults.random({ seed: 1, probability: 1, faults: [{ kind: 'delay', ms: 3_600_000 }] });
+    const held = Array.from({ length: 20 }, (_, i) => limited.copyPart(upload, i + 1, { key: 'k', version, offset: 0, bytes: 5 }, { signal: caller.signal }).catch(() => 'given up'));
+    await new Promise(setImmediate);
+    faults.random(null);
+    for (let i = 0; i < 5; i++) assert.equal((await limited.head('k')).version, version);
+    caller.abort();
+    assert.deepEqual(new Set(await Promise.all(held)), new Set(['given up']));
+  });
 
   test('no more than the limit are under way; the others follow in order', async () => {
     const limit = new AdaptiveLimit({ start: 2, max: 2 });

@@ -84,7 +84,7 @@ async function setUp(): Promise<Setup> {
       s.running--;
     }
   });
-  const store = withLimit(withRestart(played, { clock, onRestart: (_call, waited_ms) => restarts.push(waited_ms) }), limit);
+  const store = withLimit(withRestart(played, { clock, onRestart: (_call, waited_ms) => restarts.push(waited_ms) }), limit, limit);
   const s: Setup = { clock, store, limit, next, begun: 0, running: 0, mostRunning: 0, letGo: () => undefined, restarts };
   return s;
 }

@@ -69,7 +69,7 @@ export class ObjectGuest extends FuseClient {
 
   /** @returns files of which something is in the cache directory only */
   async close(): Promise<number> {
-    await this.#disconnect();
+    await this.depart();
     const left = await this.opened.close();
     if (this.ownsDirectory) this.discard();
     return left;
@@ -78,14 +78,15 @@ export class ObjectGuest extends FuseClient {
   /** The daemon is gone, as with SIGKILL; whatever was under way may or may not happen. */
   async kill(): Promise<void> {
     this.opened.abandon();
-    await this.#disconnect();
+    await this.depart();
   }
 
   discard(): void {
     if (this.cacheDirectory !== null) rmSync(this.cacheDirectory, { recursive: true, force: true });
   }
 
-  async #disconnect(): Promise<void> {
+  /** The frontend goes; the daemon does not. */
+  async depart(): Promise<void> {
     this.frontend.close();
     await this.backend.close();
     this.queue.close();

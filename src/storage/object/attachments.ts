@@ -68,6 +68,10 @@ export const isLocked = (headers: ObjectHeaders): boolean => headers[LOCK_MODE] 
 /** https://cloud.google.com/storage/docs/object-holds */
 export const isHeld = (headers: ObjectHeaders): boolean => headers[HELD] !== undefined;
 
+/** How parts of an object have to be stored: of its class, where all that is composed has to be of one, and encrypted as it is. */
+export const placeOf = (headers: ObjectHeaders): ObjectHeaders => pick(headers, ['x-goog-storage-class', ...ENCRYPTION]);
+
+const pick = (headers: ObjectHeaders, names: readonly string[]): ObjectHeaders => Object.fromEntries(names.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]])));
+
 /** Of a copy that is of use for its content only: encrypted in the same way, and nothing else. */
-export const contentOnly = (headers: ObjectHeaders): ObjectHeaders =>
-  ({ [TAGS]: '', ...Object.fromEntries(ENCRYPTION.flatMap((name) => (headers[name] === undefined ? [] : [[name, headers[name]]]))) });
+export const contentOnly = (headers: ObjectHeaders): ObjectHeaders => ({ [TAGS]: '', ...pick(headers, ENCRYPTION) });

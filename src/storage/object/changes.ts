@@ -2,14 +2,12 @@
  * Changes of names: each is done in the bucket when it is answered, except for files that are not in the bucket yet.
  * What takes several calls is in the journal before the first.
  */
-import { randomUUID } from 'node:crypto';
 import { E } from '../../base/errno.js';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { pagesOf } from './asking.js';
-import { HIDDEN } from './directory-handles.js';
 import type { Facts } from './facts.js';
-import { baseOf } from './hidden.js';
+import { baseOf, hiddenKey } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import { PERMISSIONS } from './posix-metadata.js';
@@ -212,8 +210,8 @@ export class Changes {
   async #removeObject(node: ObjectNode, found = false): Promise<void> {
     const { ledger } = this.write.shop;
     const file = node.staged;
-    if (file !== null) await this.write.committer.quiet(file);
-    await this.staging.preserve(node, () => this.#hiddenKey());
+    if (file !== null) await this.write.committer.stop(file);
+    await this.staging.preserve(node, () => hiddenKey(this.tree.options.prefix));
     const inBucket = found || file === null || !file.dirty || file.base !== null || file.mayBeCommitted;
     if (inBucket && file?.dirty === true) {
       // Its data is in the journal: what is begun here is finished there
@@ -235,10 +233,6 @@ export class Changes {
     await this.staging.unlinked(node);
     this.tree.changed(node.key);
     this.tree.nodes.detach(node);
-  }
-
-  #hiddenKey(): string {
-    return `${this.tree.options.prefix}${HIDDEN}/${randomUUID()}`;
   }
 
   /**
@@ -308,7 +302,7 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
-    if (there !== null) await this.staging.preserve(there, () => this.#hiddenKey());
+    if (there !== null) await this.staging.preserve(there, () => hiddenKey(this.tree.options.prefix));
     let file: StagedFile | null;
     // A commit makes the object of the key that it began with: none may be under way, or have come in between, when the key changes
     do file = await this.#settledFile(node); while (node.staged !== null && (this.write.committer.isUnderWay(node.staged) || (file !== null && !isOnlyHere(file))));

@@ -5,6 +5,7 @@
  * An entry's offset is its number, counted from 1 with "." and ".."; the guest gets the number of the one to go on with.
  */
 import { HeadsAhead } from './heads-ahead.js';
+import { HIDDEN } from './hidden.js';
 import type { Tree } from './tree.js';
 import { entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
 import { nameOf } from './names.js';
@@ -24,9 +25,6 @@ interface Page {
 
 /** A listing describes its entries at least for so long: the guest takes some time to go through it. */
 const LISTING_GOOD_MS = 1_000;
-
-/** Objects that only open files need are nobody's entries. */
-export const HIDDEN = '.bucketfsd-unlinked';
 
 interface Loaded extends Page {
   readonly entries: readonly Entry[];

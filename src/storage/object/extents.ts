@@ -17,6 +17,8 @@ export class Extents {
   #size: number;
   /** Bytes of the object that are still the file's: what was cut off does not come back when the file grows again. */
   #objectBytes: number;
+  /** Of what is staged: ranges that somebody has made zeros. */
+  readonly #zeroed: Extent[] = [];
 
   /** `objectBytes`: size of the object, 0 for a file that is new or was truncated at open. */
   constructor(objectBytes: number) {
@@ -55,23 +57,41 @@ export class Extents {
   /** [from, to) is in the staging file now. */
   write(from: number, to: number): void {
     if (to <= from) return;
-    const first = this.#firstEndingAtOrAfter(from);
-    let last = first;
-    let [low, high] = [from, to];
-    while (last < this.#extents.length && this.#extents[last].from <= to) {
-      low = Math.min(low, this.#extents[last].from);
-      high = Math.max(high, this.#extents[last].to);
-      last++;
-    }
-    this.#extents.splice(first, last - first, { from: low, to: high });
+    insert(this.#extents, from, to);
+    remove(this.#zeroed, from, to);
     this.#size = Math.max(this.#size, to);
+  }
+
+  /** The same, and there are zeros in it. */
+  zero(from: number, to: number): void {
+    if (to <= from) return;
+    this.write(from, to);
+    insert(this.#zeroed, from, to);
+  }
+
+  /** Bytes that were never written. */
+  get holeBytes(): number {
+    return this.pieces().reduce((sum, { from, to, where }) => (where === 'zeros' ? sum + to - from : sum), 0);
+  }
+
+  /** Bytes that are staged and zeros. */
+  get zeroedBytes(): number {
+    return this.#zeroed.reduce((sum, { from, to }) => sum + to - from, 0);
+  }
+
+  /** All that is known to be zeros, in order and apart from each other: written as such, or never written at all. */
+  zeros(): Extent[] {
+    const zeros = [...this.#zeroed];
+    for (const piece of this.pieces()) if (piece.where === 'zeros') insert(zeros, piece.from, piece.to);
+    return zeros;
   }
 
   /** The file has so many bytes now; what is beyond is gone, and zeros if the file grows again. */
   truncate(size: number): void {
     this.#objectBytes = Math.min(this.#objectBytes, size);
     this.#size = size;
-    const first = this.#firstEndingAtOrAfter(size);
+    remove(this.#zeroed, size, Infinity);
+    const first = firstEndingAtOrAfter(this.#extents, size);
     const cut = this.#extents[first];
     this.#extents.length = first;
     if (cut !== undefined && cut.from < size) this.#extents.push({ from: cut.from, to: size });
@@ -80,6 +100,7 @@ export class Extents {
   /** The file is what the object is, of so many bytes. */
   reset(objectBytes: number): void {
     this.#extents = [];
+    this.#zeroed.length = 0;
     this.#size = objectBytes;
     this.#objectBytes = objectBytes;
   }
@@ -95,7 +116,7 @@ export class Extents {
       if (Math.max(at, object) < until) pieces.push({ from: Math.max(at, object), to: until, where: 'zeros' });
       at = until;
     };
-    for (let i = this.#firstEndingAtOrAfter(from); i < this.#extents.length && this.#extents[i].from < end; i++) {
+    for (let i = firstEndingAtOrAfter(this.#extents, from); i < this.#extents.length && this.#extents[i].from < end; i++) {
       const extent = this.#extents[i];
       if (extent.from > at) gap(extent.from);
       const until = Math.min(extent.to, end);
@@ -105,18 +126,44 @@ export class Extents {
     if (at < end) gap(end);
     return pieces;
   }
+}
 
-  /** Index of the first extent whose end is not before `at`. */
-  #firstEndingAtOrAfter(at: number): number {
-    let low = 0;
-    let high = this.#extents.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#extents[middle].to < at) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+/** Index of the first range whose end is not before `at`. */
+function firstEndingAtOrAfter(ranges: readonly Extent[], at: number): number {
+  let low = 0;
+  let high = ranges.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (ranges[middle].to < at) low = middle + 1;
+    else high = middle;
   }
+  return low;
+}
+
+/** [from, to) becomes a part of sorted ranges, as one with those that it touches. */
+function insert(ranges: Extent[], from: number, to: number): void {
+  const first = firstEndingAtOrAfter(ranges, from);
+  let last = first;
+  let [low, high] = [from, to];
+  while (last < ranges.length && ranges[last].from <= to) {
+    low = Math.min(low, ranges[last].from);
+    high = Math.max(high, ranges[last].to);
+    last++;
+  }
+  ranges.splice(first, last - first, { from: low, to: high });
+}
+
+/** [from, to) is no longer a part of sorted ranges. */
+function remove(ranges: Extent[], from: number, to: number): void {
+  let first = firstEndingAtOrAfter(ranges, from);
+  if (first < ranges.length && ranges[first].to === from) first++;
+  let last = first;
+  while (last < ranges.length && ranges[last].from < to) last++;
+  if (last === first) return;
+  const left: Extent[] = [];
+  if (ranges[first].from < from) left.push({ from: ranges[first].from, to: from });
+  if (ranges[last - 1].to > to) left.push({ from: to, to: ranges[last - 1].to });
+  ranges.splice(first, last - first, ...left);
 }
 
 /** Ranges without [from, to). */

@@ -1,6 +1,7 @@
 /** A bucket as a file system: its parts put together, and what a former daemon has left taken up. */
 import type { FileSystem } from '../filesystem.js';
 import { BlockCache, type BlockCacheLog } from './blocks/block-cache.js';
+import { hiddenKey } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
 import { ObjectFileSystem, type OperationOptions } from './operations.js';
 import { SmallFiles } from './small-files.js';
@@ -79,7 +80,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const { shop, files, report } = await recover(directory, store, budget, log, blocks, write.bootId);
     const tree = treeOf(shop.store, budget, options, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
-    const maker = new CommitMaker(shop, { posix: options.posix, sizes, overwrite: write.onConflict === 'overwrite' });
+    const maker = new CommitMaker(shop, { posix: options.posix, sizes, hiddenKey: () => hiddenKey(options.prefix), overwrite: write.onConflict === 'overwrite' });
     const events: CommitEvents = {
       waiting: (file) => fs.staging!.waiting(file), committed: (file, base, metadata) => fs.staging!.committed(file, base, metadata), conflicting: (file) => fs.staging!.conflicting(file), conflicted: (file) => fs.staging!.conflicted(file),
     };

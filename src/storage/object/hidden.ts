@@ -1,10 +1,17 @@
 /** Copies that stand for objects which were removed or replaced while they were open: they go when the last handle does. */
+import { randomUUID } from 'node:crypto';
 import { Underway } from '../../base/underway.js';
 import { contentOnly } from './attachments.js';
 import type { ObjectNode } from './nodes.js';
 import type { ObjectStore } from './store.js';
 import type { Base } from './write/records.js';
 import type { Ledger } from './write/ledger.js';
+
+/** Objects that only the daemon needs are nobody's entries. */
+export const HIDDEN = '.bucketfsd-unlinked';
+
+/** A key for one of them, which nobody has. */
+export const hiddenKey = (prefix: string): string => `${prefix}${HIDDEN}/${randomUUID()}`;
 
 export class HiddenObjects {
   readonly #keys = new Map<ObjectNode, string>();

@@ -6,6 +6,7 @@ import { E } from '../../base/errno.js';
 import { O_ACCMODE, O_DSYNC, O_RDONLY, O_SYNC, O_TRUNC, O_WRONLY, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { FATTR, FOPEN, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
+import { CommitWaits } from './commit-waits.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf } from './hidden.js';
 import type { MemoryBudget } from './memory-budget.js';
@@ -26,6 +27,7 @@ export class OpenFiles {
   readonly #handles = new Map<number, FileHandle>();
   /** null: nothing is ever written. */
   readonly staging: StagingRegistry | null;
+  readonly waits = new CommitWaits();
 
   constructor(
     readonly store: ObjectStore,
@@ -140,15 +142,14 @@ export class OpenFiles {
     const n = staged.write(r, r.offset);
     if (n <= 0) return n;
     this.write!.committer.wrote(staged);
-    return file.synchronous || (r.flags & O_DSYNC) !== 0 ? this.write!.committer.durable(staged).then(() => n) : n;
+    return file.synchronous || (r.flags & O_DSYNC) !== 0 ? this.waits.wait(r, this.write!.committer.durable(staged).then(() => n)) : n;
   }
 
   /** FLUSH and FSYNC: what this handle's file has become is where --durability wants it. */
   async flush(r: FileSystemRequest): Promise<number> {
     const file = this.get(r);
     if (file.stale) return -E.STALE;
-    if (file.staged !== null) await this.write!.committer.durable(file.staged);
-    return 0;
+    return file.staged === null ? 0 : this.waits.wait(r, this.write!.committer.durable(file.staged).then(() => 0));
   }
 
   fallocate(r: FileSystemRequest): number {
@@ -199,8 +200,7 @@ export class OpenFiles {
     const result = staged.truncate(r.size);
     if (result < 0) return result;
     // Nobody will close it
-    if (staging.handlesOf(staged) === 0) await staging.write.committer.durable(staged);
-    return 0;
+    return staging.handlesOf(staged) > 0 ? 0 : this.waits.wait(r, staging.write.committer.durable(staged).then(() => 0));
   }
 
   /** The guest has gone. */

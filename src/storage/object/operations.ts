@@ -86,8 +86,8 @@ export class ObjectFileSystem {
       entryTimeout: seconds,
       attrTimeout: seconds,
       reset: () => this.#reset(),
-      cancelWaiting: () => undefined,
-      interrupt: () => false,
+      cancelWaiting: () => files.waits.drain(),
+      interrupt: (low, high) => files.waits.interrupt(low, high),
       lookup: (r) => this.#later(r, () => this.#lookup(r)),
       forget: (low, high, count) => this.#forget(low, high, count),
       getattr: (r) => this.#getattr(r),
@@ -112,7 +112,7 @@ export class ObjectFileSystem {
       flush: (r) => this.#later(r, () => files.flush(r)),
       fsync: (r) => this.#later(r, () => files.flush(r)),
       fsyncdir: (r) => this.#fsyncdir(r),
-      syncfs: (r) => this.#later(r, () => this.#syncfs()),
+      syncfs: (r) => this.#later(r, () => files.waits.wait(r, this.#syncfs())),
       release: (r) => this.#inline(r, () => (files.release(r), 0)),
       releasedir: (r) => directories.release(r),
       statfs: (r) => (putStatfs(r.reply.u32), 0),
@@ -276,11 +276,12 @@ export class ObjectFileSystem {
     if (!this.#directories.isOpen(r)) return -E.BADF;
     const staged = this.tree.nodes.get(r.nodeLow, r.nodeHigh)?.staged ?? null;
     if (write === null || (staged === null && write.committer.options.durability === 'remote')) return 0;
-    return this.#later(r, async () => {
+    const synced = async (): Promise<number> => {
       if (staged !== null) await write.committer.durable(staged);
       await Promise.all([write.shop.ledger.sync(), write.shop.directory.syncStaging()]);
       return 0;
-    });
+    };
+    return this.#later(r, () => this.files.waits.wait(r, synced()));
   }
 
   async #syncfs(): Promise<number> {

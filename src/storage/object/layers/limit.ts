@@ -5,7 +5,7 @@
  */
 import { StorageError } from '../errors.js';
 import type { ObjectStore } from '../store.js';
-import { intercept } from './intercept.js';
+import { intercept, type Call } from './intercept.js';
 
 export interface LimitOptions {
   readonly start: number;
@@ -13,6 +13,8 @@ export interface LimitOptions {
 }
 
 export const LIMIT: LimitOptions = { start: 32, max: 256 };
+/** Of calls that move much, on the line or within the provider. */
+export const BULK_LIMIT: LimitOptions = { start: 16, max: 64 };
 const DECREASE = 2 / 3;
 
 export class AdaptiveLimit {
@@ -90,6 +92,9 @@ export class AdaptiveLimit {
   }
 }
 
-export function withLimit(store: ObjectStore, limit: AdaptiveLimit): ObjectStore {
-  return intercept(store, (call, attempt) => limit.run(() => attempt(call.signal), call.signal, call.subject));
+const BULK: ReadonlySet<Call['operation']> = new Set<Call['operation']>(['putPart', 'copyPart', 'copy', 'completeUpload']);
+
+/** Large uploads and copies have a limit of their own: however many of them there are, and however slow, others are not kept from being asked. */
+export function withLimit(store: ObjectStore, limit: AdaptiveLimit, bulk: AdaptiveLimit): ObjectStore {
+  return intercept(store, (call, attempt) => (BULK.has(call.operation) ? bulk : limit).run(() => attempt(call.signal), call.signal, call.subject));
 }

@@ -11,11 +11,12 @@ import { COMMIT, settledComplete, settledPut } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import { metadataFits, metadataOf } from './attributes.js';
-import { growingLayout, uniformLayout, type CommitSizes } from './layout.js';
+import { growingLayout, layoutFor, type CommitSizes, type Layout } from './layout.js';
 import type { Base } from './records.js';
 import type { StagedFile } from './staged-file.js';
+import { copiesOf, PartedUpload, type UploadContext } from './upload.js';
 import type { Workshop } from './workshop.js';
-import { PartedUpload } from './upload.js';
+import { ZeroObjects } from './zero-objects.js';
 
 /** So much is sent from a copy in memory: then it is one moment of the file, and costs no reading in the worker. */
 const SNAPSHOT_BYTES = 256 << 10;
@@ -25,6 +26,8 @@ const ATTEMPTS = 4;
 export interface CommitOptions {
   readonly posix: PosixMode;
   readonly sizes: CommitSizes;
+  /** A key for an object that only this daemon needs, and not for long. */
+  readonly hiddenKey: () => string;
   /** Whatever is there is replaced. */
   readonly overwrite: boolean;
 }
@@ -70,11 +73,14 @@ export class ConflictError extends Error {
 
 export class CommitMaker {
   readonly #cleaning = new Underway();
+  readonly #context: UploadContext;
 
   constructor(
     readonly shop: Workshop,
     readonly options: CommitOptions,
-  ) {}
+  ) {
+    this.#context = { ...shop, zeros: new ZeroObjects(shop.store, shop.ledger, options.sizes, options.hiddenKey) };
+  }
 
   /**
    * Make the object.
@@ -113,10 +119,10 @@ export class CommitMaker {
 
   /** Begin to send a file that is written from its beginning, before its size is known. */
   async stream(file: StagedFile): Promise<void> {
-    const { store, ledger } = this.shop;
+    const { sizes } = this.options;
     const commit = file.nextCommit();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
-    const upload = await PartedUpload.begin(store, ledger, file, file.key!, growingLayout(this.options.sizes, store.limits), this.options.sizes, metadata, commit);
+    const upload = await PartedUpload.begin(this.#context, file, file.key!, () => growingLayout(sizes, this.shop.store.limits), sizes, metadata, commit);
     file.upload = upload;
     upload.follow();
   }
@@ -157,7 +163,7 @@ export class CommitMaker {
 
   async #attempt(file: StagedFile): Promise<Committed> {
     const stream = file.upload;
-    const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity;
+    const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity && this.#suits(stream);
     if (stream !== null && !usable) await this.#dropStream(file, stream);
     const commit = usable ? stream.commit : file.nextCommit();
     const begin = (): Promise<void> => file.beginCommit(commit);
@@ -191,6 +197,11 @@ export class CommitMaker {
     const wanted = file.knowsOf(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
     const { version, metadata } = await this.#describe(file, there.key, there.version, begun, wanted);
     return { base: { key: there.key, version, size: there.size }, metadata, changes, commit };
+  }
+
+  /** An upload that began before its file had holes may be cut so that it sends them: to begin anew costs what was sent already. */
+  #suits(stream: PartedUpload): boolean {
+    return stream.excessBytes <= Math.max(this.options.sizes.holeBytes, stream.sentBytes);
   }
 
   /** Whether the object need not be made anew: one that is known to be empty costs less than a copy of itself. */
@@ -245,17 +256,18 @@ export class CommitMaker {
       return { ...(await this.#describe(file, key, version, upload.metadata, wanted)), size, changes };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
-      const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large'].includes(error.code);
+      const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large', 'aborted'].includes(error.code);
       if (stream === null || conclusive) await this.#dropStream(file, upload);
       throw error;
     }
   }
 
   async #beginParts(file: StagedFile, key: string, metadata: Metadata, commit: string): Promise<PartedUpload> {
-    const { store, ledger } = this.shop;
-    const layout = uniformLayout(file.size, this.options.sizes, store.limits);
-    if (layout === null) throw new StorageError('too-large', `upload ${store.location}/${key}`);
-    return PartedUpload.begin(store, ledger, file, key, layout, this.options.sizes, { ...metadata, [COMMIT]: commit }, commit);
+    const { store } = this.shop;
+    const { sizes } = this.options;
+    const plan = (): Layout | null => layoutFor(file.extents, copiesOf(file, store), sizes, store.limits);
+    if (plan() === null) throw new StorageError('too-large', `upload ${store.location}/${key}`);
+    return PartedUpload.begin(this.#context, file, key, plan, sizes, { ...metadata, [COMMIT]: commit }, commit);
   }
 
   /** Attributes that were set after the upload was begun. */
@@ -284,6 +296,11 @@ export class CommitMaker {
   /** Nothing is left behind by what was completed. */
   async settled(): Promise<void> {
     await this.#cleaning.settled();
+    await this.#context.zeros.settled();
+  }
+
+  abandon(): void {
+    this.#context.zeros.abandon();
   }
 
   async #dropStream(file: StagedFile, upload: PartedUpload): Promise<void> {

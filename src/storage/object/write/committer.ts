@@ -1,6 +1,7 @@
 /** When changed files become objects: at fsync and close, or a while after; again after a failure; and what if somebody else was faster. */
 import { createHash, randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
+import { StorageError } from '../errors.js';
 import type { Metadata, ObjectInfo, Version } from '../store.js';
 import { errnoOf, FileError, type TreeLog } from '../tree.js';
 import { ConflictError, type CommitMaker } from './commit.js';
@@ -34,6 +35,9 @@ export const CONFLICTS = '.bucketfsd-conflicts/';
 
 /** Files that are committed in the background at the same time. */
 const BACKGROUND_MAX = 16;
+/** Of them so many that are large, and may take hours: the others do not wait for them. */
+const LARGE_MAX = 4;
+const LARGE_BYTES = 1 << 30;
 /** Changes that nobody has waited for; each takes some memory. */
 const DEFERRED_MAX = 10_000;
 /** A file that is written while it is put aside is put aside again so often, until writing it fails. */
@@ -51,6 +55,10 @@ export class Committer {
   /** Uploads that are being begun. */
   readonly #beginnings = new Map<StagedFile, Promise<void>>();
   readonly #background = new Set<Promise<void>>();
+  /** How many of those are large. */
+  #large = 0;
+  /** Files of which nobody wants the commit that is under way. */
+  readonly #stopping = new Set<StagedFile>();
   #timer: NodeJS.Timeout | null = null;
   /** When the timer fires, by performance.now(). */
   #wakes_ms = Infinity;
@@ -126,6 +134,13 @@ export class Committer {
     await this.over(file);
   }
 
+  /** The object of the file is going to be removed: parts that are being sent are given up, and quiet() is soon over. Who waits for the commit waits for the removal. */
+  async stop(file: StagedFile): Promise<void> {
+    this.#stopping.add(file);
+    file.upload?.stop();
+    await this.quiet(file).finally(() => this.#stopping.delete(file));
+  }
+
   /** The file is no longer to be committed, and nothing reads its staging file. */
   async forget(file: StagedFile): Promise<void> {
     await this.quiet(file);
@@ -156,6 +171,7 @@ export class Committer {
 
   abandon(): void {
     this.#closed = true;
+    this.maker.abandon();
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#due.clear();
     this.#retries.clear();
@@ -181,6 +197,7 @@ export class Committer {
       this.#failures.delete(file);
       this.events.committed(file, base, metadata);
     } catch (error) {
+      if (this.#stopping.has(file) && error instanceof StorageError && error.code === 'aborted') return;
       if (this.#closed) throw error;
       // It has lost its name meanwhile
       if (file.key === null) return;
@@ -278,19 +295,27 @@ export class Committer {
         next = due;
         break;
       }
-      this.#begin(file);
+      if (this.#hasRoomFor(file)) this.#begin(file);
     }
     if (this.#background.size >= BACKGROUND_MAX) return;
     for (const [file, due] of this.#retries) {
-      if (due <= time && this.#background.size < BACKGROUND_MAX) this.#begin(file);
-      else next = Math.min(next, due);
+      if (due > time || this.#background.size >= BACKGROUND_MAX) next = Math.min(next, due);
+      else if (this.#hasRoomFor(file)) this.#begin(file);
     }
     if (next < Infinity) this.#wakeAt(next);
   }
 
+  /** What has none is begun when another one ends. */
+  #hasRoomFor(file: StagedFile): boolean {
+    return file.size < LARGE_BYTES || this.#large < LARGE_MAX;
+  }
+
   #begin(file: StagedFile): void {
     this.#forgetDue(file);
+    const large = file.size < LARGE_BYTES ? 0 : 1;
+    this.#large += large;
     const done = this.#quietly(file).finally(() => {
+      this.#large -= large;
       this.#background.delete(done);
       if (this.#due.size + this.#retries.size > 0) this.#wakeAt(performance.now());
     });

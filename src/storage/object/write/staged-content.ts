@@ -11,6 +11,7 @@ import { Extents, without, type Extent } from '../extents.js';
 import { WRITE_BYTES } from '../page-cache.js';
 import type { Ledger } from './ledger.js';
 import type { CacheDirectory } from './cache-directory.js';
+import type { ContentLimits } from './layout.js';
 import { contentOf, isSameContent, type Content, type JournalRecord } from './records.js';
 import { StagingFile } from './staging-file.js';
 
@@ -69,7 +70,7 @@ export class StagedContent {
   constructor(
     directory: CacheDirectory,
     readonly ledger: Ledger,
-    readonly objectMaxBytes: number,
+    readonly limits: ContentLimits,
     readonly owner: ContentOwner,
     { content, synced, lost }: ContentLeft,
     /** What a former daemon has left; null: nothing. */
@@ -128,7 +129,7 @@ export class StagedContent {
 
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
   write(r: FileSystemRequest, offset: number): number {
-    if (offset + r.size > this.objectMaxBytes) return -E.FBIG;
+    if (this.#isTooLarge(offset, offset + r.size)) return -E.FBIG;
     if (this.#uncutFrom < Infinity) this.#cut();
     const fd = this.#staging.fd();
     let n: number;
@@ -142,14 +143,24 @@ export class StagedContent {
   /** [from, to) reads as zeros; `grow`: also beyond the end. @returns 0 or −errno */
   zero(from: number, to: number, grow: boolean): number {
     const end = grow ? to : Math.min(to, this.extents.size);
-    if (end > this.objectMaxBytes) return -E.FBIG;
+    if (this.#isTooLarge(end, end)) return -E.FBIG;
     if (end <= from) return 0;
     // Before anything is changed that could not be undone
     this.ledger.reserve();
     if (this.#uncutFrom < Infinity) this.#cut();
     this.#staging.grow(Math.max(end, this.extents.size));
     this.#staging.punch(from, end);
-    return this.#staged(from, end);
+    const errno = this.#staged(from, end);
+    // For this daemon: a commit need not send them. The next one takes them for data
+    if (errno === 0) this.extents.zero(from, end);
+    return errno;
+  }
+
+  /** With data from here to there: no object is so large, or too many zeros would have to be sent. */
+  #isTooLarge(from: number, end: number): boolean {
+    const { fileMaxBytes, holeMaxBytes } = this.limits;
+    const hole = from - this.extents.size;
+    return end > fileMaxBytes || (hole > 0 && holeMaxBytes < Infinity && hole + this.extents.holeBytes > holeMaxBytes);
   }
 
   /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno */
@@ -161,7 +172,7 @@ export class StagedContent {
 
   /** @returns 0 or −errno */
   truncate(size: number): number {
-    if (size > this.objectMaxBytes) return -E.FBIG;
+    if (this.#isTooLarge(size, size)) return -E.FBIG;
     const before = this.extents.size;
     try {
       if (this.#uncutFrom < Infinity) this.#cut();

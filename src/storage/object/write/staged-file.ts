@@ -14,6 +14,7 @@ import { Reader } from '../reader.js';
 import { COMMIT } from '../settle.js';
 import type { ObjectInfo } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
+import { contentLimits } from './layout.js';
 import { newToken, OwnCommits, type Begun } from './own-commits.js';
 import { StagedContent, type ContentLeft } from './staged-content.js';
 import type { PartedUpload } from './upload.js';
@@ -66,7 +67,7 @@ export class StagedFile {
       changed: (from: number, to: number) => this.#dataChanged(from, to),
       isKnown: () => shop.ledger.files.has(id),
     };
-    this.#content = new StagedContent(shop.directory, shop.ledger, shop.store.limits.objectBytes, owner, { content: state, ...content }, left);
+    this.#content = new StagedContent(shop.directory, shop.ledger, contentLimits(shop.store), owner, { content: state, ...content }, left);
   }
 
   /** A file that is not in the bucket yet: with its first change, which is to exist. @throws an error of the file system */

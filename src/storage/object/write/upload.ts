@@ -1,17 +1,27 @@
 /** An upload in parts of a file that may change meanwhile: a part that was changed after it was sent is sent again. */
 import type { Ledger } from './ledger.js';
-import { cellsOf, type Cell, type CommitSizes, type Layout } from './layout.js';
+import { cellsOf, excessOf, type Cell, type CommitSizes, type Copies, type Layout } from './layout.js';
 import type { StagedFile } from './staged-file.js';
 import type { Metadata, ObjectStore, Part, Upload } from '../store.js';
+import type { ZeroLease, ZeroObjects } from './zero-objects.js';
 import { StorageError } from '../errors.js';
+
+export interface UploadContext {
+  readonly store: ObjectStore;
+  readonly ledger: Ledger;
+  readonly zeros: ZeroObjects;
+}
 
 interface Sent {
   readonly cell: Cell;
   /** Never rejects: an error is looked at when the part is needed. */
   readonly done: Promise<Part | Error>;
   stale: boolean;
+  failed: boolean;
 }
 
+/** What was copied and is larger is not sent in this upload, whatever is written to it meanwhile: that is for the next commit. */
+const RESENT_MAX_BYTES = 1 << 30;
 /** While somebody goes on writing, what was changed is sent again so often before the object is made. */
 const ROUNDS_MAX = 3;
 
@@ -32,14 +42,33 @@ export class PartedUpload {
     /** That of the object to be, and the commit's id in it. */
     readonly metadata: Metadata,
     readonly commit: string,
+    readonly zeros: ZeroLease,
   ) {}
 
+  /** `layoutNow`: for the file as it is when the upload has begun. */
   static async begin(
-    store: ObjectStore, ledger: Ledger, file: StagedFile, key: string, layout: Layout, sizes: CommitSizes, metadata: Metadata, commit: string,
+    { store, ledger, zeros }: UploadContext, file: StagedFile, key: string, layoutNow: () => Layout | null, sizes: CommitSizes, metadata: Metadata, commit: string,
   ): Promise<PartedUpload> {
-    const upload = await store.beginUpload(key, { metadata, headers: file.attributes().headers });
+    const { headers } = file.attributes();
+    const upload = await store.beginUpload(key, { metadata, headers });
     ledger.uploadBegun(upload);
-    return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit);
+    const layout = layoutNow() ?? { start: () => 0, capacity: -1 }; // too large by now: parts() gives none
+    return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit, zeros.lease(headers));
+  }
+
+  /** Bytes that were sent, and would be sent again by another upload. */
+  get sentBytes(): number {
+    return [...this.#sent.values()].reduce((sum, { cell }) => (cell.source === 'staged' ? sum + cell.to - cell.from : sum), 0);
+  }
+
+  /** Of the file as it is now: bytes that would be sent, and are no data. */
+  get excessBytes(): number {
+    return excessOf(this.#cells(), this.file.extents);
+  }
+
+  /** Nobody needs it any more: what is under way is given up, and parts() fails with `aborted`. */
+  stop(): void {
+    this.#caller.abort();
   }
 
   /** What was sent of this range is sent again. */
@@ -58,7 +87,7 @@ export class PartedUpload {
     const [first] = this.file.extents.staged;
     if (first === undefined || first.from > 0) return;
     for (let index = this.#sent.size; this.layout.start(index + 1) <= first.to && this.#running < this.sizes.partsAtOnce; index++) {
-      this.#send({ number: index + 1, from: this.layout.start(index), to: this.layout.start(index + 1), copied: false });
+      this.#send({ number: index + 1, from: this.layout.start(index), to: this.layout.start(index + 1), source: 'staged' });
     }
   }
 
@@ -69,19 +98,21 @@ export class PartedUpload {
   async parts(): Promise<Part[] | null> {
     this.#following = false;
     for (let round = 1; ; round++) {
+      if (this.file.size > this.layout.capacity) return null;
       const cells = this.#cells();
       const numbers = new Set(cells.map(({ number }) => number));
       // The file was cut. S3 leaves out what is not listed; Ceph refuses to complete with fewer parts than there are
       if (numbers.size === 0 || [...this.#sent.keys()].some((number) => !numbers.has(number))) return null;
-      const parts: Part[] = [];
       let failed: Error | null = null;
-      const taken = cells.map((cell) => this.#fresh(cell) ?? this.#queued(cell));
-      for (const part of taken) {
-        const result = await part;
+      let isCut = false;
+      const taken = await Promise.all(cells.map(async (cell) => {
+        const result = await (this.#fresh(cell) ?? this.#queued(cell, () => failed !== null || isCut || (isCut = cell.from >= this.file.size)));
         if (result instanceof Error) failed ??= result;
-        else parts.push(result);
-      }
-      if (failed !== null) throw failed;
+        return result;
+      }));
+      const parts = taken.flatMap((one) => (one === null || one instanceof Error ? [] : [one]));
+      if (failed !== null) throw failed as Error;
+      if (isCut) return null;
       if (round === ROUNDS_MAX || cells.every((cell) => this.#fresh(cell) !== null)) return parts;
     }
   }
@@ -89,7 +120,7 @@ export class PartedUpload {
   /** Give it up; what fails about that is left to the next start. */
   async abort(): Promise<void> {
     this.#caller.abort();
-    await Promise.allSettled([...this.#sent.values()].map((sent) => sent.done));
+    await this.settled();
     await this.store.abortUpload(this.upload);
     this.ledger.uploadEnded(this.upload);
   }
@@ -97,23 +128,27 @@ export class PartedUpload {
   /** Every part has come to an end: the staging file is read no more. */
   async settled(): Promise<void> {
     await Promise.allSettled([...this.#sent.values()].map((sent) => sent.done));
+    this.zeros.end();
   }
 
   #cells(): Cell[] {
     const { file, store, layout, sizes } = this;
-    const copyPart = file.base === null ? 'none' : store.capabilities.copyPart;
-    return cellsOf(file.extents, layout, file.base?.size ?? 0, sizes, store.limits, copyPart);
+    return cellsOf(file.extents, layout, copiesOf(file, store), sizes, store.limits);
   }
 
   #fresh(cell: Cell): Promise<Part | Error> | null {
     const sent = this.#sent.get(cell.number);
-    if (sent === undefined || sent.stale || sent.cell.from !== cell.from || sent.cell.to !== cell.to) return null;
-    return sent.done;
+    if (sent === undefined || sent.failed || sent.cell.from !== cell.from || sent.cell.to !== cell.to) return null;
+    const tooLarge = sent.cell.source !== 'staged' && cell.source === 'staged' && cell.to - cell.from > RESENT_MAX_BYTES;
+    return sent.stale && !tooLarge ? null : sent.done;
   }
 
-  async #queued(cell: Cell): Promise<Part | Error> {
-    while (this.#running >= this.sizes.partsAtOnce) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    return this.#fresh(cell) ?? this.#send(cell);
+  /** When others have made room. @returns null if by then nobody needs it: another part has failed, or the file was cut */
+  async #queued(cell: Cell, isVain: () => boolean): Promise<Part | Error | null> {
+    while (this.#running >= this.sizes.partsAtOnce && !isVain()) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    if (!isVain()) return this.#fresh(cell) ?? this.#send(cell);
+    this.#waiting.shift()?.();
+    return null;
   }
 
   #send(cell: Cell): Promise<Part | Error> {
@@ -126,10 +161,10 @@ export class PartedUpload {
         this.#waiting.shift()?.();
         this.sendWritten();
         // A part that failed is not there
-        if (result instanceof Error && this.#sent.get(cell.number) === sent) sent.stale = true;
+        if (result instanceof Error) sent.failed = true;
         return result;
       });
-    const sent: Sent = { cell, done, stale: false };
+    const sent: Sent = { cell, done, stale: false, failed: false };
     this.#sent.set(cell.number, sent);
     return done;
   }
@@ -140,7 +175,8 @@ export class PartedUpload {
     const { file, store, upload } = this;
     const { signal } = this.#caller;
     const bytes = cell.to - cell.from;
-    if (cell.copied && file.base !== null) {
+    if (cell.source === 'zeros') return this.zeros.copyTo(upload, cell.number, bytes, { signal });
+    if (cell.source === 'object' && file.base !== null) {
       try {
         return await this.#copy(cell, signal);
       } catch (error) {
@@ -161,4 +197,9 @@ export class PartedUpload {
     if (there.version !== version) throw new StorageError('changed', `copy a part of ${store.location}/${key}`);
     return part;
   }
+}
+
+/** What of the file the provider copies. */
+export function copiesOf({ base }: StagedFile, { capabilities: { copyPart } }: ObjectStore): Copies {
+  return { base: base === null ? 'none' : copyPart, baseBytes: base?.size ?? 0, zeros: copyPart };
 }
