@@ -1,0 +1,127 @@
+/** A guest: walks names as Linux does, and knows which answers are right while others change the bucket. */
+import { E, errnoName } from '../../src/base/errno.js';
+import { u64 } from '../support/frontend.js';
+import { name as nameBytes, OP } from '../support/guest.js';
+import type { Bucket } from './bucket.js';
+import type { Daemon } from './daemon.js';
+import type { Book } from './model/book.js';
+import { named, type Oracle } from './model/oracle.js';
+import { PathLocks } from './path-locks.js';
+import type { Reply } from './ring.js';
+
+export interface GuestOptions {
+  readonly prefix: string;
+  /** fsync and close are answered when the object is there. */
+  readonly waits: boolean;
+  /** So long names and attributes are believed, at most. */
+  readonly ttl_ms: number;
+  /** Errors of the store may come through. */
+  readonly mayFail: boolean;
+}
+
+const ROOT = 1n;
+export const ENTRY_BYTES = 128;
+export const ATTR_BYTES = 104;
+/** Errors of a failing store, as a program gets them. */
+const OF_THE_STORE: readonly number[] = [E.IO, E.ACCES];
+
+export const errnoText = (error: number): string => (error === 0 ? '0' : errnoName(error));
+
+export const isOneOf = (error: number, errnos: readonly number[]): boolean => errnos.includes(-error);
+
+/** The last part of a path. */
+export const baseOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
+
+export class Guest {
+  readonly locks = new PathLocks();
+  readonly #lookups = new Map<bigint, number>();
+
+  constructor(
+    readonly daemon: Daemon,
+    readonly book: Book,
+    readonly oracle: Oracle,
+    readonly bucket: Bucket,
+    readonly options: GuestOptions,
+    readonly note: (line: string) => void,
+  ) {}
+
+  /** Forget nodes and handles: another daemon serves. */
+  restarted(): void {
+    this.#lookups.clear();
+    for (const file of this.book.files) {
+      file.handles = 0;
+      if (file.names.size < 2 || file.isDirty) continue;
+      // Recovery has finished or given up the rename
+      const there = [...file.names].filter((key) => file.versions.has(this.bucket.at(key)?.version ?? ''));
+      if (there.length === 1) for (const key of [...file.names]) if (key !== there[0]) file.loses(key, this.bucket.changes.length);
+    }
+  }
+
+  key(path: string): string {
+    return this.options.prefix + path;
+  }
+
+  // Names
+
+  /** @returns the node, or −errno */
+  async walk(path: string): Promise<bigint | number> {
+    let node = ROOT;
+    if (path === '') return node;
+    for (const part of path.split('/')) {
+      const found = await this.lookup(node, part);
+      if (typeof found === 'number') return found;
+      node = found;
+    }
+    return node;
+  }
+
+  async lookup(parent: bigint, part: string): Promise<bigint | number> {
+    const reply = await this.daemon.call(OP.LOOKUP, parent, nameBytes(part), ENTRY_BYTES);
+    return this.entry(reply);
+  }
+
+  /** @returns the node of a reply with an entry, or −errno */
+  entry(reply: Reply): bigint | number {
+    if (reply.error !== 0) return reply.error;
+    const node = reply.data.getBigUint64(0, true);
+    this.#lookups.set(node, (this.#lookups.get(node) ?? 0) + 1);
+    return node;
+  }
+
+  /** Send FORGET for a node that nobody uses at the moment. */
+  async forget(node: bigint): Promise<void> {
+    const count = this.#lookups.get(node) ?? 0;
+    this.#lookups.delete(node);
+    if (count > 0) await this.daemon.call(OP.FORGET, node, u64(count));
+  }
+
+  /** @returns the number of the last change that an answer of now must know of */
+  now(key: string): number {
+    const { changes } = this.bucket;
+    if (this.options.ttl_ms === 0) return changes.length;
+    const from_ms = this.daemon.machine.now_ms() - 2 * this.options.ttl_ms;
+    let at = changes.length;
+    // Changes of its own it sees at once
+    const own = (this.bucket.history.get(key) ?? []).findLast(({ change }) => changes[change - 1].call.client === this.daemon.name)?.change ?? 0;
+    while (at > own && changes[at - 1].at_ms >= from_ms) at--;
+    return at;
+  }
+
+  /** @returns the node of the directory that a path is in, or −errno */
+  parentOf(path: string): Promise<bigint | number> {
+    return this.walk(path.includes('/') ? path.slice(0, path.lastIndexOf('/')) : '');
+  }
+
+  /** Check an error for which only a failing store can be the reason. */
+  unexpected(what: string, error: number): void {
+    if (!(this.options.mayFail && isOneOf(error, OF_THE_STORE))) this.oracle.fail('errno', `${this.daemon.name}: ${what} is ${errnoText(error)}`);
+  }
+
+  /** Check an ENOENT: the name must have been free at some moment since then. */
+  checkAbsent(key: string, since: number, what: string): void {
+    const file = this.book.current(key);
+    const others = this.bucket.statesSince(key, since).some((one) => one === null);
+    if (others || this.book.isUnclear(key) || this.oracle.excused.has(key) || this.options.mayFail) return;
+    this.oracle.fail('name', `${this.daemon.name}: ${what} is ENOENT, and ${file === null ? named(this.bucket.at(key)!) : String(file)} is there`);
+  }
+}

@@ -1,0 +1,378 @@
+/**
+ * Checks every change of the bucket when it happens. A daemon writes only content that its guest has made of a file of that name, and replaces or
+ * removes only what it knew to be there. At the end everything acknowledged is somewhere.
+ */
+import type { Bucket, Change, Revision } from '../bucket.js';
+import { maps, mapsBack, wasUnderWay, type Book } from './book.js';
+import { attributesOf, between, containedUpTo, exactly, type GuestFile, sameAttributes, type Attributes, type Log } from './guest-file.js';
+
+export const VIOLATIONS = [
+  'lost', 'overwritten', 'false conflict', 'content', 'attributes', 'nobody', 'came back', 'left behind', 'gone', 'old name', 'read', 'name', 'errno', 'stuck', 'defect', 'start', 'body',
+] as const;
+export type ViolationKind = (typeof VIOLATIONS)[number];
+
+export class Violation extends Error {
+  constructor(
+    readonly kind: ViolationKind,
+    what: string,
+  ) {
+    super(`${kind}: ${what}`);
+  }
+}
+
+export const CONFLICTS = '.bucketfsd-conflicts/';
+export const HIDDEN = '.bucketfsd-unlinked/';
+
+export interface OracleOptions {
+  readonly prefix: string;
+  readonly overwrites: boolean;
+  /** Content of up to so many bytes is one put, and one state of a file. */
+  readonly putMaxBytes: number;
+  readonly fail: (violation: Violation) => void;
+  readonly note: (line: string) => void;
+}
+
+export class Oracle {
+  readonly books = new Map<string, Book>();
+  /** Keys at which a late request of our own may have left something, with the reason. */
+  readonly excused = new Map<string, string>();
+
+  constructor(
+    readonly bucket: () => Bucket,
+    readonly options: OracleOptions,
+  ) {}
+
+  fail(kind: ViolationKind, what: string): void {
+    this.options.fail(new Violation(kind, what));
+  }
+
+  changed(change: Change): void {
+    const book = this.books.get(change.call.client);
+    this.options.note(`  = ${described(change)}`);
+    if (book === undefined) return;
+    const { key, after } = change;
+    const name = key.slice(this.options.prefix.length);
+    if (name.startsWith(HIDDEN)) return;
+    if (name.startsWith(CONFLICTS)) {
+      if (after !== null) this.#kept(book, change, after, name.slice(CONFLICTS.length));
+      return;
+    }
+    // Markers of directories have no content
+    if (key.endsWith('/')) return;
+    if (after === null) this.#removed(book, change);
+    else if (after.call.source !== null && after.call.source.key !== key) this.#moved(book, change, after, after.call.source);
+    else if (after.call.source !== null || change.call.operation === 'patch') this.#described(book, change, after);
+    else if (this.#isDescription(book, change, after)) this.#described(book, change, after);
+    else if (this.#isWriting(book, change, after) || !this.#isCopied(book, change, after)) this.#written(book, change, after);
+  }
+
+  /** Whether it is a state of a file of that name. */
+  #isWriting(book: Book, { key }: Change, after: Revision): boolean {
+    const own = book.at(key).some(({ data }) => exactly(data, after.content, data.committed) >= 0 || (after.call.operation === 'completeUpload' && this.#isState(data, after.content, true)));
+    return own || this.#late(book, key, after).length > 0;
+  }
+
+  /** Whether only attributes change. */
+  #isDescription(book: Book, { key, before, call }: Change, after: Revision): boolean {
+    return before !== null && before.content.equals(after.content) && book.attributeChanges.some((one) => one.key === key && one.begunAt <= call.issuedAt);
+  }
+
+  /** Check a copy made by reading and writing, where the provider's copies honour no condition. @returns whether it is one */
+  #isCopied(book: Book, change: Change, after: Revision): boolean {
+    const { key, call } = change;
+    for (const operation of book.operations) {
+      if (operation.kind !== 'move' || !wasUnderWay(operation, call.issued_ms)) continue;
+      const from = [maps(operation, key), mapsBack(operation, key)].filter((one) => one !== null);
+      const source = from.flatMap((one) => this.bucket().statesSince(one, operation.begunAt)).find((one) => one !== null && one.content.equals(after.content));
+      if (source == null || source.key === key) continue;
+      this.#moved(book, change, after, source);
+      return true;
+    }
+    return false;
+  }
+
+  #removed(book: Book, { key, before, call }: Change): void {
+    if (before === null || call.operation === 'rename') return;
+    const what = `${call.client} removes ${key} by request #${call.number}`;
+    if (!book.removesAt(call.issued_ms, key)) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
+    // The provider compares before it removes, not in one step
+    if (call.comparedAt !== null && !this.bucket().provider.capabilities.atomicDelete && this.bucket().stateAt(key, call.comparedAt)?.id !== before.id) return;
+    this.#mayReplace(book, before, call.issuedAt, what);
+  }
+
+  /** Check that the replaced object existed, and was known, when the request was sent. */
+  #mayReplace(book: Book, before: Revision, issuedAt: number, what: string): void {
+    const { provider } = this.bucket();
+    if (this.options.overwrites) return;
+    if (what.includes(' removes ') && !provider.capabilities.deleteIfVersion) return;
+    const isNewer = this.bucket().stateAt(before.key, issuedAt)?.version !== before.version;
+    if (isNewer && !this.#wasThere(before, issuedAt)) return this.fail('overwritten', `${what}: ${named(before)} has come after that was asked for`);
+    if (before.by !== book.guest && !book.knows(before)) this.fail('overwritten', `${what}: ${named(before)}, of which it has not been told`);
+  }
+
+  /** With ETags, content that comes back is the same version. */
+  #wasThere({ key, version }: Revision, time: number): boolean {
+    return (this.bucket().history.get(key) ?? []).some((one) => one.change <= time && one.revision?.version === version);
+  }
+
+  #moved(book: Book, { key, before, call }: Change, after: Revision, source: Revision): void {
+    const what = `${call.client} writes ${key} by request #${call.number}, a copy of ${named(source)}`;
+    const operation = book.movesAt(call.issued_ms, source.key, key);
+    if (operation === null) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
+    const own = book.files.filter((one) => one.versions.has(source.version));
+    let file = own.findLast((one) => one.names.has(source.key)) ?? (operation.result === 'under way' ? undefined : own.findLast((one) => one.hasHad(source.key) || one.hasHad(key)));
+    if (file === undefined) {
+      file = book.add(key, source, call.issuedAt);
+      file.names.add(source.key);
+      // One that was moved long ago and is moved back now, or by an answer that is late
+      if (operation.result === 'done') file.loses(source.key, call.issuedAt);
+    }
+    if (before !== null && !file.versions.has(before.version)) {
+      const target = book.files.some((one) => one.hasHad(key) && one.versions.has(before.version));
+      if (!target) this.#mayReplace(book, before, call.issuedAt, what);
+    }
+    file.versions.add(after.version);
+    // With ETags the daemon cannot tell attributes that others have set meanwhile
+    const there = attributesOf(after.metadata);
+    if (!sameAttributes(there, file.attributes.value) && this.others(book.guest, source.key, 0)) {
+      file.attributes.push(there, false);
+      file.attributes.committed = file.attributes.last;
+    }
+    if (operation.result === 'failed') this.excused.set(key, 'a rename of it has failed');
+  }
+
+  #described(book: Book, { key, before, call }: Change, after: Revision): void {
+    const source = call.source ?? before!;
+    const what = `${call.client} sets attributes of ${key} by request #${call.number}`;
+    const file = this.#fileOf(book, key, source);
+    if (before === null) {
+      if (!this.options.overwrites) this.fail('came back', `${what}, which was removed meanwhile`);
+    } else if (before.version !== source.version && !before.content.equals(source.content) && !this.options.overwrites) {
+      this.fail('overwritten', `${what}: a copy of ${named(source)} over ${named(before)}`);
+    }
+    this.#attributes(book, file, after, what);
+    file.versions.add(after.version);
+    file.data.committed = Math.max(file.data.committed, exactly(file.data, after.content, file.data.committed));
+  }
+
+  #fileOf(book: Book, key: string, revision: Revision): GuestFile {
+    const known = book.files.findLast((one) => one.versions.has(revision.version) && one.hasHad(key));
+    if (known !== undefined) return known;
+    return book.add(key, revision, this.bucket().changes.length - 1);
+  }
+
+  /** Check that the attributes are some that the guest has set, or is setting. */
+  #attributes(book: Book, file: GuestFile, { key, metadata, call }: Revision, what: string): void {
+    const there = attributesOf(metadata);
+    const log = file.attributes;
+    for (const one of book.attributeChanges) {
+      if (file.hasHad(one.key) && one.begunAt <= call.issuedAt && sameAttributes(one.change(there), there)) one.seen = true;
+    }
+    // A failed change may be there or not. An upload begins with older attributes
+    const from = call.operation === 'completeUpload' ? 0 : Math.max(0, Math.min(log.committed, log.acknowledged));
+    for (let at = log.last; at >= from; at--) {
+      if (!sameAttributes(log.values[at], there)) continue;
+      log.committed = at;
+      file.isAttributesAnswered = () => call.answered;
+      return;
+    }
+    // Others may have set attributes under the same ETag; changes of our own go on top of any
+    const names = [...file.names, ...file.formerNames.map((one) => one.key)];
+    const seen = names.flatMap((name) => this.bucket().history.get(name) ?? []).filter(({ change, revision }) => change > file.since && revision !== null && revision.by !== book.guest);
+    const possible = [...log.values.slice(from), ...seen.map(({ revision }) => attributesOf(revision!.metadata))];
+    for (const one of book.attributeChanges) {
+      if (!file.hasHad(one.key) || one.begunAt > call.issuedAt) continue;
+      if (one.result === 'under way') for (const state of this.bucket().statesSince(one.key, one.begunAt)) if (state !== null && file.versions.has(state.version)) possible.push(attributesOf(state.metadata));
+      possible.push(...possible.map((value) => one.change(value)).filter((value) => !possible.some((other) => sameAttributes(value, other))));
+    }
+    if (possible.some((value) => sameAttributes(value, there))) {
+      log.push(there, false);
+      log.committed = log.last;
+      return;
+    }
+    if (book.fog.has(key) || file.uncertain) return;
+    this.fail('attributes', `${what}: ${JSON.stringify(there)} is not what the guest has set: ${JSON.stringify(log.values.slice(Math.max(0, log.committed)))} (${String(file)})`);
+  }
+
+  #written(book: Book, { key, before, call }: Change, after: Revision): void {
+    const what = `${call.client} writes ${key} by request #${call.number}, ${after.content.length} bytes`;
+    if (book.fog.has(key)) return;
+    const parted = call.operation === 'completeUpload';
+    const there = attributesOf(after.metadata);
+    const fits = (one: GuestFile): number => (parted || exactly(one.data, after.content, one.data.committed) >= 0 ? 4 : 0) + (this.#follows(one, before) ? 2 : 0) + (one.attributes.values.some((value) => sameAttributes(value, there)) ? 1 : 0) + (one.names.size === 1 ? 0.5 : 0);
+    const own = book.at(key);
+    const file = own.filter((one) => this.#isState(one.data, after.content, parted)).sort((a, b) => fits(a) - fits(b) || a.id - b.id).at(-1);
+    if (file === undefined) {
+      if (this.#late(book, key, after).length > 0) {
+        // Sent before the name was given up: where nothing is there, nothing can stop it
+        if (before === null) this.excused.set(key, 'a request that came late');
+        else if (!this.options.overwrites) this.fail('overwritten', `${what}, which has had that name: ${named(before)}`);
+        return;
+      }
+      if (own.length > 0) return this.fail('content', `${what}: ${explained(after.content, own.at(-1)!.data)} (${own.map(String).join('; ')})`);
+      return this.fail(book.files.some((one) => one.hasHad(key)) ? 'came back' : 'nobody', `${what}: the guest has no file of that name`);
+    }
+    if (!this.#follows(file, before) && !this.options.overwrites) {
+      const removedAt = this.bucket().history.get(key)!.at(-2)?.change ?? 0;
+      // The request was sent before others removed the object
+      if (before === null && call.issuedAt < removedAt) return void this.excused.set(key, 'a request that came late');
+      return before === null
+        ? this.fail('came back', `${what}, which others have removed`)
+        : this.fail('overwritten', `${what}: ${named(before)} is no state of this file (${String(file)})`);
+    }
+    const at = parted ? containedUpTo(file.data, after.content) : exactly(file.data, after.content, file.data.committed);
+    if (at < 0) return this.fail('content', `${what}: content from before what has been committed (${String(file)})`);
+    file.data.committed = at;
+    // Changes that came while parts were sent are sent again, even if they are in it
+    const isWhole = !parted || Math.max(file.changed_ms, file.described_ms) < call.begun_ms;
+    file.isDataAnswered = () => isWhole && call.answered;
+    if (file.names.size > 1) for (const name of [...file.names]) if (name !== key && !isUnderWay(book, name)) file.loses(name, this.bucket().changes.length);
+    file.versions.add(after.version);
+    this.#attributes(book, file, after, what);
+  }
+
+  /** Files that had that name and content when the request was sent. */
+  #late(book: Book, key: string, { content, call }: Revision): GuestFile[] {
+    return book.files.filter((one) => one.formerNames.some((former) => former.key === key && former.until >= call.issuedAt) && exactly(one.data, content, 0) >= 0);
+  }
+
+  #isState(data: Log<Buffer>, content: Buffer, parted: boolean): boolean {
+    return parted ? between(data, content, data.committed, data.last) : exactly(data, content, 0) >= 0;
+  }
+
+  /** Whether the replaced object is a state of this file, or of one that a rename replaces. */
+  #follows(file: GuestFile, before: Revision | null): boolean {
+    if (before !== null) return file.versions.has(before.version) || file.replaces.has(before.version);
+    return file.versions.size === 0 || file.names.size > 1 || file.uncertain;
+  }
+
+  /** Check a conflict copy. */
+  #kept(book: Book, { call }: Change, after: Revision, name: string): void {
+    const what = `${call.client} keeps ${after.key} by request #${call.number}`;
+    const key = this.options.prefix + name.replace(/\.[0-9a-f]{8}$|\.\d+$/, '');
+    const files = book.files.filter((one) => one.hasHad(key));
+    const missing = missingIn(after);
+    for (const file of files.reverse()) {
+      const at = this.#keptState(file, after.content, missing);
+      if (at < 0) continue;
+      if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
+      file.data.kept = Math.max(file.data.kept, at);
+      file.isKeptForSure = () => call.answered;
+      return;
+    }
+    if (book.fog.has(key)) return;
+    this.fail('content', `${what}: of no file of that name: ${files.map((file) => `${explained(after.content, file.data)} (${String(file)})`).join('; ')}`);
+  }
+
+  #keptState({ data }: GuestFile, content: Buffer, missing: Missing): number {
+    const base = data.committed >= 0 ? data.values[data.committed] : Buffer.alloc(0);
+    for (let at = data.last; at >= 0; at--) {
+      const value = data.values[at];
+      if (value.length !== content.length) continue;
+      // Only bytes that the guest has not written may be missing
+      let same = true;
+      for (let i = 0; same && i < value.length; i++) same = content[i] === value[i] || (content[i] === 0 && value[i] === base[i] && isMissing(missing, i));
+      if (same) return at;
+    }
+    return -1;
+  }
+
+  /** Whether somebody else has changed the file's object, or its state is unknown. */
+  hasConflict(book: Book, file: GuestFile): boolean {
+    if (file.uncertain || file.names.size > 1 || this.options.overwrites) return true;
+    const names = [...file.names, ...file.formerNames.map((one) => one.key)];
+    return names.some((key) => book.fog.has(key) || this.others(book.guest, key, file.since) || this.excused.has(key));
+  }
+
+  /** Whether others have changed a key since then. */
+  others(guest: string, key: string, since: number): boolean {
+    return (this.bucket().history.get(key) ?? []).some(({ change }) => change > since && this.bucket().changes[change - 1].call.client !== guest);
+  }
+
+  /** Check an answered FSYNC or FLUSH: the states of when it was sent are in the bucket. */
+  isDurable(book: Book, file: GuestFile, data: number, attributes: number): void {
+    // A file that is being removed or replaced need not be there
+    if ([...file.names].some((key) => isUnderWay(book, key))) return;
+    if (file.isRemoved || file.uncertain || [...file.names].some((key) => this.#isFoggy(key))) return;
+    if (Math.max(file.data.committed, file.data.kept) < data) this.fail('lost', `fsync or close is answered, and the ${data}th content is not in the bucket (${String(file)})`);
+    if (file.attributes.committed < attributes && file.data.kept < 0) this.fail('lost', `fsync or close is answered, and the ${attributes}th attributes are not in the bucket (${String(file)})`);
+  }
+
+  #isFoggy(key: string): boolean {
+    return [...this.books.values()].some((book) => book.fog.has(key));
+  }
+
+  /** Check an ESTALE. */
+  isOvertaken(book: Book, file: GuestFile, what: string): void {
+    if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
+  }
+
+  /** Check the end: nothing is under way any more. */
+  finish(): void {
+    for (const book of this.books.values()) for (const file of book.files) this.#finished(book, file);
+    for (const key of this.bucket().keys()) this.#mayBeThere(this.bucket().at(key)!);
+  }
+
+  #finished(book: Book, file: GuestFile): void {
+    if (file.isRemoved || file.uncertain || [...file.names].some((key) => book.fog.has(key))) return;
+    if (!file.data.isSafe) this.fail('lost', `content that was acknowledged is nowhere (${String(file)})`);
+    const overtaken = file.stale || this.hasConflict(book, file);
+    if (!file.attributes.isSafe && !overtaken) this.fail('lost', `attributes that were acknowledged are nowhere: ${JSON.stringify(file.attributes.values.at(file.attributes.acknowledged))} (${String(file)})`);
+    if (overtaken) return;
+    const there = [...file.names].map((key) => this.bucket().at(key)).filter((one) => one !== null);
+    if (!there.some(({ content }) => exactly(file.data, content, file.data.acknowledged) >= 0)) this.fail('gone', `what was in the bucket is not there any more (${String(file)}): ${there.map(named).join() || 'nothing'}`);
+  }
+
+  #mayBeThere(revision: Revision): void {
+    const { key, by, version } = revision;
+    const book = this.books.get(by);
+    const name = key.slice(this.options.prefix.length);
+    if (book === undefined || key.endsWith('/') || name.startsWith(CONFLICTS)) return;
+    if (name.startsWith(HIDDEN)) return this.fail('left behind', named(revision));
+    if (book.fog.has(key) || this.excused.has(key)) return;
+    if (!book.files.some((file) => (file.names.has(key) || (file.uncertain && file.hasHad(key))) && file.versions.has(version))) {
+      this.fail('came back', `${named(revision)} is no file of ${by}: ${book.files.filter((file) => file.hasHad(key)).map(String).join('; ')}`);
+    }
+  }
+}
+
+const isUnderWay = (book: Book, key: string): boolean => book.operations.some((one) => one.ended_ms === null && (one.tree ? key.startsWith(one.from) || key.startsWith(one.to) : key === one.from || key === one.to));
+
+export const named = ({ key, version, by, content }: Revision): string => `${key}@${version.slice(0, 8)} of ${by} (${content.length} bytes)`;
+
+function described({ key, before, after, call }: Change): string {
+  const did = after === null ? 'removed' : before === null ? 'made' : 'replaced';
+  return `${call.client} #${call.number} ${call.operation}: ${did} ${key}${before === null ? '' : ` ${before.version.slice(0, 8)} of ${before.by}`}${after === null ? '' : ` -> ${after.version.slice(0, 8)} ${after.content.length} bytes ${describedAttributes(attributesOf(after.metadata))}`}`;
+}
+
+const describedAttributes = ({ mode, tag }: Attributes): string => `${mode.toString(8)} ${tag ?? '-'}`;
+
+interface Missing {
+  readonly ranges: readonly (readonly [number, number])[];
+  /** The list was cut. */
+  readonly isCut: boolean;
+}
+
+function missingIn({ metadata }: Revision): Missing {
+  const text = metadata['bucketfsd-missing'] ?? '';
+  const isCut = text.endsWith('...');
+  const ranges = text.split(',').map((range) => range.split('-').map(Number) as [number, number]);
+  return { ranges: text === '' ? [] : ranges.slice(0, isCut ? -1 : undefined), isCut };
+}
+
+const isMissing = ({ ranges, isCut }: Missing, at: number): boolean => ranges.some(([from, to]) => at >= from && at < to) || (isCut && at >= (ranges.at(-1)?.[1] ?? 0));
+
+/** Describes how content differs from the states of a file. */
+export function explained(content: Uint8Array, log: Log<Buffer>): string {
+  const texts = log.values.slice(Math.max(0, log.committed)).map((value, i) => {
+    if (value.equals(content)) return `it is the ${i}th`;
+    let at = 0;
+    while (at < content.length && at < value.length && content[at] === value[at]) at++;
+    let end = Math.min(content.length, value.length);
+    while (end > at && content[end - 1] === value[end - 1]) end--;
+    const zeros = content.subarray(at, end).every((byte) => byte === 0) && end > at;
+    const shown = (bytes: Uint8Array): string => JSON.stringify(Buffer.from(bytes.subarray(at, at + 20)).toString('latin1'));
+    return `${content.length} instead of ${value.length} bytes, ${zeros ? 'zeros' : shown(content)} instead of ${shown(value)} from ${at} to ${end}`;
+  });
+  return texts.slice(-3).join(' | ');
+}
