@@ -270,13 +270,20 @@ describe('listings', () => {
     for (let i = 0; i < 2500; i++) await store.put(`n${String(i).padStart(4, '0')}`, bytes(''));
     await withGuest(store, async (g) => {
       const fh = (await g.call(OP.OPENDIR, ROOT, u32(0, 0), 16)).data.getBigUint64(0, true);
-      const at = async (offset: number): Promise<string> => {
-        const { data } = await g.call(OP.READDIR, ROOT, concat(u64(fh, offset), u32(300, 0), u64(0), u32(0, 0)), 300);
-        return data.byteLength === 0 ? 'end' : Buffer.from(data.buffer, data.byteOffset + 24, data.getUint32(16, true)).toString();
+      const at = async (offset: bigint): Promise<{ name: string; next: bigint }> => {
+        const { data } = await g.call(OP.READDIR, ROOT, concat(u64(fh, offset), u32(32, 0), u64(0), u32(0, 0)), 32);
+        if (data.byteLength === 0) return { name: 'end', next: offset };
+        return { name: Buffer.from(data.buffer, data.byteOffset + 24, data.getUint32(16, true)).toString(), next: data.getBigUint64(8, true) };
       };
-      for (const offset of [2, 1000, 2400, 3, 999, 1002, 2501, 0, 2502, 1500]) {
-        assert.equal(await at(offset), offset < 2 ? '.' : offset >= 2502 ? 'end' : `n${String(offset - 2).padStart(4, '0')}`, String(offset));
+      const names = ['.', '..', ...Array.from({ length: 2500 }, (_, i) => `n${String(i).padStart(4, '0')}`), 'end'];
+      const told = [0n];
+      for (const expected of names) {
+        const { name: found, next } = await at(told.at(-1)!);
+        assert.equal(found, expected);
+        told.push(next);
       }
+      for (const number of [2, 1000, 2400, 3, 999, 1002, 2501, 0, 2502, 1500]) assert.equal((await at(told[number])).name, names[number], String(number));
+      assert.equal((await at(1_000_000n)).name, 'end');
     });
   });
 });

@@ -2,47 +2,71 @@
  * Open directories: a listing is read page by page as the guest goes through it, and can be taken up again anywhere. For
  * each page the handle keeps its token and the state of the listing before it, not its entries; those only of the last one.
  *
- * An entry's offset is its number, counted from 1 with "." and ".."; the guest gets the number of the one to go on with.
+ * A position is that of an entry, not a number of entries (telldir(3)): what is removed or made meanwhile does not move it. Each page that is loaded
+ * has positions of its own, one behind each entry, which are never those of another page, and digests of its entries. Where a page has to be loaded again, the
+ * entry that a position is behind, or the last one before it that is still there, is found by its digest.
  */
+import { assert } from '../../base/assert.js';
 import { HeadsAhead } from './heads-ahead.js';
 import { HIDDEN } from './hidden.js';
 import type { Tree } from './tree.js';
-import { entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
-import { nameOf } from './names.js';
+import { compareUtf8, entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
 import type { ObjectNode } from './nodes.js';
+import type { ListPage } from './store.js';
 
 /** "." and "..". */
 export const DOTS = 2;
 
-interface Page {
+/** Where a page begins. */
+interface Start {
   readonly token: string | undefined;
   /** Key behind which it begins. */
   readonly last: string;
   readonly state: ListingState;
-  /** Number of its first entry, 0 for the first behind the dots. */
-  readonly first: number;
 }
+
+interface Page extends Start {
+  /** The position of its beginning; behind its n-th entry it is n more. */
+  readonly first: number;
+  readonly count: number;
+  /** Digests of its entries; null: they are too many to be kept. */
+  digests: Float64Array | null;
+  /** What follows it; null: nothing. */
+  readonly next: Start | null;
+}
+
+const BEGINNING: Start = { token: undefined, last: '', state: LISTING_START };
+/** Pages of one handle whose positions are known, and entries of which there are digests. */
+const PAGES_MAX = 1 << 14;
+const DIGESTS_MAX = 1 << 20;
 
 /** A listing describes its entries at least for so long: the guest takes some time to go through it. */
 const LISTING_GOOD_MS = 1_000;
 
-interface Loaded extends Page {
+interface Loaded {
+  readonly page: Page;
   readonly entries: readonly Entry[];
-  readonly next: string | null;
   /** How many changes of ours there were before it was asked for, and when that was. */
   readonly stamp: number;
   readonly asked_ms: number;
 }
 
+/** Entries in their order. */
+export interface Entries {
+  /** The position of the first one; of each that follows it is one more. */
+  readonly from: number;
+  readonly entries: readonly Entry[];
+}
+
 export class DirectoryHandle {
-  readonly #pages: Page[] = [{ token: undefined, last: '', state: LISTING_START, first: 0 }];
+  /** That were loaded, in the order of their positions. */
+  readonly #pages: Page[] = [];
+  /** No position from here on was ever told. */
+  #free = 0;
+  #digests = 0;
   readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
-  /** Components of files that are in no listing yet, and with a slash of directories; those that came up in one are taken out. */
-  #staged: Set<string> | null = null;
-  /** Components of those files that are directories' names, too. */
-  readonly #clashing = new Set<string>();
 
   constructor(
     readonly node: ObjectNode,
@@ -51,34 +75,52 @@ export class DirectoryHandle {
     this.heads = new HeadsAhead(tree);
   }
 
-  /** Begin anew: what the guest sees after rewinddir(3) is the directory as it is then. */
-  rewind(): void {
-    this.#pages.length = 1;
-    this.#loaded = null;
-    this.#staged = null;
-    this.#clashing.clear();
-  }
-
-  /** Entries from number `from` on, some or none at the end. One call at a time goes to the store. */
-  async entries(from: number): Promise<readonly Entry[]> {
-    let found: readonly Entry[] = [];
+  /** Entries from a position on, some or none at the end; 0 is the beginning, which is read anew (rewinddir(3)). One call at a time goes to the store. */
+  async entries(position: number): Promise<Entries> {
+    let found: Entries = { from: position, entries: [] };
     const turn = this.#loading.then(async () => {
-      found = await this.#entries(from);
+      found = await this.#entries(position);
     });
     this.#loading = turn.catch(() => undefined);
     await turn;
     return found;
   }
 
-  async #entries(from: number): Promise<readonly Entry[]> {
-    let index = this.#pages.findLastIndex((page) => page.first <= from);
+  async #entries(position: number): Promise<Entries> {
+    if (position === 0) return this.#behind(await this.#load(BEGINNING), 0);
+    const page = this.#pages.findLast(({ first }) => first < position);
+    if (page === undefined || position > page.first + page.count) return { from: position, entries: [] };
+    const index = position - page.first;
+    if (this.#loaded?.page === page) return this.#behind(this.#loaded, index);
+    if (index === page.count && page.next !== null) return this.#behind(await this.#load(page.next), 0);
+    return this.#again(page, index);
+  }
+
+  /** A page is loaded again, and those that follow it as far as it went: where there is more now, what was in it is in several. */
+  async #again(page: Page, index: number): Promise<Entries> {
+    const { digests, next: end } = page;
+    let loaded = await this.#load(page);
+    if (digests === null) return this.#behind(loaded, Math.min(index, loaded.page.count));
+    const order = new Map<number, number>();
+    for (const [at, digest] of digests.entries()) order.set(digest, at);
+    let [best, place] = [loaded, 0];
     for (;;) {
-      const page = this.#pages[index];
-      const loaded = this.#loaded?.first === page.first && this.#loaded.token === page.token ? this.#loaded : await this.#load(page, index);
-      if (from < loaded.first + loaded.entries.length) return loaded.entries.slice(from - loaded.first);
-      if (loaded.next === null) return [];
-      index++;
+      const places = Array.from(loaded.page.digests ?? [], (digest) => order.get(digest) ?? -1);
+      const last = places.findLastIndex((at) => at >= 0 && at < index);
+      if (last >= 0) [best, place] = [loaded, last + 1];
+      const { next } = loaded.page;
+      if (next === null || (end !== null && compareUtf8(next.last, end.last) >= 0) || places.some((at) => at >= index)) break;
+      loaded = await this.#load(next);
     }
+    this.#loaded = best;
+    return this.#behind(best, place);
+  }
+
+  /** Behind the first `index` entries of a page, or of the pages that follow it. */
+  async #behind(loaded: Loaded, index: number): Promise<Entries> {
+    let [at, from] = [loaded, index];
+    while (from === at.entries.length && at.page.next !== null) [at, from] = [await this.#load(at.page.next), 0];
+    return { from: at.page.first + from, entries: at.entries.slice(from) };
   }
 
   /** Whether what the listing says of a key may still be told. */
@@ -88,35 +130,63 @@ export class DirectoryHandle {
     return performance.now() - loaded.asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
   }
 
-  #stagedEntry(prefix: string, staged: string): Entry {
-    const component = staged.replace(/\/$/, '');
-    if (component !== staged) return { name: nameOf(component), component, object: null, clash: false };
-    const key = prefix + component;
-    const object = { key, size: 0, version: '', modified_ms: 0, metadata: null, headers: null };
-    const clash = this.#clashing.has(component) || this.#staged!.has(`${component}/`);
-    return { name: nameOf(component, clash), component, object, clash };
-  }
-
-  async #load(page: Page, index: number): Promise<Loaded> {
+  async #load({ token, last, state: before }: Start): Promise<Loaded> {
     const { store } = this.tree;
     const prefix = this.node.key;
-    // Before the bucket is asked: what is committed meanwhile may be in no page
-    this.#staged ??= new Set(this.tree.stagedBelow(prefix).map((node) => node.key.slice(prefix.length).replace(/\/.*/s, '/')));
+    // Before the bucket is asked: what is committed meanwhile may be in the answer or not
+    const staged = this.#stagedKeys(prefix);
     const stamp = this.tree.changes;
     const asked_ms = performance.now();
-    const listed = await store.list({ prefix, delimiter: '/', ...(page.token === undefined ? {} : { token: page.token }) });
-    this.tree.listed.add(prefix, page.last, listed, stamp);
-    const { entries: found, state } = entriesOf(prefix, listed, page.state, listed.next === null);
+    const listed = await store.list({ prefix, delimiter: '/', ...(token === undefined ? {} : { token }) });
+    this.tree.listed.add(prefix, last, listed, stamp);
+    const until = listed.next === null ? null : lastKey(listed) ?? last;
+    const { entries: found, state } = entriesOf(prefix, withStaged(listed, staged, last, until), before, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
-    for (const [i, { object, component, clash }] of entries.entries()) {
-      if (object === null && this.#staged.has(component)) this.#clashing.add(component);
-      // The directory of its name is not in the bucket yet
-      if (object !== null && !clash && this.tree.hasStagedBelow(`${object.key}/`)) entries[i] = { name: nameOf(component, true), component, object, clash: true };
-      this.#staged.delete(object === null ? `${component}/` : component);
-    }
-    if (listed.next === null) entries.push(...[...this.#staged].map((staged) => this.#stagedEntry(prefix, staged)));
-    this.#loaded = { ...page, entries, next: listed.next, stamp, asked_ms };
-    if (listed.next !== null && index + 1 === this.#pages.length) this.#pages.push({ token: listed.next, last: lastKey(listed) ?? page.last, state, first: page.first + entries.length });
-    return this.#loaded;
+    const next = listed.next === null ? null : { token: listed.next, last: until!, state };
+    const page: Page = { token, last, state: before, first: this.#free, count: entries.length, digests: Float64Array.from(entries, digestOf), next };
+    this.#remember(page);
+    return (this.#loaded = { page, entries, stamp, asked_ms });
   }
+
+  /** Keys of files, and prefixes of directories, that are not in the bucket, or not as they are. */
+  #stagedKeys(prefix: string): string[] {
+    const keys = this.tree.stagedBelow(prefix).map(({ key }) => prefix + key.slice(prefix.length).replace(/\/.*/s, '/'));
+    return [...new Set(keys)].sort(compareUtf8);
+  }
+
+  #remember(page: Page): void {
+    this.#pages.push(page);
+    this.#free = page.first + page.count + 1;
+    this.#digests += page.count;
+    // The oldest are found by their number
+    for (let i = 0; this.#digests > DIGESTS_MAX; i++) {
+      assert(i < this.#pages.length, 'there are pages with digests');
+      this.#digests -= this.#pages[i].digests?.length ?? 0;
+      this.#pages[i].digests = null;
+    }
+    if (this.#pages.length > PAGES_MAX) this.#digests -= this.#pages.shift()!.digests?.length ?? 0;
+  }
+}
+
+/** A page with what is staged in its range of keys. */
+function withStaged(page: ListPage, staged: readonly string[], last: string, until: string | null): Pick<ListPage, 'objects' | 'prefixes'> {
+  const there = new Set([...page.objects.map(({ key }) => key), ...page.prefixes]);
+  const missing = staged.filter((key) => !there.has(key) && compareUtf8(key, last) > 0 && (until === null || compareUtf8(key, until) <= 0));
+  if (missing.length === 0) return page;
+  const objects = missing.filter((key) => !key.endsWith('/')).map((key) => ({ key, size: 0, version: '', modified_ms: 0, metadata: null, headers: null }));
+  return {
+    objects: [...page.objects, ...objects].sort((a, b) => compareUtf8(a.key, b.key)),
+    prefixes: [...page.prefixes, ...missing.filter((key) => key.endsWith('/'))].sort(compareUtf8),
+  };
+}
+
+/** Of 53 bits: that two entries of one page have the same is not to be expected. */
+function digestOf({ component, object }: Entry): number {
+  let [high, low] = object === null ? [1, 2] : [3, 4];
+  for (let i = 0; i < component.length; i++) {
+    const unit = component.charCodeAt(i);
+    high = Math.imul(high ^ unit, 0x85ebca6b) ^ (high >>> 15);
+    low = Math.imul(low ^ unit, 0x9e3779b1) ^ (low >>> 13);
+  }
+  return (high >>> 11) * 2 ** 32 + (low >>> 0);
 }

@@ -62,11 +62,10 @@ export class DirectoryReader {
   async read(r: FileSystemRequest, plus: boolean): Promise<number> {
     const directory = r.fhHigh === 0 ? this.#handles.get(r.fhLow) : undefined;
     if (directory === undefined) return -E.BADF;
-    if (r.node2High !== 0) return -E.INVAL;
-    let number = r.node2Low;
+    let number = r.node2High * 2 ** 32 + r.node2Low;
+    if (!Number.isSafeInteger(number)) return -E.INVAL;
     await this.tree.gate.pass(() => directory.node.key);
-    if (number === 0) directory.rewind();
-    else if (number >= DOTS) this.#walks = plus;
+    if (number >= DOTS) this.#walks = plus;
     for (; number < DOTS; number++) {
       const key = number === 0 ? directory.node.key : this.#above(directory.node.key);
       if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
@@ -82,16 +81,17 @@ export class DirectoryReader {
 
   /** Until the reply is full or the directory ends: an empty reply would say that it ends. */
   async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean): Promise<number> {
-    for (let number = from; ; ) {
-      const entries = await directory.entries(number - DOTS);
+    for (let position = from - DOTS; ; ) {
+      const { from: first, entries } = await directory.entries(position);
       if (entries.length === 0) return r.entries.used;
       const fitting = r.entries.fitting(entries);
       if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
       const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
-      for (let i = 0; i < fitting; i++, number++) {
+      position = first;
+      for (let i = 0; i < fitting; i++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
         if (node !== null) this.putEntry(r, node);
-        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), number + 1, node !== null);
+        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), ++position + DOTS, node !== null);
       }
     }
   }
@@ -114,7 +114,7 @@ export class DirectoryReader {
 
   #put(r: FileSystemRequest, { inoLow, inoHigh }: InodeNumber, name: Uint8Array, type: number, next: number, known: boolean): boolean {
     if (!r.entries.fits(name.length)) return false;
-    r.entries.put(inoLow, inoHigh, next, 0, type, name, 0, name.length, known);
+    r.entries.put(inoLow, inoHigh, next >>> 0, Math.floor(next / 2 ** 32), type, name, 0, name.length, known);
     return true;
   }
 
