@@ -17,7 +17,7 @@ import { name, OP } from '../support/guest.js';
 import { GuestKernel, type Description, type KernelOptions } from '../support/guest-kernel.js';
 import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
-import { objectOf } from '../support/writing-guest.js';
+import { objectOf, PARTS } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 
 const O_RDWR = 2;
@@ -312,4 +312,86 @@ describe('what is not another client\'s doing', () => {
       });
     });
   }
+});
+
+describe('a file whose commit came on top of another client\'s version (--on-conflict=overwrite)', () => {
+  const write = { onConflict: 'overwrite' } as const;
+  const size = 256 * KIB;
+  const [old, next] = [pattern(size, 1), pattern(size, 2)];
+
+  /** Written at its beginning, and read as far as `read`, when the other version comes; and stored on top of that. */
+  async function overwritten(read: number, body: (kernel: GuestKernel, file: Description, store: MemoryStore, stored: Buffer) => Promise<void>): Promise<void> {
+    const store = new MemoryStore();
+    await store.put('f', old);
+    await withKernel(store, async (kernel) => {
+      const file = opened(await kernel.open('f', O_RDWR));
+      assert.equal(await kernel.write(file, 0, bytes('HERE')), 4);
+      await kernel.stat(file);
+      if (read > 0) assert.ok(typeof (await kernel.read(file, 0, read)) !== 'number');
+      await store.put('f', next);
+      assert.equal(await kernel.fsync(file), 0);
+      const stored = await objectOf(store, 'f');
+      assert.equal(stored.toString('latin1', 0, 4), 'HERE');
+      // What was read with what was written is staged, too
+      assert.equal(Buffer.compare(stored.subarray(64 * KIB), next.subarray(64 * KIB)), 0);
+      await body(kernel, file, store, stored);
+    }, { write });
+  }
+
+  test('is read anew by who opens it then, whatever pages the guest has of the former one', () => overwritten(size, async (kernel, file, _store, stored) => {
+    const read = async (): Promise<Read> => cat(kernel, opened(await kernel.open('f')));
+    assert.deepEqual(await read(), { content: stored, error: 0 });
+    await kernel.close(file);
+    assert.deepEqual(await read(), { content: stored, error: 0 });
+  }));
+
+  test('is read anew also when nobody had it open any more', async () => {
+    const store = new MemoryStore();
+    await store.put('f', old);
+    await withKernel(store, async (kernel, g) => {
+      const file = opened(await kernel.open('f', O_RDWR));
+      assert.equal(await kernel.write(file, 0, bytes('HERE')), 4);
+      await kernel.stat(file);
+      assert.equal((await cat(kernel, file)).error, 0);
+      await kernel.close(file);
+      await store.put('f', next);
+      await g.opened.idle();
+      const stored = await objectOf(store, 'f');
+      assert.equal(Buffer.compare(stored.subarray(64 * KIB), next.subarray(64 * KIB)), 0);
+      assert.deepEqual(await cat(kernel, opened(await kernel.open('f'))), { content: stored, error: 0 });
+    }, { write: { ...write, durability: 'writeback', writebackDelay_ms: 3_600_000 } });
+  });
+
+  test('has nothing of the other version in what was open before: reading on is ESTALE', () => overwritten(64 * KIB, async (kernel, file) => {
+    const before = Buffer.from(old);
+    before.set(bytes('HERE'), 0);
+    isOneVersion(await cat(kernel, file), before);
+  }));
+
+  test('is written to on: the last commit counts', () => overwritten(0, async (kernel, file, store, stored) => {
+    assert.equal(await kernel.write(file, 4, bytes('AND THERE')), 9);
+    assert.equal(await kernel.fsync(file), 0);
+    const content = Buffer.from(stored);
+    content.set(bytes('AND THERE'), 4);
+    assert.equal(Buffer.compare(await objectOf(store, 'f'), content), 0);
+    assert.deepEqual(await cat(kernel, opened(await kernel.open('f'))), { content, error: 0 });
+    assert.equal(await kernel.close(file), 0);
+  }));
+
+  test('has only bytes of the other version and of what was written, also where parts of the former one had been fetched ahead', async () => {
+    const large = 3 * MIB;
+    const [before, after] = [pattern(large, 1), pattern(large, 2)];
+    const store = new MemoryStore({ limits: PARTS });
+    await store.put('f', before);
+    await withKernel(store, async (kernel) => {
+      const file = opened(await kernel.open('f', O_RDWR));
+      assert.equal(await kernel.write(file, large - 10, bytes('HERE')), 4);
+      assert.ok(typeof (await kernel.read(file, 0, MIB)) !== 'number');
+      await store.put('f', after);
+      assert.equal(await kernel.fsync(file), 0);
+      const content = Buffer.from(after);
+      content.set(bytes('HERE'), large - 10);
+      assert.equal(Buffer.compare(await objectOf(store, 'f'), content), 0);
+    }, { write });
+  });
 });

@@ -15,4 +15,6 @@ export interface FileHandle {
   readonly synchronous: boolean;
   /** Somebody else's object has taken the name, and what was written here was put aside. */
   stale: boolean;
+  /** What was written is in an object with bytes of another client's version (--on-conflict=overwrite): it can be written to, and not be read. */
+  merged: boolean;
 }

@@ -118,7 +118,7 @@ export class OpenFiles {
   }
 
   #read(r: FileSystemRequest, file: FileHandle): number | Promise<number> {
-    if (file.stale) return -E.STALE;
+    if (file.stale || file.merged) return -E.STALE;
     if (file.staged !== null) {
       if (r.offset >= file.staged.size) return 0;
       return file.staged.isStaged(r.offset, r.offset + r.size) ? file.staged.readStaged(r) : file.staged.read(r);
@@ -227,7 +227,7 @@ export class OpenFiles {
     const { version } = node.facts;
     const base = baseOf(node, this.staging?.hidden ?? null);
     const readable = (r.flags & O_ACCMODE) !== O_WRONLY;
-    const file: FileHandle = { node, base, reader: null, staged: null, readable, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false };
+    const file: FileHandle = { node, base, reader: null, staged: null, readable, writable, synchronous: (r.flags & (O_SYNC | O_DSYNC)) !== 0, stale: false, merged: false };
     node.opens++;
     this.#handles.set(number, file);
     if (node.staged !== null) this.staging!.use(file, node.staged);

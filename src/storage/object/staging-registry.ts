@@ -7,7 +7,8 @@ import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
 import type { ObjectNode } from './nodes.js';
-import type { Metadata, Version } from './store.js';
+import type { Version } from './store.js';
+import type { Committed } from './write/commit.js';
 import { FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
 import type { Base } from './write/records.js';
@@ -24,6 +25,8 @@ export interface WriteSide {
 interface Use {
   readonly node: ObjectNode;
   handles: number;
+  /** Its object has bytes that those who have it open never had: it never has the name again. */
+  merged: boolean;
 }
 
 /** What is not larger is kept in a staging file when it is removed while it is open; of more the server makes a copy. */
@@ -94,14 +97,15 @@ export class StagingRegistry {
   }
 
   /** A commit made an object of the file. */
-  committed(file: StagedFile, base: Base, metadata: Metadata): void {
+  committed(file: StagedFile, { base, metadata, merged }: Committed): void {
     const use = this.#uses.get(file);
     if (use === undefined) return;
     const { node } = use;
     if (node.staged === file && !node.unlinked) {
       // Unless what was changed under that name counts more
-      if (node.replaced && this.tree.stagedAt(node.key) === null) this.tree.nodes.restore(node);
+      if (node.replaced && !use.merged && this.tree.stagedAt(node.key) === null) this.tree.nodes.restore(node);
       this.tree.committed(node, { ...base, key: node.key, modified_ms: Date.now(), metadata, headers: file.attributes().headers });
+      if (merged) this.#merged(node, use);
     }
     for (const handle of this.handles.values()) if (handle.staged === file) handle.base = base;
     if (use.handles > 0) return;
@@ -112,6 +116,15 @@ export class StagingRegistry {
   /** Nothing more can be written to the file. */
   conflicting(file: StagedFile): void {
     for (const handle of this.handles.values()) if (handle.staged === file) handle.stale = true;
+  }
+
+  /** There is another client's version in the object: for who opens it from now on it is another file, and the guest reads it anew. */
+  #merged(node: ObjectNode, use: Use): void {
+    node.cached = null;
+    if (node.opens === 0) return;
+    use.merged = true;
+    for (const handle of this.handles.values()) if (handle.node === node) handle.merged = true;
+    if (!node.replaced) this.tree.nodes.replace(node);
   }
 
   /** The file's data was put aside. */
@@ -220,7 +233,7 @@ export class StagingRegistry {
   #link(node: ObjectNode, file: StagedFile): StagedFile {
     node.staged = file;
     this.tree.nodes.staged.add(node);
-    this.#uses.set(file, { node, handles: 0 });
+    this.#uses.set(file, { node, handles: 0, merged: false });
     return file;
   }
 

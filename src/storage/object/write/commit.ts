@@ -39,7 +39,11 @@ export interface Committed {
   readonly changes: number;
   /** Its id. */
   readonly commit: string;
+  /** It came on top of another client's version, of which it has what was not staged here. */
+  readonly merged: boolean;
 }
+
+type Attempted = Omit<Committed, 'merged'>;
 
 interface Made {
   readonly version: Version;
@@ -73,6 +77,8 @@ export class ConflictError extends Error {
 
 export class CommitMaker {
   readonly #cleaning = new Underway();
+  /** Files whose next commit is on top of another client's version. */
+  readonly #merged = new WeakSet<StagedFile>();
   readonly #context: UploadContext;
 
   constructor(
@@ -90,7 +96,8 @@ export class CommitMaker {
     for (let attempt = 1; ; attempt++) {
       const key = file.key!;
       try {
-        return await this.#attempt(file);
+        const committed = await this.#attempt(file);
+        return { ...committed, merged: this.#merged.delete(file) };
       } catch (error) {
         const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
         if (!lost) throw error;
@@ -101,7 +108,7 @@ export class CommitMaker {
         if (there !== null && file.isOwnCommit(own)) {
           // A commit of ours of which we did not hear
           const changes = file.changesIn(own);
-          if (changes >= 0) return await this.#heard(file, there, own, changes);
+          if (changes >= 0) return { ...(await this.#heard(file, there, own, changes)), merged: this.#merged.delete(file) };
           file.rebase({ key: there.key, version: there.version, size: there.size });
         } else if (file.directory) {
           await this.#ontoMarker(file, there);
@@ -161,7 +168,7 @@ export class CommitMaker {
     return metadataOf(file.facts(), this.shop.store, this.options.posix);
   }
 
-  async #attempt(file: StagedFile): Promise<Committed> {
+  async #attempt(file: StagedFile): Promise<Attempted> {
     const stream = file.upload;
     const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity && this.#suits(stream);
     if (stream !== null && !usable) await this.#dropStream(file, stream);
@@ -191,7 +198,7 @@ export class CommitMaker {
   }
 
   /** An object of ours: with attributes that were set after its upload was begun. */
-  async #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Promise<Committed> {
+  async #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Promise<Attempted> {
     const begun = there.metadata ?? {};
     // After a power failure it may have attributes that are newer than those that are left here
     const wanted = file.knowsOf(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
@@ -211,7 +218,7 @@ export class CommitMaker {
     return !empty || this.shop.store.capabilities.metadataInPlace;
   }
 
-  async #setMetadata(file: StagedFile, base: Base, commit: string, begin: () => Promise<void>): Promise<Committed> {
+  async #setMetadata(file: StagedFile, base: Base, commit: string, begin: () => Promise<void>): Promise<Attempted> {
     const { changes } = file;
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
     await begin();
@@ -344,7 +351,8 @@ export class CommitMaker {
   async #ontoWhatIsThere(file: StagedFile, there: ObjectInfo | null): Promise<void> {
     const end = there?.size ?? 0;
     for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(Math.max(end, piece.from), piece.to, false);
-    file.rebase(there === null ? null : { key: there.key, version: there.version, size: there.size });
+    file.rebase(there === null ? null : { key: there.key, version: there.version, size: there.size }, false);
+    this.#merged.add(file);
   }
 }
 

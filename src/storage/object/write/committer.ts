@@ -2,10 +2,9 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
 import { StorageError } from '../errors.js';
-import type { Metadata, ObjectInfo, Version } from '../store.js';
+import type { ObjectInfo, Version } from '../store.js';
 import { errnoOf, FileError, type TreeLog } from '../tree.js';
-import { ConflictError, type CommitMaker } from './commit.js';
-import type { Base } from './records.js';
+import { ConflictError, type CommitMaker, type Committed } from './commit.js';
 import type { Gate } from './gate.js';
 import type { StagedFile } from './staged-file.js';
 
@@ -24,7 +23,7 @@ export interface CommitEvents {
   /** What to wait for before the file's object may be replaced; null: nothing. */
   waiting(file: StagedFile): Promise<unknown> | null;
   /** All changes so far, or some of them, are in this object. */
-  committed(file: StagedFile, base: Base, metadata: Metadata): void;
+  committed(file: StagedFile, committed: Committed): void;
   /** Nothing more can be written to the file. */
   conflicting(file: StagedFile): void;
   /** The file's data was put aside; the name belongs to somebody else's object, or to nothing. */
@@ -192,10 +191,10 @@ export class Committer {
     this.#forgetDue(file);
     await this.#beginnings.get(file);
     try {
-      const { base, metadata, changes, commit } = await this.maker.commit(file);
-      file.commitDone(base, changes, commit);
+      const committed = await this.maker.commit(file);
+      file.commitDone(committed.base, committed.changes, committed.commit);
       this.#failures.delete(file);
-      this.events.committed(file, base, metadata);
+      this.events.committed(file, committed);
     } catch (error) {
       if (this.#stopping.has(file) && error instanceof StorageError && error.code === 'aborted') return;
       if (this.#closed) throw error;

@@ -270,16 +270,16 @@ export class StagedFile {
     this.#setBase(base);
   }
 
-  /** What is not staged is there now; the content is the same. */
-  rebase(base: Base | null): void {
+  /** What is not staged is there now; `same`: it is the same content. */
+  rebase(base: Base | null, same = true): void {
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'base', id: this.id, base });
     // What was cut off again is in it: it needs more than attributes, though all that is left is as in the one before
     if (base !== null && this.#base !== null && base.size !== this.#base.size) this.#changedData = this.#changes;
-    this.#setBase(base);
+    this.#setBase(base, same);
   }
 
-  #setBase(base: Base | null): void {
-    const sameSize = base !== null && base.size === this.#base?.size;
+  #setBase(base: Base | null, same = true): void {
+    const sameSize = same && base !== null && base.size === this.#base?.size;
     this.#base = base;
     if (sameSize) this.#reader?.moveTo(base.key, base.version);
     else this.#closeReader();
