@@ -76,6 +76,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
       output.progress(`${files.length - left.size} of ${files.length} files are in the bucket`);
     };
     const committer = new Committer(maker, { durability: 'remote', writebackDelay_ms: 0, prefix: identity.prefix }, {
+      believedUntil: () => -Infinity,
       waiting: () => null,
       committed: (file) => (settled(file), queueMicrotask(() => file.dispose())),
       conflicting: () => undefined,

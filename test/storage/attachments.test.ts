@@ -1,7 +1,7 @@
 /**
  * What others attach to an object (tags, class, encryption, what HTTP says of it) belongs to the file: whatever a guest does with it, it stays.
  *
- * Tried besides: attributes that wait for the bucket (`writeback`); a change before a rename; directories; a file that takes another one's name, whose
+ * Tried besides: what is attached while a file is open, or while no daemon runs; attributes that wait for the bucket (`writeback`); a change before a rename; directories; a file that takes another one's name, whose
  * attachments go; tags that may not be read, which refuse a change before it is acknowledged.
  */
 import assert from 'node:assert/strict';
@@ -16,10 +16,11 @@ import { concat, u32, u64 } from '../support/frontend.js';
 import { GcsServer } from '../support/gcs/server.js';
 import { othersAt } from '../support/gcs/others.js';
 import { name, OP } from '../support/guest.js';
+import { ObjectGuest } from '../support/object-guest.js';
 import { Rgw } from '../support/rgw.js';
 import { othersOf } from '../support/s3/others.js';
 import { S3Server } from '../support/s3/server.js';
-import { PARTS, SMALL, withGuest, type Guest } from '../support/writing-guest.js';
+import { Guest, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
 import { byPort, type Others } from './attachments-contract.js';
 
 const ROOT = 1n;
@@ -149,6 +150,57 @@ for (const [where, skip, open] of SUBJECTS) {
     });
   });
 }
+
+describe('what others attach meanwhile', () => {
+  const tagged = async (store: MemoryStore, key: string): Promise<string | undefined> => (await store.head(key, { attachments: true })).headers!['x-amz-tagging'];
+  const asS3 = (): MemoryStore => new MemoryStore({ capabilities: { rename: false, metadataInPlace: false, listingHasMetadata: false } });
+
+  test('to a file that is open is there after the next commit, of one that was there and of a new one', async () => {
+    const store = asS3();
+    await store.put('old', bytes('old'));
+    await withGuest(store, async (guest) => {
+      const { node } = await guest.g.lookup(ROOT, 'old');
+      const open = [{ key: 'old', node, fh: await guest.g.open(node, O_RDWR) }];
+      const { entry, fh } = await guest.g.create(ROOT, 'new');
+      await guest.write(entry.node, fh, 0, bytes('new'));
+      assert.equal(await guest.fsync(entry.node, fh), 0);
+      open.push({ key: 'new', node: entry.node, fh });
+      for (const [round, tags] of ['a=1', 'a=1&b=2', 'c=3'].entries()) {
+        for (const one of open) {
+          store.attach(one.key, { 'x-amz-tagging': tags });
+          await guest.write(one.node, one.fh, 10 * round, bytes('changed'));
+          assert.equal(await guest.fsync(one.node, one.fh), 0);
+          assert.equal(await tagged(store, one.key), tags, one.key);
+        }
+      }
+      for (const one of open) assert.equal(await guest.close(one.node, one.fh), 0);
+    });
+  });
+
+  test('is there also when the daemon was killed before the commit, and a name that was taken has nothing of the former one', async () => {
+    const store = asS3();
+    await store.put('f', bytes('before'));
+    await store.put('taken', bytes('before'), { headers: { 'x-amz-tagging': 'a=1' } });
+    const write = { durability: 'writeback', writebackDelay_ms: 60_000 } as const;
+    const g = await ObjectGuest.start(store, { write });
+    try {
+      const guest = new Guest(g);
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, O_RDWR);
+      await guest.write(node, fh, 0, bytes('changed'));
+      assert.equal(await guest.fsync(node, fh), 0);
+      await guest.put('temporary', bytes('new'));
+      assert.equal(await rename(guest, 'temporary', 'taken'), 0);
+      await g.kill();
+      store.attach('f', { 'x-amz-tagging': 'late=2' });
+      const next = await ObjectGuest.start(store, { write: { ...write, cacheDirectory: g.cacheDirectory! } });
+      assert.equal(await next.close(), 0);
+      assert.deepEqual([await tagged(store, 'f'), await tagged(store, 'taken')], ['late=2', undefined]);
+    } finally {
+      g.discard();
+    }
+  });
+});
 
 describe('tags that may not be read', () => {
   test('refuse every change at once, with a line that says what is missing; reading, removing and renaming over it work', async () => {

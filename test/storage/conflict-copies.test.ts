@@ -211,7 +211,7 @@ test('a commit that conflicts after its file has lost its name is nobody\'s conf
   const nobody = (): never => assert.fail('this is no conflict');
   const maker = new CommitMaker({ ...shop, store }, { posix: 'full', sizes: COMMIT_SIZES, hiddenKey: () => '.bucketfsd-unlinked/1', overwrite: false });
   const committer = new Committer(maker, { durability: 'remote', writebackDelay_ms: 0, prefix: '' }, {
-    waiting: () => null, committed: nobody, conflicting: nobody, conflicted: nobody,
+    believedUntil: () => Infinity, waiting: () => null, committed: nobody, conflicting: nobody, conflicted: nobody,
   }, new Gate(), sink);
   await committer.durable(file);
   assert.deepEqual(log, []);

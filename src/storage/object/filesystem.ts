@@ -82,7 +82,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, hiddenKey: () => hiddenKey(options.prefix), overwrite: write.onConflict === 'overwrite' });
     const events: CommitEvents = {
-      waiting: (file) => fs.staging!.waiting(file), committed: (file, committed) => fs.staging!.committed(file, committed), conflicting: (file) => fs.staging!.conflicting(file), conflicted: (file) => fs.staging!.conflicted(file),
+      believedUntil: (file) => fs.staging!.believedUntil(file), waiting: (file) => fs.staging!.waiting(file), committed: (file, committed) => fs.staging!.committed(file, committed), conflicting: (file) => fs.staging!.conflicting(file), conflicted: (file) => fs.staging!.conflicted(file),
     };
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer }, blocks);

@@ -91,6 +91,11 @@ export class StagingRegistry {
     if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
   }
 
+  /** Until when what was told of the file's object is believed. */
+  believedUntil(file: StagedFile): number {
+    return this.#uses.get(file)?.node.expires_ms ?? -Infinity;
+  }
+
   /** What a commit of the file has to wait for. */
   waiting(file: StagedFile): Promise<unknown> | null {
     return this.#uses.get(file)?.node.replacing ?? null;

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
+import { inherited } from '../attachments.js';
 import { ifThere } from '../asking.js';
 import { StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
@@ -89,10 +90,11 @@ export class CommitMaker {
   }
 
   /**
-   * Make the object.
+   * Make the object. `isOld`: what is known of the one that there is may be out of date.
    * @throws ConflictError, StorageError, an error of the file system: then nothing is decided, and it may be tried again.
    */
-  async commit(file: StagedFile): Promise<Committed> {
+  async commit(file: StagedFile, isOld: boolean): Promise<Committed> {
+    if (isOld) await this.#inherit(file);
     for (let attempt = 1; ; attempt++) {
       const key = file.key!;
       try {
@@ -125,7 +127,8 @@ export class CommitMaker {
   }
 
   /** Begin to send a file that is written from its beginning, before its size is known. */
-  async stream(file: StagedFile): Promise<void> {
+  async stream(file: StagedFile, isOld: boolean): Promise<void> {
+    if (isOld) await this.#inherit(file);
     const { sizes } = this.options;
     const commit = file.nextCommit();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
@@ -157,6 +160,17 @@ export class CommitMaker {
     if (missing.length === 0) return metadata;
     const lists = MISSING_BYTES.map((bytes) => ({ ...metadata, [MISSING]: cut(missing.join(','), bytes) }));
     return lists.find((one) => metadataFits(one, this.shop.store)) ?? metadata;
+  }
+
+  /**
+   * What others have attached to the object since the file was opened counts. On Google Cloud Storage it makes another version of the object, and the
+   * condition of the commit finds that out.
+   */
+  async #inherit(file: StagedFile): Promise<void> {
+    const { base } = file;
+    if (base === null || base.key !== file.key || file.replaces || file.onlyDescribed || this.shop.store.kind === 'gcs') return;
+    const there = await ifThere(this.shop.store.head(base.key, { attachments: true }));
+    if (there !== null && there.version === base.version && file.base === base) file.inherit(inherited(there.headers ?? {}));
   }
 
   /** An upload that was begun is not wanted any more. */

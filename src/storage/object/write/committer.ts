@@ -20,6 +20,8 @@ export interface CommitterOptions {
 
 /** Told of what has become of a file. */
 export interface CommitEvents {
+  /** Until when the attributes of the file's object are believed, by performance.now(). */
+  believedUntil(file: StagedFile): number;
   /** What to wait for before the file's object may be replaced; null: nothing. */
   waiting(file: StagedFile): Promise<unknown> | null;
   /** All changes so far, or some of them, are in this object. */
@@ -111,7 +113,7 @@ export class Committer {
     const enough = first !== undefined && first.from === 0 && first.to > this.maker.options.sizes.putMaxBytes;
     if (!enough || this.#beginnings.has(file) || this.#running.has(file) || this.#failures.has(file) || file.key === null || this.#closed) return;
     // If that fails the commit will say what is wrong
-    const begun = this.maker.stream(file).catch(() => void this.#failures.set(file, this.#failures.get(file) ?? 0));
+    const begun = this.maker.stream(file, this.#isOld(file)).catch(() => void this.#failures.set(file, this.#failures.get(file) ?? 0));
     this.#beginnings.set(file, begun);
     void begun.then(() => this.#beginnings.delete(file));
   }
@@ -164,13 +166,17 @@ export class Committer {
     await this.idle();
     for (const file of [...this.#retries.keys()]) this.#begin(file);
     await Promise.all(this.#background);
-    this.abandon();
+    this.#end();
     await this.maker.settled();
   }
 
   abandon(): void {
-    this.#closed = true;
+    this.#end();
     this.maker.abandon();
+  }
+
+  #end(): void {
+    this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#due.clear();
     this.#retries.clear();
@@ -187,11 +193,15 @@ export class Committer {
     return run;
   }
 
+  #isOld(file: StagedFile): boolean {
+    return performance.now() >= this.events.believedUntil(file);
+  }
+
   async #commit(file: StagedFile): Promise<void> {
     this.#forgetDue(file);
     await this.#beginnings.get(file);
     try {
-      const committed = await this.maker.commit(file);
+      const committed = await this.maker.commit(file, this.#isOld(file));
       file.commitDone(committed.base, committed.changes, committed.commit);
       this.#failures.delete(file);
       this.events.committed(file, committed);

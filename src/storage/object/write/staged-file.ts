@@ -29,7 +29,7 @@ export class StagedFile {
   readonly #commits: OwnCommits;
   #key: string | null;
   #base: Base | null;
-  #replaces: boolean;
+  replaces: boolean;
   #attributes: Attributes;
   /** When data was changed last, if that is later than the times of the attributes; milliseconds since 1970, 0: it is not. */
   #wrote_ms = 0;
@@ -40,7 +40,7 @@ export class StagedFile {
   /** The last change that was more than one of attributes, and the last one of attributes. */
   #changedData = 0;
   #changedAttributes = 0;
-  #disposed = false;
+  disposed = false;
   #isPutAside = false;
   /** Content was lost with the machine: of a commit that has more, the object has what this file does not. */
   #fellBack = false;
@@ -58,7 +58,7 @@ export class StagedFile {
     this.#commits = commits;
     this.#key = state.key;
     this.#base = state.base;
-    this.#replaces = state.replaces;
+    this.replaces = state.replaces;
     this.#attributes = state.attributes;
     this.#changes = changes;
     const owner = {
@@ -186,10 +186,6 @@ export class StagedFile {
     return this.#committed >= changes || this.#key === null;
   }
 
-  get disposed(): boolean {
-    return this.#disposed;
-  }
-
   /** The times are as they were set, not those of the last change of data. */
   get timesAreSet(): boolean {
     return this.#wrote_ms === 0;
@@ -213,7 +209,7 @@ export class StagedFile {
     const doubts = [...this.#commits.doubts];
     const [before, behind] = [false, true].map((has) => doubts.filter(([, { contents }]) => contents >= describedContents === has));
     const state = {
-      id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.#replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
+      id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
       doubts: before.map(([commit]) => commit),
     };
     yield* this.#content.describe((content) => ({ t: 'file', ...state, ...content }), behind.map(([commit]) => ({ t: 'begin', id, commit })));
@@ -258,7 +254,7 @@ export class StagedFile {
   /** It is to become another object in place of `base`, or none. @throws an error of the file system */
   rename(key: string | null, base: Base | null): void {
     if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'key', id: this.id, key, base });
-    this.#replaces = base !== null && (this.#base === null || this.#replaces);
+    this.replaces = base !== null && (this.#base === null || this.replaces);
     this.#key = key;
     this.#setBase(base);
   }
@@ -268,6 +264,11 @@ export class StagedFile {
     this.#attributes = attributesOf(facts);
     this.#wrote_ms = 0;
     this.#setBase(base);
+  }
+
+  /** What is attached to the object by now, and is to stay. */
+  inherit(headers: Attributes['headers']): void {
+    this.#attributes = { ...this.#attributes, headers };
   }
 
   /** What is not staged is there now; `same`: it is the same content. */
@@ -315,7 +316,7 @@ export class StagedFile {
     if (clean) this.shop.ledger.files.delete(this.id);
     this.#committed = Math.max(this.#committed, changes);
     this.#content.committed(contents);
-    this.#replaces = false;
+    this.replaces = false;
     this.#setBase(base);
     if (this.#fellBack && contents >= this.#content.contents) this.#content.reset(base.size);
     this.#fellBack = false;
@@ -387,8 +388,8 @@ export class StagedFile {
 
   /** Nothing of it is needed any more, or all of it is in the object. */
   dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+    if (this.disposed) return;
+    this.disposed = true;
     this.#closeReader();
     const { ledger } = this.shop;
     if (ledger.files.has(this.id)) ledger.append({ t: 'drop', id: this.id });
@@ -399,8 +400,8 @@ export class StagedFile {
 
   /** As a killed daemon leaves it. */
   abandon(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
+    if (this.disposed) return;
+    this.disposed = true;
     this.#closeReader();
     this.#content.abandon();
   }
@@ -419,7 +420,7 @@ export class StagedFile {
   #open(): void {
     const { ledger } = this.shop;
     if (ledger.files.has(this.id)) return;
-    assert(!this.#disposed && !this.#isPutAside, 'a file that was given up is changed');
+    assert(!this.disposed && !this.#isPutAside, 'a file that was given up is changed');
     ledger.appendAll([...this.describe()]);
     ledger.files.set(this.id, this);
   }
