@@ -10,6 +10,7 @@ import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
 import { StorageError } from '../../src/storage/object/errors.js';
+import type { Part } from '../../src/storage/object/store.js';
 import type { CommitSizes } from '../../src/storage/object/write/layout.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
@@ -298,6 +299,29 @@ describe('while a hole is copied', () => {
     });
     onlyObjects(store, 'far');
   });
+});
+
+test('what is too large to be copied by one request is renamed, and described, by copies of parts', async () => {
+  const store = new RopeStore('range');
+  const headers = { 'content-type': 'text/x-far' };
+  const upload = await store.beginUpload('far', { headers });
+  const version = await store.put('zeros', new Uint8Array(5 * MIB));
+  const zeros: Part[] = [];
+  for (let n = 1; n <= 1200; n++) zeros.push(await store.copyPart(upload, n, { key: 'zeros', version, offset: 0, bytes: 5 * MIB }));
+  await store.completeUpload(upload, [...zeros, await store.putPart(upload, 1201, bytes('end'))]);
+  await store.remove('zeros');
+  await withGuest(store, async (guest) => {
+    const { g } = guest;
+    const { node } = await g.lookup(ROOT, 'far');
+    assert.equal((await g.call(OP.SETATTR, node, concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)))).error, 0);
+    assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('far'), name('away')), 0)).error, 0);
+    const fh = await g.open(node, 0);
+    await reads(guest, node, fh, [[6000 * MIB - 1, bytes('\0end')]]);
+    await guest.release(node, fh);
+  });
+  onlyObjects(store, 'away');
+  const info = await store.head('away');
+  assert.deepEqual([info.metadata!['mode'], info.headers], [String(0o100600), headers]);
 });
 
 test('a file that was sent while it was written, and then gets a hole, does not send the hole', async () => {

@@ -95,6 +95,7 @@ export class RopeStore implements ObjectStore {
 
   async copy(from: string, to: string, options: CopyOptions = {}): Promise<Version> {
     const { rope, info } = this.#existing(from);
+    this.#requireOne(info);
     return this.#store(to, rope, { ...options, metadata: options.metadata ?? info.metadata!, headers: options.headers ?? info.headers! });
   }
 
@@ -105,7 +106,14 @@ export class RopeStore implements ObjectStore {
   }
 
   async setMetadata(key: string, version: Version, metadata: Metadata): Promise<Version> {
-    return this.#store(key, this.#existing(key).rope, { metadata, condition: { version } });
+    const { rope, info } = this.#existing(key);
+    this.#requireOne(info);
+    return this.#store(key, rope, { metadata, headers: info.headers!, condition: { version } });
+  }
+
+  /** As one request of S3 copies no more. */
+  #requireOne({ key, size }: ObjectInfo): void {
+    if (this.capabilities.copyPart === 'range' && size > 5 * 2 ** 30) throw new StorageError('too-large', `copy ${key}`);
   }
 
   async list({ prefix, delimiter }: ListOptions): Promise<ListPage> {

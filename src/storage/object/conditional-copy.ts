@@ -1,6 +1,6 @@
 /**
- * Copies on condition of what is at the destination, for providers whose own copy does not look there (Ceph RGW ignores If-Match and
- * If-None-Match of CopyObject). The copy is made by a write that honours the condition: what is small is read and put; of what is
+ * Copies that one request of the provider's cannot make: of what is too large for it (5 GiB on S3), and on condition of what is at the destination where the
+ * provider's own copy does not look there (Ceph RGW ignores If-Match and If-None-Match of CopyObject). The copy is made by a write that honours the condition: what is small is read and put; of what is
  * larger the server copies parts into an upload, which is completed on that condition.
  *
  * Content, metadata and what is attached to the object are those that the provider's copy would give.
@@ -66,7 +66,7 @@ export function withConditionalCopy(capabilities: Capabilities): Capabilities {
  * where the last write is
  */
 export async function conditionalCopy(
-  store: ObjectStore, from: string, to: string, options: CopyOptions & { readonly condition: Condition }, how: ConditionalCopyOptions,
+  store: ObjectStore, from: string, to: string, options: CopyOptions, how: ConditionalCopyOptions,
 ): Promise<Version> {
   const { sourceVersion, signal } = options;
   const operation = `copy ${store.location}/${from} to ${to}`;
@@ -74,7 +74,7 @@ export async function conditionalCopy(
   const source = await before(store.head(from, { ...call, attachments: true }));
   if (sourceVersion !== undefined && source.version !== sourceVersion) throw new StorageError('changed', operation);
   const copy: Copy = {
-    store, source, to, operation, how, condition: options.condition, call, metadata: options.metadata ?? source.metadata ?? {},
+    store, source, to, operation, how, condition: options.condition === undefined ? {} : { condition: options.condition }, call, metadata: options.metadata ?? source.metadata ?? {},
     headers: withTagsOf(source, options.headers ?? (options.metadata === undefined ? source.headers ?? {} : {})),
   };
   return source.size <= how.putMaxBytes ? putAgain(copy) : completedOfParts(copy);
@@ -102,7 +102,7 @@ interface Copy {
   readonly to: string;
   readonly operation: string;
   readonly how: ConditionalCopyOptions;
-  readonly condition: Condition;
+  readonly condition: Pick<CopyOptions, 'condition'>;
   readonly call: Pick<CopyOptions, 'signal'>;
   readonly metadata: Metadata;
   readonly headers: ObjectHeaders;
@@ -113,7 +113,7 @@ function putAgain({ store, source, to, operation, how, condition, call, metadata
   return how.borrow(size, async (into, content) => {
     const bytes = size === 0 ? 0 : await before(store.read(key, { ...call, version, offset: 0, into }));
     if (bytes !== size) throw new StorageError('short-body', operation, { providerMessage: `${bytes} of ${size} bytes came` });
-    return store.put(to, content, { ...call, metadata, headers, condition });
+    return store.put(to, content, { ...call, metadata, headers, ...condition });
   });
 }
 
@@ -124,7 +124,7 @@ async function completedOfParts(copy: Copy): Promise<Version> {
   try {
     // A part that is refused is beyond the end of an object that has come meanwhile, where parts are not of one version
     const parts = await before(copiedParts(copy, upload).finally(() => stillThere(copy)));
-    const version = await store.completeUpload(upload, parts, { ...call, condition });
+    const version = await store.completeUpload(upload, parts, { ...call, ...condition });
     how.uploads.uploadEnded(upload);
     return version;
   } catch (error) {

@@ -88,7 +88,12 @@ export interface Fetched {
   readonly bytes: number;
 }
 
-export interface CopyOptions extends PutOptions {
+export interface CopyCallOptions extends CallOptions {
+  /** As one request of the provider's: `too-large` for what would take many, which may take hours. */
+  readonly inOne?: boolean;
+}
+
+export interface CopyOptions extends PutOptions, CopyCallOptions {
   /** Only this version of the source: `changed` otherwise. */
   readonly sourceVersion?: Version;
   // metadata and headers replace those of the source; without metadata both are kept. Tags that `headers` only count are those of the source
@@ -211,7 +216,7 @@ export interface ObjectStore {
   /** The object with its metadata has another key, all at once; `unsupported` unless capabilities.rename. @returns the version it has there */
   rename(from: string, to: string, options: RenameOptions): Promise<Version>;
   /** Replace the metadata of exactly this version. @returns the version it has then, a new one or not. */
-  setMetadata(key: string, version: Version, metadata: Metadata, options?: CallOptions): Promise<Version>;
+  setMetadata(key: string, version: Version, metadata: Metadata, options?: CopyCallOptions): Promise<Version>;
   list(options: ListOptions): Promise<ListPage>;
 
   beginUpload(key: string, options?: PutOptions): Promise<Upload>;

@@ -10,7 +10,7 @@ import { bodyBytes, targetView } from '../body.js';
 import { conditionalCopy, conditionalCopyOptions, conditionalSetMetadata, copyHonours, withConditionalCopy } from '../conditional-copy.js';
 import { StorageError } from '../errors.js';
 import type {
-  Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
+  Body, CallOptions, Capabilities, Condition, CopyCallOptions, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
   PutOptions, ReadOptions, Upload, UploadInfo, Version,
 } from '../store.js';
 import type { Description } from './s3-calls.js';
@@ -42,7 +42,6 @@ const AWS: Capabilities = {
 };
 
 const COPY_MAX_BYTES = 5 * GIB;
-const COPY_PART_BYTES = GIB;
 
 export class S3Store implements ObjectStore {
   readonly kind = 's3';
@@ -138,7 +137,7 @@ export class S3Store implements ObjectStore {
     if (condition !== undefined && this.#copiesByWriting(condition, to)) return conditionalCopy(this, from, to, { ...options, condition }, conditionalCopyOptions());
     const operation = `copy ${this.location}/${from} to ${to}`;
     const source = options.metadata === undefined ? await this.head(from, options) : null;
-    if (source !== null && source.size > COPY_MAX_BYTES) return this.#copyInParts(source, to, options);
+    if (source !== null && source.size > COPY_MAX_BYTES) return this.#copyInParts(from, to, options);
     const { metadata, headers } = await this.#described(operation, from, source === null ? options : { headers: notCopied(source.headers!) });
     // What is sent again is that of this version
     const only = sourceVersion ?? source?.version;
@@ -148,9 +147,8 @@ export class S3Store implements ObjectStore {
         this.#connection.run((calls) => calls.copy(from, to, { operation, signal, headers, ...(source === null ? { metadata } : {}), ...expected })));
     } catch (error) {
       if (source !== null || !(error instanceof StorageError) || (error.code !== 'too-large' && error.code !== 'invalid')) throw error;
-      const info = await this.head(from, options);
-      if (info.size <= COPY_MAX_BYTES) throw error;
-      return this.#copyInParts(info, to, options);
+      if ((await this.head(from, options)).size <= COPY_MAX_BYTES) throw error;
+      return this.#copyInParts(from, to, options);
     }
   }
 
@@ -162,24 +160,9 @@ export class S3Store implements ObjectStore {
   }
 
   /** An object of more than 5 GiB. */
-  async #copyInParts(source: ObjectInfo, to: string, options: CopyOptions): Promise<Version> {
-    if (options.sourceVersion !== undefined && source.version !== options.sourceVersion) throw new StorageError('changed', `copy ${this.location}/${source.key} to ${to}`);
-    const metadata = options.metadata ?? source.metadata ?? {};
-    const given = options.headers ?? (options.metadata === undefined ? source.headers! : {});
-    const headers = await this.#attachments.withTags(source.key, given, options);
-    const upload = await this.beginUpload(to, { ...options, metadata, headers });
-    const partBytes = Math.max(COPY_PART_BYTES, Math.ceil(source.size / S3_LIMITS.parts));
-    try {
-      const parts: Part[] = [];
-      for (let offset = 0, number = 1; offset < source.size; offset += partBytes, number++) {
-        const bytes = Math.min(partBytes, source.size - offset);
-        parts.push(await this.copyPart(upload, number, { key: source.key, version: source.version, offset, bytes }, options));
-      }
-      return await this.completeUpload(upload, parts, options);
-    } catch (error) {
-      await this.abortUpload(upload).catch(() => undefined);
-      throw error;
-    }
+  #copyInParts(from: string, to: string, options: CopyOptions): Promise<Version> {
+    if (options.inOne === true) throw new StorageError('too-large', `copy ${this.location}/${from} to ${to}`, { providerMessage: 'a copy of more than 5 GiB takes parts' });
+    return conditionalCopy(this, from, to, options, conditionalCopyOptions());
   }
 
   /** RenameObject is there for directory buckets only, which have no versions to compare. */
@@ -188,7 +171,7 @@ export class S3Store implements ObjectStore {
   }
 
   /** The ETag stays when the content does: of two that are made at the same time the last counts. */
-  async setMetadata(key: string, of: Version, metadata: Metadata, options: CallOptions = {}): Promise<Version> {
+  async setMetadata(key: string, of: Version, metadata: Metadata, options: CopyCallOptions = {}): Promise<Version> {
     const condition = { version: of };
     if (this.#copiesByWriting(condition, key)) return conditionalSetMetadata(this, key, of, metadata, options, conditionalCopyOptions());
     const { headers } = await this.head(key, options);
