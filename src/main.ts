@@ -15,10 +15,10 @@ import { FuseServer } from './fuse/server.js';
 import { checkConfined, confine, confinementOf, sharesSocketDirectory } from './confine/confine.js';
 import { takeHandover, type Handover } from './confine/handover.js';
 import { applySeccomp } from './confine/seccomp.js';
-import { UsageError, failureOf } from './lifecycle/errors.js';
+import { EXIT, UsageError, failureOf, type ExitCode } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
-import { Shutdown } from './lifecycle/shutdown.js';
+import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
 import { checkSource } from './lifecycle/source.js';
 import { SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
@@ -118,16 +118,16 @@ async function recover(settings: RecoverSettings): Promise<void> {
 
 /** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
 async function startBucket(options: Options, source: BucketSource): Promise<void> {
-  applyFileLimit(options.rlimitNofile);
+  const fileLimit = applyFileLimit(options.rlimitNofile);
   becomeServer();
   const syslog = options.syslog ? SyslogDestination.connect() : null;
   const log = logTo(options, syslog);
   // A directory's daemon has no use for it
-  const { openBucket } = await import('./bucket/open.js');
-  const bucket = await openBucket({ ...options, source }, log);
+  const { CLOSE_LIMIT_MS, openBucket } = await import('./bucket/open.js');
+  const bucket = await openBucket({ ...options, source }, log, fileLimit);
   const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
   for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
-  serve(options, bucket.fs, log, lines, () => bucket.close());
+  serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
   announce(source.path, log, lines);
 }
 
@@ -140,7 +140,7 @@ function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boo
           threads: options.threadPoolSize,
           onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
-  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => pool?.close());
+  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
   const { path, name } = lines.listener;
   if (confined && path !== null && sharesSocketDirectory(path)) {
     log.warn({ directory: dirname(name) }, `all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
@@ -154,16 +154,18 @@ function logTo(options: Options, syslog: SyslogDestination | null): Logger {
   return createLogger({ level: options.logLevel, ...(syslog === null ? {} : { pretty: false, destination: syslog }) });
 }
 
-/** Frontends are served from now on; `finish` is awaited when the daemon ends, after the last request. */
-function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<void>): void {
+/** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */
+function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
   const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log });
   backend.listen(listener.fd);
   new Shutdown({
     log,
     drain: async () => {
-      await backend.close();
-      await finish();
+      const closed = await within(backend.close().then(() => true), DRAIN_LIMIT_MS);
+      if (closed === null) log.warn({ limit_ms: DRAIN_LIMIT_MS }, 'requests in flight were given up');
+      return finish();
     },
+    limit_ms: DRAIN_LIMIT_MS + Math.max(finish_ms, 1000),
     cleanup: close,
     stopping: () => notifier.stopping(),
   }).install();

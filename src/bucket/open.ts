@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import type { Logger } from '../base/log.js';
 import type { BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
+import { within } from '../lifecycle/shutdown.js';
 import { openStoreClient } from '../pool/store-client.js';
 import type { FileSystem } from '../storage/filesystem.js';
 import { StorageError } from '../storage/object/errors.js';
@@ -22,19 +23,25 @@ import { CacheDirectoryError } from '../storage/object/write/cache-directory.js'
 const MIB = 1 << 20;
 /** Each takes some 25 MB for its SDK, and serves hundreds of calls at the same time. */
 const THREADS_MAX = 2;
-/** When the daemon is told to end, so long what is left is committed; service managers wait 90 s. */
-const CLOSE_TIMEOUT_MS = 60_000;
+/** When the daemon is told to end, so long what is left is committed. */
+const COMMIT_LIMIT_MS = 60_000;
+const PROGRESS_MS = 5_000;
+/** All that close() takes; service managers wait 90 s. */
+export const CLOSE_LIMIT_MS = COMMIT_LIMIT_MS + 10_000;
 
 export interface Bucket {
   readonly fs: FileSystem;
   /** What was done, or is to be done, about what a former daemon has left. */
   readonly recovered: readonly string[];
-  /** Commit what is left, as far as the provider lets us. */
-  close(): Promise<void>;
+  /** Commit what is left, as far as the provider lets us. @returns whether everything is in the bucket */
+  close(): Promise<boolean>;
 }
 
-/** @throws StartError when bucket, credentials or cache directory are not good: one cheap call is made to find out. */
-export async function openBucket(options: BucketSettings, log: Logger): Promise<Bucket> {
+/**
+ * One cheap call is made to find out whether it can be shared. `fileLimit`: descriptors that the process may have
+ * @throws StartError when bucket, credentials or cache directory are not good
+ */
+export async function openBucket(options: BucketSettings, log: Logger, fileLimit: number): Promise<Bucket> {
   const { source } = options;
   let client: ObjectStore | null = null;
   let directory: StateDirectory | null = null;
@@ -58,6 +65,7 @@ export async function openBucket(options: BucketSettings, log: Logger): Promise<
       blocks: blockOptions(options, directory),
       write: directory === null ? null : {
         cacheDirectory: directory.path,
+        fileLimit,
         durability: options.durability,
         onConflict: options.onConflict,
         writebackDelay_ms: options.writebackDelay * 1000,
@@ -85,19 +93,29 @@ function blockOptions(options: BucketSettings, directory: StateDirectory | null)
   return { cacheDirectory, bytes: options.cacheSize * MIB, fill: options.cacheFill === 'on', scope: options.endpoint ?? '' };
 }
 
-async function close(opened: OpenedObjects, store: ObjectStore, directory: StateDirectory | null, log: Logger): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<null>((resolve) => (timer = setTimeout(() => resolve(null), CLOSE_TIMEOUT_MS)));
-  const left = await Promise.race([opened.close(), late]);
-  clearTimeout(timer);
-  if (left === null) opened.abandon();
-  if (left !== 0) {
-    const files = left === null ? 'files' : left === 1 ? 'one file' : `${left} files`;
-    log.warn({ left, cacheDirectory: directory?.path }, `${files} could not be written to the bucket in time: the data is in ${directory?.path}, and the next start, or bucketfsd recover, goes on with it`);
+async function close(opened: OpenedObjects, store: ObjectStore, directory: StateDirectory | null, log: Logger): Promise<boolean> {
+  const progress = setInterval(() => {
+    const { files, bytes } = opened.left();
+    if (files > 0) log.info({ files, bytes }, `stopping: ${counted(files)} of ${sized(bytes)} are still on their way to the bucket`);
+  }, PROGRESS_MS);
+  // Nothing is given up that still reads staging files: their descriptors stay theirs until the process ends
+  const ended = await within(opened.close().then(() => true), COMMIT_LIMIT_MS);
+  clearInterval(progress);
+  const { files, bytes } = opened.left();
+  const isWhole = ended === true && files === 0;
+  if (!isWhole) {
+    log.warn(
+      { files, bytes, cacheDirectory: directory?.path },
+      `${counted(files)} of ${sized(bytes)} could not be written to the bucket: the data is on the disk, in ${directory?.path}, and the next start, or bucketfsd recover, goes on with it`,
+    );
   }
   await store.close();
   directory?.discard();
+  return isWhole;
 }
+
+const counted = (files: number): string => (files === 1 ? 'one file' : `${files} files`);
+const sized = (bytes: number): string => (bytes < MIB ? `${bytes} bytes` : `${Math.round(bytes / MIB)} MiB`);
 
 /** A store in threads of its own; one in memory is here, since every thread would have another. */
 export function openClient(options: BucketSettings): Promise<ObjectStore> {

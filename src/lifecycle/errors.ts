@@ -1,5 +1,5 @@
 /** Exit codes of the daemon, as docs/OPERATIONS.md lists them. */
-export const EXIT = { OK: 0, RUNTIME: 1, USAGE: 2 } as const;
+export const EXIT = { OK: 0, RUNTIME: 1, USAGE: 2, UNSENT: 3 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
 /** The daemon cannot start, and the message is the one sentence that says why to the person who started it. */

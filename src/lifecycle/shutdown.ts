@@ -5,12 +5,25 @@ import { EXIT, type ExitCode } from './errors.js';
 export const DRAIN_LIMIT_MS = 5000;
 const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
+/** What comes within so many milliseconds, or null. */
+export async function within<T>(work: Promise<T>, limit_ms: number): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const limit = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), limit_ms);
+  });
+  try {
+    return await Promise.race([work, limit]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 type Handler = (subject?: unknown) => void;
 
 export interface ShutdownSteps {
   log: Logger;
-  /** Stop taking requests; finish or fail what is in flight. Given up after `limit_ms`. */
-  drain(): Promise<void>;
+  /** Stop taking requests; finish or fail what is in flight. Given up after `limit_ms`. @returns the exit code */
+  drain(): Promise<ExitCode>;
   /** Remove socket and pid file. Synchronous, so that no way out skips it; may be called twice. */
   cleanup(): void;
   /** Called first: tell the service manager. */
@@ -49,7 +62,7 @@ export class Shutdown {
     return this.#started;
   }
 
-  /** Drain, clean up, exit 0; 1 if draining itself failed. A second call does nothing. */
+  /** Drain, clean up, exit as draining says; with 1 if it failed itself. A second call does nothing. */
   async begin(reason: string): Promise<void> {
     if (this.#started) return;
     this.#started = true;
@@ -58,8 +71,9 @@ export class Shutdown {
     this.#steps.stopping?.();
     let code: ExitCode = EXIT.OK;
     try {
-      const finished = await this.#drainWithin(limit_ms);
-      if (!finished) log.warn({ limit_ms }, 'requests in flight were given up');
+      const drained = await within(this.#steps.drain(), limit_ms);
+      if (drained === null) log.warn({ limit_ms }, 'requests in flight were given up');
+      else code = drained;
     } catch (err) {
       log.error({ err }, 'stopping failed');
       code = EXIT.RUNTIME;
@@ -85,18 +99,6 @@ export class Shutdown {
     }
     this.#steps.log.warn({ signal }, 'second signal, exiting at once');
     this.#exit(EXIT.RUNTIME);
-  }
-
-  async #drainWithin(limit_ms: number): Promise<boolean> {
-    let timer: NodeJS.Timeout | undefined;
-    const limit = new Promise<boolean>((resolve) => {
-      timer = setTimeout(() => resolve(false), limit_ms);
-    });
-    try {
-      return await Promise.race([this.#steps.drain().then(() => true), limit]);
-    } finally {
-      clearTimeout(timer);
-    }
   }
 
   #exit(code: ExitCode): void {

@@ -2,7 +2,7 @@
 import { parseCommandLine, type Options } from '../../src/cli.js';
 import { createLogger } from '../../src/base/log.js';
 import { FdPoller } from '../../src/ffi/poll.js';
-import { failureOf } from '../../src/lifecycle/errors.js';
+import { EXIT, failureOf, type ExitCode } from '../../src/lifecycle/errors.js';
 import { applyFileLimit } from '../../src/lifecycle/limits.js';
 import { openListener } from '../../src/lifecycle/listen.js';
 import { Shutdown } from '../../src/lifecycle/shutdown.js';
@@ -12,9 +12,9 @@ import { ServiceNotifier } from '../../src/lifecycle/systemd.js';
 /** How draining goes: `done`, `hang` for ever, `fail`; or `crash`: an error nobody catches after the start. */
 const behaviour = process.env.TEST_DRAIN ?? 'done';
 
-function drain(): Promise<void> {
+function drain(): Promise<ExitCode> {
   if (behaviour === 'fail') return Promise.reject(new Error('drain failed'));
-  return behaviour === 'hang' ? new Promise(() => undefined) : Promise.resolve();
+  return behaviour === 'hang' ? new Promise(() => undefined) : Promise.resolve(EXIT.OK);
 }
 
 function start(options: Options): void {

@@ -45,6 +45,10 @@ export class Extents {
     return this.#objectBytes;
   }
 
+  get stagedBytes(): number {
+    return this.#extents.reduce((sum, { from, to }) => sum + to - from, 0);
+  }
+
   get staged(): readonly Extent[] {
     return this.#extents;
   }

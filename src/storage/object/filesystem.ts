@@ -60,6 +60,8 @@ export interface OpenedObjects {
   readonly recovered: readonly string[];
   /** Nothing is left to commit, or it has failed and is tried again later; and what was read is kept. */
   idle(): Promise<void>;
+  /** Files of which something is in the cache directory only, and bytes of those. */
+  left(): { readonly files: number; readonly bytes: number };
   /** Commit what can be, and end. @returns files of which something is in the cache directory only */
   close(): Promise<number>;
   /** End as a killed daemon does: for tests of recovery. */
@@ -94,22 +96,26 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
       await directory.settled();
       await blocks?.idle();
     };
+    let left = { files: 0, bytes: 0 };
+    let closed = false;
     return {
       fs: fs.port(), recovered: report, idle,
+      left: () => (closed ? left : fs.staging!.left()),
       close: async () => {
         fs.files.reset();
         shop.backgroundSync.close();
         await shop.backgroundSync.all();
         await committer.close();
         await fs.files.settled();
-        const left = fs.staging!.dirtyFiles;
+        left = fs.staging!.left();
+        closed = true;
         fs.files.abandon();
         shop.ledger.hurry();
         await directory.settled();
         shop.ledger.close();
         await blocks?.close();
         directory.close();
-        return left;
+        return left.files;
       },
       abandon: () => {
         committer.abandon();
@@ -134,6 +140,7 @@ async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: O
   const fs = new ObjectFileSystem(store, budget, options, log, treeOf(store, budget, options, log, blocks), null, blocks);
   return {
     fs: fs.port(), recovered: [],
+    left: () => ({ files: 0, bytes: 0 }),
     idle: async () => blocks?.idle(),
     close: async () => {
       fs.files.reset();

@@ -274,8 +274,9 @@ export class StagingRegistry {
     }));
   }
 
-  /** Files of which something is not in the bucket, for reports. */
-  get dirtyFiles(): number {
-    return [...this.#uses.keys()].filter((file) => file.dirty).length;
+  /** Files of which something is not in the bucket, and bytes that are only here. */
+  left(): { files: number; bytes: number } {
+    const dirty = [...this.#uses.keys()].filter((file) => file.dirty);
+    return { files: dirty.length, bytes: dirty.reduce((sum, { extents }) => sum + extents.stagedBytes, 0) };
   }
 }

@@ -131,12 +131,12 @@ export class CacheDirectory {
    * Not at once: freeing a large file takes a while, and it has to wait for `safe`. What is left when the daemon dies the next start removes;
    * where `safe` fails too, since the journal may still need it then.
    */
-  removeStaging(id: number, closeFile: (() => Promise<unknown>) | null = null, safe: (() => Promise<unknown>) | null = null): void {
+  removeStaging(id: number, safe: (() => Promise<unknown>) | null = null): void {
     const removing = (async () => {
       await safe?.();
       await unlink(this.stagingPath(id));
     })();
-    this.#removing.add(removing.catch(() => undefined).then(() => closeFile?.()).catch(() => undefined));
+    this.#removing.add(removing.catch(() => undefined));
   }
 
   /** That staging files are there outlives the machine. */

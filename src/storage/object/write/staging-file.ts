@@ -3,7 +3,7 @@
  * be kept in it, so that as many files as there are may have attributes that are not in the bucket. Its descriptor may be closed and opened
  * again: see StagingDescriptors.
  */
-import { close, closeSync, fdatasync, fdatasyncSync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fdatasync, fdatasyncSync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { E, systemError } from '../../../base/errno.js';
 import * as c from '../../../ffi/libc.js';
@@ -12,7 +12,6 @@ import type { CacheDirectory } from './cache-directory.js';
 import type { DescriptorOwner } from './staging-descriptors.js';
 
 const fdatasyncLater = promisify(fdatasync);
-const closeLater = promisify(close);
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
@@ -187,11 +186,8 @@ export class StagingFile implements DescriptorOwner {
   /** Nothing of it is needed any more. It is removed after `safe`: when no power failure can make it needed again. */
   remove(safe: (() => Promise<unknown>) | null): void {
     this.#ended = true;
-    if (!this.#made) return;
-    const fd = this.#fd;
-    this.#fd = -1;
-    this.directory.descriptors.closed(this);
-    this.directory.removeStaging(this.id, fd < 0 ? null : () => closeLater(fd), safe);
+    this.#close();
+    if (this.#made) this.directory.removeStaging(this.id, safe);
   }
 
   /** It stays, for the next daemon. */
