@@ -27,7 +27,7 @@ import { StagedFile } from '../../src/storage/object/write/staged-file.js';
 import { name, OP } from '../support/guest.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { ObjectGuest } from '../support/object-guest.js';
-import { Guest, objectOf } from '../support/writing-guest.js';
+import { Guest, objectOf, PARTS, SMALL } from '../support/writing-guest.js';
 
 const ROOT = 1n;
 const O_RDWR = 2;
@@ -71,9 +71,9 @@ async function copyOf(memory: MemoryStore, key: string): Promise<string> {
 
 /** `body` says when it has closed the guest itself. */
 async function withHeld(body: (guest: Guest, held: HeldStore, cacheDirectory: string) => Promise<void | 'closed'>): Promise<void> {
-  const held = new HeldStore(new MemoryStore());
+  const held = new HeldStore(new MemoryStore({ limits: PARTS }));
   const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
-  const g = await ObjectGuest.start(held.store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 0 } });
+  const g = await ObjectGuest.start(held.store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 0, sizes: SMALL } });
   let closed = false;
   try {
     closed = (await body(new Guest(g), held, cacheDirectory)) === 'closed';
@@ -172,6 +172,33 @@ describe('a conflict with writeback', () => {
     return 'closed';
   }));
 });
+
+test('when a copy could not be made, and is made again, what only the lost version had is missing and not zeros', () => withHeld(async (guest, held) => {
+  for (const size of [1000, 300_000]) {
+    const key = `f${size}`;
+    await held.memory.put(key, Buffer.alloc(size, 1));
+    const { node } = await guest.g.lookup(ROOT, key);
+    const fh = await guest.g.open(node, O_RDWR);
+    await guest.write(node, fh, 500, bytes('mine'));
+    await held.memory.put(key, bytes('theirs'));
+    const isOurs = (call: Call): boolean => call.subject.includes(CONFLICTS) && ['put', 'completeUpload'].includes(call.operation);
+    held.holds = isOurs;
+    held.fails = isOurs;
+    assert.equal(await guest.fsync(node, fh), 0);
+    await held.held();
+    held.holds = () => false;
+    held.release();
+    await guest.g.opened.idle();
+    assert.equal((await guest.g.read(node, fh, 0, 400)).error, -E.STALE);
+    held.fails = () => false;
+    assert.equal(await guest.fsync(node, fh), 0);
+    await guest.g.opened.idle();
+    while ((await held.memory.list({ prefix: `${CONFLICTS}${key}.` })).objects.length === 0) await turn();
+    const { objects: [copy] } = await held.memory.list({ prefix: `${CONFLICTS}${key}.` });
+    assert.equal((await held.memory.head(copy.key)).metadata!['bucketfsd-missing'], `0-500,504-${size}`);
+    assert.equal(String((await objectOf(held.memory, copy.key)).subarray(500, 504)), 'mine');
+  }
+}));
 
 test('a copy that has no room for the list of what is missing beside the attributes is made all the same', () => withHeld(async (guest, held) => {
   await held.memory.put('f', Buffer.alloc(10_000, 1));

@@ -142,7 +142,7 @@ class World {
   }
 
   zero(from: number, to: number): void {
-    assert.equal(this.file.zero(from, to, false), 0);
+    assert.equal(this.file.content.zero(from, to, false), 0);
     fill(this.now, 0, from, to);
     if (from < Math.min(to, this.now.length)) this.touch(from, Math.min(to, this.now.length));
   }
@@ -180,7 +180,7 @@ async function history(seed: number, kind: 'new' | 'opened', check: (world: Worl
       else if (step === 6 && world.now.length > 0) world.zero(random(world.now.length), random(SIZE_MAX));
       else if (step === 7) file.setAttributes(file.facts());
       else if (step === 8) {
-        await file.sync();
+        await file.content.sync();
         world.synced();
       } else if (step === 9) {
         const commit = file.nextCommit();

@@ -161,7 +161,7 @@ export class OpenFiles {
       const staged = this.#stagedOf(file);
       // As with HANDLE_KILLPRIV_V2 of a directory: no flag says so
       if (r.session.killprivV2) staged.killPrivileges();
-      return staged.fallocate(r.flags, r.offset, r.offset + r.length);
+      return staged.content.fallocate(r.flags, r.offset, r.offset + r.length);
     } catch (error) {
       return errnoOf(error);
     }

@@ -64,7 +64,7 @@ export class BackgroundSync {
     for (const file of files) {
       if (file.disposed || !file.isUnsynced) continue;
       try {
-        await file.sync();
+        await file.content.sync();
       } catch (error) {
         const { store } = file.shop;
         this.log.guest('sync', { err: error, key: file.key }, `${store.location}/${file.key}: the disk of the cache directory has lost data that was written (${(error as Error).message}): it is not written to the bucket`);

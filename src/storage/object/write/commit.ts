@@ -63,6 +63,8 @@ interface Making {
   readonly commit: string;
   /** Called when it is certain what is in the object, and over before it is made. */
   readonly begin: () => Promise<void>;
+  /** What is not staged is gone with its object. */
+  readonly onlyStaged?: boolean;
 }
 
 /** Somebody else has changed, made or removed the object; `there` is what there is now. */
@@ -149,9 +151,10 @@ export class CommitMaker {
     });
     const missing = file.extents.pieces().filter((piece) => piece.where === 'object').map((piece) => `${piece.from}-${piece.to}`);
     const metadata = this.#withMissing(this.metadata(file), missing);
-    for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(piece.from, piece.to, false);
+    file.content.clearUnstaged();
     const condition: Condition = before === null ? { absent: true } : { version: before };
-    const { version, changes } = await this.#make(file, { key, condition, metadata: () => metadata, commit: randomUUID(), begin: async () => undefined }, null);
+    const making = { key, condition, metadata: () => metadata, commit: randomUUID(), begin: async () => undefined, onlyStaged: true };
+    const { version, changes } = await this.#make(file, making, null);
     return { version, missing, changes };
   }
 
@@ -194,7 +197,7 @@ export class CommitMaker {
       const { version, size, metadata, changes } = await this.#make(file, making, usable ? stream : null);
       return { base: { key: making.key, version, size }, metadata, changes, commit };
     } catch (error) {
-      if (error instanceof StorageError && error.code === 'bad-body') file.verify();
+      if (error instanceof StorageError && error.code === 'bad-body') file.content.verify();
       throw error;
     }
   }
@@ -240,12 +243,13 @@ export class CommitMaker {
     return { base: { ...base, version }, metadata, changes, commit };
   }
 
-  async #make(file: StagedFile, making: Making, stream: PartedUpload | null): Promise<Made> {
+  /** @param uploads that were begun for it and could not be completed, since the file got shorter */
+  async #make(file: StagedFile, making: Making, stream: PartedUpload | null, uploads = 0): Promise<Made> {
     const { store } = this.shop;
     const { key, commit } = making;
     const condition = making.condition === undefined ? {} : { condition: making.condition };
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
-      await file.fill(0, file.size);
+      if (making.onlyStaged !== true) await file.fill(0, file.size);
       // One moment of the file: what is changed from here on is for the next commit
       const { changes, size } = file;
       const metadata = making.metadata();
@@ -253,10 +257,11 @@ export class CommitMaker {
       await making.begin();
       const options = { commit, metadata, headers: file.attributes().headers, ...condition };
       const version = await this.#writes(file, commit, () =>
-        content !== null ? settledPut(store, key, content, options) : file.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
+        content !== null ? settledPut(store, key, content, options) : file.content.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
       return { version, metadata: { ...metadata, [COMMIT]: commit }, size, changes };
     }
-    const upload = stream ?? (await this.#beginParts(file, key, making.metadata(), commit));
+    if (uploads === ATTEMPTS) throw new StorageError('short-body', `put ${store.location}/${key}`, { providerMessage: 'the file gets shorter whenever it is sent' });
+    const upload = stream ?? (await this.#beginParts(file, making));
     file.upload = upload;
     try {
       const { changes, size } = file;
@@ -265,9 +270,9 @@ export class CommitMaker {
       const parts = await upload.parts();
       if (parts === null) {
         await this.#dropStream(file, upload);
-        return await this.#make(file, making, null);
+        return await this.#make(file, making, null, uploads + 1);
       }
-      file.verify();
+      file.content.verify();
       await begun;
       const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, ...condition }));
       await upload.settled();
@@ -283,12 +288,12 @@ export class CommitMaker {
     }
   }
 
-  async #beginParts(file: StagedFile, key: string, metadata: Metadata, commit: string): Promise<PartedUpload> {
+  async #beginParts(file: StagedFile, { key, metadata, commit, onlyStaged = false }: Making): Promise<PartedUpload> {
     const { store } = this.shop;
     const { sizes } = this.options;
-    const plan = (): Layout | null => layoutFor(file.extents, copiesOf(file, store), sizes, store.limits);
+    const plan = (): Layout | null => layoutFor(file.extents, copiesOf(file, store, onlyStaged), sizes, store.limits);
     if (plan() === null) throw new StorageError('too-large', `upload ${store.location}/${key}`);
-    return PartedUpload.begin(this.#context, file, key, plan, sizes, { ...metadata, [COMMIT]: commit }, commit);
+    return PartedUpload.begin({ ...this.#context, onlyStaged }, file, key, plan, sizes, { ...metadata(), [COMMIT]: commit }, commit);
   }
 
   /** Attributes that were set after the upload was begun. */
@@ -364,7 +369,7 @@ export class CommitMaker {
   /** --on-conflict=overwrite: what was written goes on top of what is there. */
   async #ontoWhatIsThere(file: StagedFile, there: ObjectInfo | null): Promise<void> {
     const end = there?.size ?? 0;
-    for (const piece of file.extents.pieces()) if (piece.where === 'object') file.zero(Math.max(end, piece.from), piece.to, false);
+    for (const piece of file.extents.pieces()) if (piece.where === 'object') file.content.zero(Math.max(end, piece.from), piece.to, false);
     file.rebase(there === null ? null : { key: there.key, version: there.version, size: there.size }, false);
     this.#merged.add(file);
   }
@@ -384,5 +389,5 @@ const cut = (text: string, bytes: number): string => (text.length <= bytes ? tex
 function contentOf(file: StagedFile, size: number): Uint8Array {
   const { symlink } = file.attributes();
   if (size === 0) return new Uint8Array(0);
-  return symlink !== null && symlink !== '' ? new TextEncoder().encode(symlink) : file.content(size);
+  return symlink !== null && symlink !== '' ? new TextEncoder().encode(symlink) : file.content.read(size);
 }

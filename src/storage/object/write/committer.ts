@@ -87,7 +87,7 @@ export class Committer {
   async durable(file: StagedFile): Promise<void> {
     if (this.options.durability === 'remote') return this.committed(file);
     if (!file.dirty) return;
-    await file.sync();
+    await file.content.sync();
     this.later(file);
   }
 
@@ -147,7 +147,7 @@ export class Committer {
     await this.quiet(file);
     this.#failures.delete(file);
     await this.maker.giveUp(file);
-    await file.synced();
+    await file.content.quiet();
   }
 
   /** Everything is committed, or has failed and waits for its next turn. */

@@ -228,6 +228,12 @@ export class StagedContent {
     }
   }
 
+  /** Where the staging file has nothing of the file it has zeros. @throws an error of the file system */
+  clearUnstaged(): void {
+    if (!this.#staging.made) return;
+    for (const piece of this.extents.pieces()) if (piece.where === 'object') this.#staging.punch(piece.from, piece.to);
+  }
+
   /** The first `size` bytes, of which all are staged. @throws an error of the disk */
   read(size: number): Uint8Array {
     const content = new Uint8Array(size);

@@ -25,7 +25,8 @@ import type { Workshop } from './workshop.js';
 const FILL_BYTES = 8 << 20;
 
 export class StagedFile {
-  readonly #content: StagedContent;
+  /** Its bytes. */
+  readonly content: StagedContent;
   readonly #commits: OwnCommits;
   #key: string | null;
   #base: Base | null;
@@ -67,7 +68,7 @@ export class StagedFile {
       changed: (from: number, to: number) => this.#dataChanged(from, to),
       isKnown: () => shop.ledger.files.has(id),
     };
-    this.#content = new StagedContent(shop.directory, shop.ledger, contentLimits(shop.store), owner, { content: state, ...content }, left);
+    this.content = new StagedContent(shop.directory, shop.ledger, contentLimits(shop.store), owner, { content: state, ...content }, left);
   }
 
   /** A file that is not in the bucket yet: with its first change, which is to exist. @throws an error of the file system */
@@ -111,7 +112,7 @@ export class StagedFile {
   }
 
   get extents(): Extents {
-    return this.#content.extents;
+    return this.content.extents;
   }
 
   get directory(): boolean {
@@ -143,12 +144,12 @@ export class StagedFile {
 
   /** Bytes are only here, and a power failure would lose them. */
   get isUnsynced(): boolean {
-    return this.dirty && this.#content.isUnsynced;
+    return this.dirty && this.content.isUnsynced;
   }
 
   /** The disk has lost data of it: it cannot be committed before that is written anew. */
   get isLost(): boolean {
-    return this.#content.isLost;
+    return this.content.isLost;
   }
 
   /** There may be an object of this file, of which it does not know. */
@@ -204,7 +205,7 @@ export class StagedFile {
   /** What a journal has to say of the file: see Replay. */
   *describe(): Generator<JournalRecord> {
     const { id } = this;
-    const { describedContents } = this.#content;
+    const { describedContents } = this.content;
     // In the order of the journal: a commit that has all of the content that comes first was begun behind it
     const doubts = [...this.#commits.doubts];
     const [before, behind] = [false, true].map((has) => doubts.filter(([, { contents }]) => contents >= describedContents === has));
@@ -212,22 +213,12 @@ export class StagedFile {
       id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
       doubts: before.map(([commit]) => commit),
     };
-    yield* this.#content.describe((content) => ({ t: 'file', ...state, ...content }), behind.map(([commit]) => ({ t: 'begin', id, commit })));
+    yield* this.content.describe((content) => ({ t: 'file', ...state, ...content }), behind.map(([commit]) => ({ t: 'begin', id, commit })));
   }
 
   /** The request's data goes to the staging file. @returns bytes written or −errno. @throws an error of the file system */
   write(r: FileSystemRequest, offset: number): number {
-    return this.#content.write(r, offset);
-  }
-
-  /** [from, to) reads as zeros; `grow`: also beyond the end. @returns 0 or −errno. @throws an error of the file system */
-  zero(from: number, to: number, grow: boolean): number {
-    return this.#content.zero(from, to, grow);
-  }
-
-  /** fallocate(2) of [from, to), with a mode for which canAllocate(). @returns 0 or −errno. @throws an error of the file system */
-  fallocate(mode: number, from: number, to: number): number {
-    return this.#content.fallocate(mode, from, to);
+    return this.content.write(r, offset);
   }
 
   /** Somebody without rights writes. */
@@ -239,7 +230,7 @@ export class StagedFile {
 
   /** @returns 0 or −errno */
   truncate(size: number): number {
-    return this.#content.truncate(size);
+    return this.content.truncate(size);
   }
 
   /** @throws an error of the file system */
@@ -299,8 +290,8 @@ export class StagedFile {
   beginCommit(commit: string): Promise<void> {
     this.#open();
     if (this.#commits.doubts.get(commit)?.changes !== this.#changes) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
-    this.#commits.begin(commit, { changes: this.#changes, contents: this.#content.contents });
-    return this.#content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
+    this.#commits.begin(commit, { changes: this.#changes, contents: this.content.contents });
+    return this.content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
   }
 
   /** A commit has certainly not happened. */
@@ -311,14 +302,14 @@ export class StagedFile {
   /** The object is what the file was at its n-th change. */
   commitDone(base: Base, changes: number, commit: string): void {
     const clean = this.#changes === changes;
-    const contents = this.#commits.doubts.get(commit)?.contents ?? (this.#fellBack ? this.#content.contents : -1);
+    const contents = this.#commits.doubts.get(commit)?.contents ?? (this.#fellBack ? this.content.contents : -1);
     this.shop.ledger.append({ t: 'done', id: this.id, base, clean, commit });
     if (clean) this.shop.ledger.files.delete(this.id);
     this.#committed = Math.max(this.#committed, changes);
-    this.#content.committed(contents);
+    this.content.committed(contents);
     this.replaces = false;
     this.#setBase(base);
-    if (this.#fellBack && contents >= this.#content.contents) this.#content.reset(base.size);
+    if (this.#fellBack && contents >= this.content.contents) this.content.reset(base.size);
     this.#fellBack = false;
     this.#commits.done(commit);
   }
@@ -332,12 +323,12 @@ export class StagedFile {
 
   /** Everything up to the end is answered without asking the store. */
   isStaged(from: number, to: number): boolean {
-    return this.#content.isStaged(from, to);
+    return this.content.isStaged(from, to);
   }
 
   /** From the staging file; whoever asks has made sure that all of it is there. @returns bytes or −errno */
   readStaged(r: FileSystemRequest): number {
-    return this.#content.readStaged(r);
+    return this.content.readStaged(r);
   }
 
   /** @throws StorageError when the object is another one by now */
@@ -357,33 +348,8 @@ export class StagedFile {
       if (piece === undefined) return;
       const end = Math.min(piece.to, piece.from + FILL_BYTES);
       await this.#baseReader().read(piece.from, end - piece.from, (at, address, n) =>
-        this.#content.filled(piece.from + at, new Uint8Array(viewOf(address, n)), this.shop.ledger.files.has(this.id)));
+        this.content.filled(piece.from + at, new Uint8Array(viewOf(address, n)), this.shop.ledger.files.has(this.id)));
     }
-  }
-
-  /** The first `size` bytes, of which all are staged. @throws an error of the disk */
-  content(size: number): Uint8Array {
-    return this.#content.read(size);
-  }
-
-  /** `body` reads the staging file, which stays open meanwhile. @throws an error of the disk */
-  sending<T>(body: (fd: number) => Promise<T>): Promise<T> {
-    return this.#content.sending(body);
-  }
-
-  /** Everything that was read of the staging file so far is good. @throws an error of the disk */
-  verify(): void {
-    this.#content.verify();
-  }
-
-  /** Staging file and journal outlive the machine. @throws an error of the disk */
-  sync(): Promise<void> {
-    return this.#content.sync();
-  }
-
-  /** No sync is under way; how it ended is for others to hear. */
-  synced(): Promise<void> {
-    return this.#content.quiet();
   }
 
   /** Nothing of it is needed any more, or all of it is in the object. */
@@ -395,7 +361,7 @@ export class StagedFile {
     if (ledger.files.has(this.id)) ledger.append({ t: 'drop', id: this.id });
     ledger.files.delete(this.id);
     // What was synced would be missed, if a power failure took the record that says it is over
-    this.#content.remove(this.#content.everSynced ? () => ledger.syncSoon() : null);
+    this.content.remove(this.content.everSynced ? () => ledger.syncSoon() : null);
   }
 
   /** As a killed daemon leaves it. */
@@ -403,7 +369,7 @@ export class StagedFile {
     if (this.disposed) return;
     this.disposed = true;
     this.#closeReader();
-    this.#content.abandon();
+    this.content.abandon();
   }
 
   #baseReader(): Reader {

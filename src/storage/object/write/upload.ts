@@ -10,6 +10,8 @@ export interface UploadContext {
   readonly store: ObjectStore;
   readonly ledger: Ledger;
   readonly zeros: ZeroObjects;
+  /** What is not staged is gone with its object: it is sent as the staging file has it. */
+  readonly onlyStaged?: boolean;
 }
 
 interface Sent {
@@ -43,17 +45,18 @@ export class PartedUpload {
     readonly metadata: Metadata,
     readonly commit: string,
     readonly zeros: ZeroLease,
+    readonly onlyStaged: boolean,
   ) {}
 
   /** `layoutNow`: for the file as it is when the upload has begun. */
   static async begin(
-    { store, ledger, zeros }: UploadContext, file: StagedFile, key: string, layoutNow: () => Layout | null, sizes: CommitSizes, metadata: Metadata, commit: string,
+    { store, ledger, zeros, onlyStaged = false }: UploadContext, file: StagedFile, key: string, layoutNow: () => Layout | null, sizes: CommitSizes, metadata: Metadata, commit: string,
   ): Promise<PartedUpload> {
     const { headers } = file.attributes();
     const upload = await store.beginUpload(key, { metadata, headers });
     ledger.uploadBegun(upload);
     const layout = layoutNow() ?? { start: () => 0, capacity: -1 }; // too large by now: parts() gives none
-    return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit, zeros.lease(headers));
+    return new PartedUpload(store, ledger, file, upload, layout, sizes, metadata, commit, zeros.lease(headers), onlyStaged);
   }
 
   /** Bytes that were sent, and would be sent again by another upload. */
@@ -113,7 +116,10 @@ export class PartedUpload {
       const parts = taken.flatMap((one) => (one === null || one instanceof Error ? [] : [one]));
       if (failed !== null) throw failed as Error;
       if (isCut) return null;
-      if (round === ROUNDS_MAX || cells.every((cell) => this.#fresh(cell) !== null)) return parts;
+      // A part that was sent after the file was cut has zeros where there had been bytes
+      const now = this.#cells();
+      if (isSamePlan(cells, now) && now.every((cell) => this.#fresh(cell) !== null)) return parts;
+      if (round === ROUNDS_MAX) return this.file.size < cells[cells.length - 1].to ? null : parts;
     }
   }
 
@@ -133,14 +139,16 @@ export class PartedUpload {
 
   #cells(): Cell[] {
     const { file, store, layout, sizes } = this;
-    return cellsOf(file.extents, layout, copiesOf(file, store), sizes, store.limits);
+    return cellsOf(file.extents, layout, copiesOf(file, store, this.onlyStaged), sizes, store.limits);
   }
 
   #fresh(cell: Cell): Promise<Part | Error> | null {
     const sent = this.#sent.get(cell.number);
     if (sent === undefined || sent.failed || sent.cell.from !== cell.from || sent.cell.to !== cell.to) return null;
     const tooLarge = sent.cell.source !== 'staged' && cell.source === 'staged' && cell.to - cell.from > RESENT_MAX_BYTES;
-    return sent.stale && !tooLarge ? null : sent.done;
+    // What is no longer the object's may have been copied after it was cut off
+    const isStale = sent.stale || (sent.cell.source === 'object' && cell.source !== 'object');
+    return isStale && !tooLarge ? null : sent.done;
   }
 
   /** When others have made room. @returns null if by then nobody needs it: another part has failed, or the file was cut */
@@ -183,8 +191,8 @@ export class PartedUpload {
         if (!(error instanceof StorageError) || error.code !== 'unsupported') throw error;
       }
     }
-    await file.fill(cell.from, cell.to);
-    return file.sending((fd) => store.putPart(upload, cell.number, { fd, offset: cell.from, bytes }, { signal }));
+    if (!this.onlyStaged) await file.fill(cell.from, cell.to);
+    return file.content.sending((fd) => store.putPart(upload, cell.number, { fd, offset: cell.from, bytes }, { signal }));
   }
 
   async #copy(cell: Cell, signal: AbortSignal): Promise<Part> {
@@ -199,7 +207,10 @@ export class PartedUpload {
   }
 }
 
-/** What of the file the provider copies. */
-export function copiesOf({ base }: StagedFile, { capabilities: { copyPart } }: ObjectStore): Copies {
-  return { base: base === null ? 'none' : copyPart, baseBytes: base?.size ?? 0, zeros: copyPart };
+const isSamePlan = (a: readonly Cell[], b: readonly Cell[]): boolean =>
+  a.length === b.length && a.every(({ number, from, to }, i) => number === b[i].number && from === b[i].from && to === b[i].to);
+
+/** What of the file the provider copies; `onlyStaged`: not what is still in its object. */
+export function copiesOf({ base }: StagedFile, { capabilities: { copyPart } }: ObjectStore, onlyStaged: boolean): Copies {
+  return { base: base === null || onlyStaged ? 'none' : copyPart, baseBytes: base?.size ?? 0, zeros: copyPart };
 }
