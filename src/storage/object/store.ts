@@ -153,6 +153,8 @@ export interface PartSource {
 
 export interface Limits {
   readonly keyBytes: number;
+  /** Keys that no object can have. */
+  readonly excludedKeys?: RegExp;
   /** All names and values of one object's metadata together. */
   readonly metadataBytes: number;
   /** Of one put(), and of an object. */

@@ -92,6 +92,7 @@ export class Tree {
     // A directory's marker has a slash more
     if (Buffer.byteLength(key) >= this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
     if (named.object && this.nodes.find(true, `${key}/`) === null) throw new FileError(E.INVAL);
+    if (this.store.limits.excludedKeys?.test(key) === true) throw new FileError(E.INVAL);
     return key;
   }
 

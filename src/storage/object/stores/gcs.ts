@@ -27,7 +27,8 @@ const TIB = MIB * MIB;
 
 /** https://cloud.google.com/storage/quotas#objects. Compose has no least size; the number of parts is our own bound. */
 export const GCS_LIMITS: Limits = {
-  keyBytes: 1024, metadataBytes: 8 * 1024, putBytes: 5 * TIB, objectBytes: 5 * TIB, partMinBytes: 1, partMaxBytes: 5 * TIB, parts: 10_000,
+  // https://cloud.google.com/storage/docs/objects#naming
+  keyBytes: 1024, excludedKeys: /[\r\n]|^\.well-known\/acme-challenge\//, metadataBytes: 8 * 1024, putBytes: 5 * TIB, objectBytes: 5 * TIB, partMinBytes: 1, partMaxBytes: 5 * TIB, parts: 10_000,
 };
 
 const CAPABILITIES: Capabilities = {
