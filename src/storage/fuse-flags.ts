@@ -2,6 +2,11 @@
 
 /** FATTR_*: what a SETATTR changes. */
 export const FATTR = { MODE: 1, UID: 2, GID: 4, SIZE: 8, ATIME: 16, MTIME: 32, KILL_SUIDGID: 2048 } as const;
+/**
+ * Of them those that change something. With HANDLE_KILLPRIV_V2 Linux sends a SETATTR without any where chown(2) is to keep both ids: that is a change of
+ * the owner to itself, which clears set-id bits.
+ */
+export const FATTR_CHANGES = FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.SIZE | FATTR.ATIME | FATTR.MTIME;
 
 /** FOPEN_*: how the guest treats an open file. */
 export const FOPEN = { DIRECT_IO: 1, KEEP_CACHE: 2, CACHE_DIR: 8, NOFLUSH: 32, PARALLEL_DIRECT_WRITES: 64 } as const;

@@ -195,6 +195,8 @@ test('writeback: files opened for writing can be read, and appends are placed by
     assert.equal((await g.write(entry.node, fh, 0, new TextEncoder().encode('abc'))).error, 0);
     assert.equal((await g.write(entry.node, fh, 1, new TextEncoder().encode('X'))).error, 0);
     assert.equal(new TextDecoder().decode((await g.read(entry.node, fh, 0, 10)).data), 'aXc');
+    // Where holes are only the guest knows
+    assert.equal((await g.call(OP.LSEEK, entry.node, concat(u64(fh, 0), u32(3, 0)), 8)).error, -E.NOSYS);
   }));
 
 test('set-id bits: a write with the flag clears them, one without does not', { skip: NEEDS_ROOT }, () =>
@@ -213,6 +215,9 @@ test('set-id bits: a write with the flag clears them, one without does not', { s
     truncate.set(u32(8 | 2048), 0);
     truncate.set(u64(0), 16);
     assert.equal((await g.call(OP.SETATTR, entry.node, truncate, 104)).error, 0);
+    assert.equal(mode(), 0o755);
+    chmodSync(join(g.directory, 'f'), 0o6755);
+    assert.equal((await g.call(OP.SETATTR, entry.node, new Uint8Array(88), 104)).error, 0, 'chown(-1, -1)');
     assert.equal(mode(), 0o755);
   }));
 

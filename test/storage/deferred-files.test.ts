@@ -8,7 +8,7 @@ import { E } from '../../src/base/errno.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { assertDone, bytes, Calls, keysOf, KINDS, LATER, missing, mkdir, modeOf, MTIME_S, rename, ROOT, setattr, unlink, withCache } from '../support/deferred.js';
-import { concat, u32 } from '../support/frontend.js';
+import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
@@ -43,6 +43,20 @@ for (const [what, make] of KINDS) describe(`files, where metadata is set ${what}
       assert.deepEqual(readdirSync(join(g.cacheDirectory!, 'staging')), []);
     }, { write: LATER });
     assert.equal((await objectOf(memory, 'f')).toString(), 'content');
+  });
+
+  test('a change of the owner to itself, which Linux asks for without anything to change, clears set-id bits; of a directory it does not', async () => {
+    const memory = make();
+    await withGuest(memory, async ({ g }) => {
+      const { entry: { node }, fh } = await g.create(ROOT, 'f', 2, 0o755);
+      const dir = (await mkdir(g, ROOT, 'd', 0o755)).node;
+      for (const { durable } of [{ durable: false }, { durable: true }]) {
+        for (const one of [node, dir]) assert.equal(await setattr(g, one, { mode: 0o6755 }), 0);
+        if (durable) assert.equal((await g.call(OP.FSYNC, node, concat(u64(fh), u32(0, 0)), 0)).error, 0);
+        for (const one of [node, dir]) assert.equal(await setattr(g, one, {}), 0);
+        assert.deepEqual([(await g.lookup(ROOT, 'f')).mode, (await g.lookup(ROOT, 'd')).mode], [0o100755, 0o046755]);
+      }
+    }, { write: LATER });
   });
 
   test('those of one that was written and committed while it is open do not send it again, and with more data they go along', async () => {

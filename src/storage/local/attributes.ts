@@ -1,10 +1,10 @@
 /** Attributes: getattr, setattr, statfs, and the ioctls that read and set inode flags. */
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
-import { AT_EMPTY_PATH, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
+import { AT_EMPTY_PATH, O_CLOEXEC, O_NONBLOCK, O_RDONLY, S_IFDIR, S_IFREG } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
-import { FATTR } from '../fuse-flags.js';
+import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
 import { EMPTY_PATH, type Share } from './share.js';
 
 /** include/uapi/linux/fs.h: command → bytes of its argument, and whether it sets. */
@@ -47,17 +47,23 @@ export class Attributes {
     const fd = this.#anyFd(r, slot);
     if (fd < 0) return fd;
     let error = 0;
-    if ((r.valid & FATTR.MODE) !== 0) error = this.#chmod(r, fd);
-    if (error === 0 && (r.valid & (FATTR.UID | FATTR.GID)) !== 0) error = this.#chown(r, fd);
-    if (error === 0 && (r.valid & FATTR.SIZE) !== 0) error = this.#truncate(r, slot);
-    if (error === 0 && (r.valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) {
+    const valid = this.changes(r);
+    if ((valid & FATTR.MODE) !== 0) error = this.#chmod(r, fd);
+    if (error === 0 && (valid & (FATTR.UID | FATTR.GID)) !== 0) error = this.#chown(r, fd);
+    if (error === 0 && (valid & FATTR.SIZE) !== 0) error = this.#truncate(r, slot);
+    if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) {
       error = c.neg(c.utimensat(fd, EMPTY_PATH, r.timesAddress, AT_EMPTY_PATH));
     }
-    if (error === 0 && (r.valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
+    if (error === 0 && (valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
     if (error === 0) error = share.statFd(r, fd);
     if (error === 0) share.putAttr(r, slot);
     return error;
   };
+
+  /** What a SETATTR changes. */
+  changes(r: FileSystemRequest): number {
+    return (r.valid & FATTR_CHANGES) === 0 && r.session.killprivV2 ? r.valid | FATTR.UID : r.valid;
+  }
 
   #chmod(r: FileSystemRequest, fd: number): number {
     const { inodes } = this.share;
@@ -85,21 +91,15 @@ export class Attributes {
   #truncate(r: FileSystemRequest, slot: number): number {
     const { share } = this;
     if (share.inodes.type(slot) !== S_IFREG) return share.inodes.type(slot) === S_IFDIR ? -E.ISDIR : -E.INVAL;
-    let fd = -1;
+    const kill = (r.valid & FATTR.KILL_SUIDGID) !== 0;
     if (r.hasFh) {
       const handle = share.handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
       if (handle < 0) return -E.BADF;
-      fd = share.handles.fd(handle);
+      return share.credentials.withoutFsetid(kill, () => c.neg(c.ftruncate(share.handles.fd(handle), r.size)));
     }
-    const own = fd < 0;
-    if (own) {
-      fd = share.openNode(slot, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-      if (fd < 0) return fd;
-    }
-    const kill = (r.valid & FATTR.KILL_SUIDGID) !== 0;
-    const error = share.credentials.withoutFsetid(kill, () => c.neg(c.ftruncate(fd, r.size)));
-    if (own) c.close(fd);
-    return error;
+    // Not ftruncate(2), which moves the times also where the size stays
+    const fd = share.inodes.fd(slot);
+    return fd < 0 ? fd : share.credentials.withoutFsetid(kill, () => c.neg(c.truncate(share.inodes.procPath(fd), r.size)));
   }
 
   readonly statfs = (r: FileSystemRequest): number => {

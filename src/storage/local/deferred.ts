@@ -138,7 +138,7 @@ export class Deferred {
       const attribute = share.options.xattrMap?.securityCapability ?? null;
       const capability = attribute === null ? 0 : r.attr.putString(SCRATCH_NAME, attribute);
       const set = (handleFd: number): Promise<number> =>
-        this.#step('setattr', fd, share.inodes.procFd, this.#number(r, fd), r.valid, r.mode & 0o7777, uid, gid, handleFd, r.size,
+        this.#step('setattr', fd, share.inodes.procFd, this.#number(r, fd), attributes.changes(r), r.mode & 0o7777, uid, gid, handleFd, r.size,
           r.timesAddress, r.attr.address, capability);
       const error = await (sizes && r.hasFh ? this.#withHandle(this.files.handle(r), set) : set(-1));
       if (error === 0) share.putAttr(r, slot);

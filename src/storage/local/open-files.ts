@@ -317,6 +317,8 @@ export class OpenFiles {
 
   /** −errno for a seek that the guest does itself, or that goes too far, else 0. */
   seekRefusal(r: FileSystemRequest, fd: number): number {
+    // What the guest has not written back yet would be told for a hole: it then takes all for data
+    if (r.session.writeback) return -E.NOSYS;
     if (r.flags !== SEEK_DATA && r.flags !== SEEK_HOLE) return -E.INVAL;
     return r.offset === FAR_OFFSET ? this.beyond(r, fd, -E.NXIO) : 0;
   }

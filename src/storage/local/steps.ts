@@ -9,7 +9,7 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import {
-  AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, CLONE_FS, F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, SEEK_SET,
+  AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, CLONE_FS, F_DUPFD_CLOEXEC, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, SEEK_SET,
 } from '../../ffi/constants.js';
 import { STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
@@ -131,9 +131,8 @@ function setattr(
   if ((valid & FATTR.MODE) !== 0) error = c.neg(c.fchmodat(procFd, name, mode, 0));
   if (error === 0 && (valid & (FATTR.UID | FATTR.GID)) !== 0) error = c.neg(c.fchownat(fd, EMPTY_PATH, uid, gid, AT_EMPTY_PATH));
   if (error === 0 && (valid & FATTR.SIZE) !== 0) {
-    const target = handle >= 0 ? handle : c.neg(c.openat(procFd, name, O_RDWR | O_NONBLOCK | O_CLOEXEC, 0));
-    error = target < 0 ? target : withoutFsetid(valid & FATTR.KILL_SUIDGID, () => c.neg(c.ftruncate(target, size)));
-    if (handle < 0 && target >= 0) c.close(target);
+    // Not ftruncate(2) without a handle: it moves the times also where the size stays
+    error = withoutFsetid(valid & FATTR.KILL_SUIDGID, () => c.neg(handle >= 0 ? c.ftruncate(handle, size) : c.truncate(procPath(fd), size)));
   }
   if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) error = c.neg(c.utimensat(fd, EMPTY_PATH, times, AT_EMPTY_PATH));
   if (error === 0 && capability !== 0 && (valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) c.removexattr(procPath(fd), capability);

@@ -2,7 +2,7 @@
 import { E } from '../../base/errno.js';
 import { S_IFMT } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
-import { FATTR } from '../fuse-flags.js';
+import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
 import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
@@ -39,6 +39,12 @@ export class AttributeChanges {
   }
 
   /** Mode, owner, times. */
+  /** Whether a SETATTR asks for no change but has to clear set-id bits (FATTR_CHANGES). */
+  givesToItself(r: FileSystemRequest, node: ObjectNode): boolean {
+    const { mode } = presentFacts(node);
+    return keepsOwner(r) && !node.directory && withoutPrivileges(mode) !== mode;
+  }
+
   async setattr(r: FileSystemRequest, given: ObjectNode): Promise<void> {
     // touch(1) of what was just made: the object will have the time of its making
     if (this.tree.options.posix === 'off' && given.staged?.dirty === true && (r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID)) === 0 && isNow(r)) return;
@@ -141,7 +147,8 @@ function xattrName(r: FileSystemRequest): string {
   return name;
 }
 
-const chowns = (r: FileSystemRequest): boolean => (r.valid & (FATTR.UID | FATTR.GID)) !== 0;
+const keepsOwner = (r: FileSystemRequest): boolean => (r.valid & FATTR_CHANGES) === 0 && r.session.killprivV2;
+const chowns = (r: FileSystemRequest): boolean => (r.valid & (FATTR.UID | FATTR.GID)) !== 0 || keepsOwner(r);
 
 const isNow = (r: FileSystemRequest): boolean => [0, 1].every((index) => r.time(index).nanoseconds === UTIME_NOW);
 

@@ -2,7 +2,7 @@
 import { E } from '../../base/errno.js';
 import { O_EXCL } from '../../ffi/constants.js';
 import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
-import { FATTR } from '../fuse-flags.js';
+import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
 import { AttributeChanges } from './attribute-changes.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import { Changes } from './changes.js';
@@ -256,7 +256,7 @@ export class ObjectFileSystem {
       const result = await this.files.truncate(r, node);
       if (result < 0) return result;
     }
-    if ((r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID | FATTR.ATIME | FATTR.MTIME)) !== 0) await this.#attributes!.setattr(r, node);
+    if ((r.valid & (FATTR_CHANGES & ~FATTR.SIZE)) !== 0 || this.#attributes!.givesToItself(r, node)) await this.#attributes!.setattr(r, node);
     this.#putAttr(r, node);
     return 0;
   }
