@@ -274,8 +274,11 @@ function begin(path: string, fd: number): void {
 
 function syncDirectory(path: string): void {
   const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
-  fsyncSync(fd);
-  closeSync(fd);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** @returns bytes read: fewer than there is room for only at the end of the file */

@@ -40,6 +40,8 @@ export class Ledger {
   #lastId: number;
   #bytes = 0;
   #rewrites = 0;
+  /** The journal still says what is over. */
+  #isStale = false;
   #soon: { readonly done: Promise<void>; readonly now: () => void } | null = null;
 
   constructor(
@@ -69,10 +71,27 @@ export class Ledger {
     this.appendAll([record]);
   }
 
+  /**
+   * Rule: what has happened does not fail since the journal cannot say so. Where there is no room for the record, or the disk fails, the journal is
+   * made anew before it says anything else; a daemon that ends before that looks at it once more.
+   * @returns whether the journal says it
+   */
+  over(record: JournalRecord): boolean {
+    try {
+      this.append(record);
+      return true;
+    } catch (error) {
+      if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+      this.#isStale = true;
+      return false;
+    }
+  }
+
   /** All of them or none. @throws an error of the file system */
   appendAll(records: readonly JournalRecord[]): void {
     // Before: whoever appends changes what is described only afterwards
     if (this.journal.failed || (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes)) this.rewrite();
+    else if (this.#isStale) this.#refresh();
     const changes = records.some((record) => CHANGES.has(record.t) && !('fetched' in record));
     this.#roomFor(() => this.journal.append(records, changes ? SPARE_BYTES : 0));
   }
@@ -102,9 +121,19 @@ export class Ledger {
     }
   }
 
+  /** As rewrite(); what fails is tried again with the next record. */
+  #refresh(): void {
+    try {
+      this.#rewrite();
+    } catch (error) {
+      if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+    }
+  }
+
   #rewrite(): void {
     this.journal.rewrite(this.#records(), SPARE_BYTES);
     this.#rewrites++;
+    this.#isStale = false;
     this.#bytes = Math.max(this.journal.bytes, REWRITE_MIN_BYTES / GROWTH);
   }
 
@@ -121,8 +150,13 @@ export class Ledger {
     return this.journal.sync();
   }
 
-  /** The same, a while later and together with others. @throws an error of the disk */
-  syncSoon(): Promise<void> {
+  /** The same, a while later and together with others; also of what is over. @throws an error of the disk */
+  async syncSoon(): Promise<void> {
+    if (this.#isStale) this.#rewrite();
+    await this.#synced();
+  }
+
+  #synced(): Promise<void> {
     if (this.#soon === null) {
       let now = (): void => undefined;
       const due = new Promise<void>((resolve) => (now = resolve));
@@ -148,7 +182,7 @@ export class Ledger {
   }
 
   finish(operation: Operation): void {
-    this.append({ t: 'finished', op: operation.op });
+    this.over({ t: 'finished', op: operation.op });
     this.operations.delete(operation.op);
   }
 
@@ -159,7 +193,7 @@ export class Ledger {
 
   /** Completed or aborted. */
   uploadEnded(upload: Upload): void {
-    this.append({ t: 'uploaded', upload });
+    this.over({ t: 'uploaded', upload });
     this.uploads.delete(uploadId(upload));
   }
 
@@ -169,7 +203,7 @@ export class Ledger {
   }
 
   removed(key: string): void {
-    this.append({ t: 'removed', key });
+    this.over({ t: 'removed', key });
     this.hidden.delete(key);
   }
 

@@ -244,7 +244,7 @@ export class StagedFile {
 
   /** It is to become another object in place of `base`, or none. @throws an error of the file system */
   rename(key: string | null, base: Base | null): void {
-    if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'key', id: this.id, key, base });
+    if (this.shop.ledger.files.has(this.id)) this.shop.ledger[key === null ? 'over' : 'append']({ t: 'key', id: this.id, key, base });
     this.replaces = base !== null && (this.#base === null || this.replaces);
     this.#key = key;
     this.#setBase(base);
@@ -303,7 +303,7 @@ export class StagedFile {
   commitDone(base: Base, changes: number, commit: string): void {
     const clean = this.#changes === changes;
     const contents = this.#commits.doubts.get(commit)?.contents ?? (this.#fellBack ? this.content.contents : -1);
-    this.shop.ledger.append({ t: 'done', id: this.id, base, clean, commit });
+    this.shop.ledger.over({ t: 'done', id: this.id, base, clean, commit });
     if (clean) this.shop.ledger.files.delete(this.id);
     this.#committed = Math.max(this.#committed, changes);
     this.content.committed(contents);
@@ -314,9 +314,9 @@ export class StagedFile {
     this.#commits.done(commit);
   }
 
-  /** See isPutAside. @throws an error of the file system */
+  /** See isPutAside. */
   putAside(): void {
-    if (this.shop.ledger.files.has(this.id)) this.shop.ledger.append({ t: 'drop', id: this.id });
+    if (this.shop.ledger.files.has(this.id)) this.shop.ledger.over({ t: 'drop', id: this.id });
     this.shop.ledger.files.delete(this.id);
     this.#isPutAside = true;
   }
@@ -358,10 +358,10 @@ export class StagedFile {
     this.disposed = true;
     this.#closeReader();
     const { ledger } = this.shop;
-    if (ledger.files.has(this.id)) ledger.append({ t: 'drop', id: this.id });
+    const isSaid = !ledger.files.has(this.id) || ledger.over({ t: 'drop', id: this.id });
     ledger.files.delete(this.id);
     // What was synced would be missed, if a power failure took the record that says it is over
-    this.content.remove(this.content.everSynced ? () => ledger.syncSoon() : null);
+    this.content.remove(this.content.everSynced || !isSaid ? () => ledger.syncSoon() : null);
   }
 
   /** As a killed daemon leaves it. */
