@@ -6,6 +6,10 @@
  *
  * FILE is mounted over. IMAGE holds the content: `shared` changes it, `private` leaves it as it is and forgets all changes at the end. REPLAY is a log
  * whose writes are done first. CONTROL is mapped: see struct control. It prints "ready" when it is mounted, and ends when it is unmounted.
+ *
+ *   disk drop FILE
+ *
+ * has the kernel write FILE's data back and forget its pages, as it may do at any time.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -205,10 +209,39 @@ static void serve(int dev)
 	}
 }
 
+/* Without hearing of an error: that is for who has the file open. */
+static int drop(const char *path)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		die(path);
+	size_t pages = (st.st_size + PAGE - 1) / PAGE;
+	void *map = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	unsigned char *resident = calloc(pages + 1, 1);
+	if (pages == 0)
+		return 0;
+	if (map == MAP_FAILED || resident == NULL)
+		die(path);
+	for (int tries = 0; tries < 1000; tries++) {
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (mincore(map, pages * PAGE, resident) < 0)
+			die("mincore");
+		if (memchr(resident, 1, pages) == NULL)
+			return 0;
+		usleep(1000);
+	}
+	errno = EBUSY;
+	die(path);
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 3 && strcmp(argv[1], "drop") == 0)
+		return drop(argv[2]);
 	if (argc < 6) {
-		fprintf(stderr, "usage: disk FILE IMAGE LOG CONTROL shared|private [REPLAY]\n");
+		fprintf(stderr, "usage: disk FILE IMAGE LOG CONTROL shared|private [REPLAY], or disk drop FILE\n");
 		return 2;
 	}
 	int is_private = strcmp(argv[5], "private") == 0;

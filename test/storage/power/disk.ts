@@ -1,7 +1,8 @@
 /** A disk of the tests (disk.c), the file systems that are made on it, and their mounts. Root only, in a mount namespace of its own. */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readFileSync, renameSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, renameSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 const MIB = 1 << 20;
 const SOURCE = fileURLToPath(new URL('../../../../test/storage/power/disk.c', import.meta.url));
 const BINARY = fileURLToPath(new URL('disk', import.meta.url));
-const UNMOUNT_TRIES = 100;
+const UNMOUNT_TRIES = 10;
+const OPEN_TRIES = 50;
 /** Fields of struct control in disk.c, by their place. */
 const CONTROL = { writes: 0, thin: 4, flushes: 8, failed: 12 } as const;
 
@@ -62,7 +64,7 @@ export function disksUnavailable(): string | false {
 /** Compile disk.c, unless that was done. */
 export function buildDisk(): void {
   if (existsSync(BINARY) && statSync(BINARY).mtimeMs > statSync(SOURCE).mtimeMs) return;
-  const made = `${BINARY}.${process.pid}`;
+  const made = `${BINARY}.${randomUUID()}`;
   run('gcc', ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-o', made, SOURCE]);
   renameSync(made, BINARY);
 }
@@ -78,6 +80,9 @@ function run(program: string, parameters: readonly string[]): void {
   const { status, error, stdout, stderr } = spawnSync(program, parameters, { encoding: 'utf8' });
   if (error !== undefined || status !== 0) throw new Error(`${program} ${parameters.join(' ')}: ${error?.message ?? `${stdout}${stderr}`}`);
 }
+
+/** The kernel writes a file's data back, and forgets its pages. */
+export const dropPages = (path: string): void => run(BINARY, ['drop', path]);
 
 /** Without blocking this process, which others wait for. */
 async function runLater(program: string, parameters: readonly string[]): Promise<void> {
@@ -100,6 +105,7 @@ export interface DiskOptions {
 
 export class Disk {
   #mounted = false;
+  #abandoned = false;
 
   private constructor(
     readonly child: ChildProcess,
@@ -109,6 +115,7 @@ export class Disk {
     readonly mountPoint: string,
     readonly logFd: number,
     readonly controlFd: number,
+    readonly replay: string | undefined,
   ) {}
 
   static async start({ directory, image, keeps, replay }: DiskOptions): Promise<Disk> {
@@ -120,7 +127,7 @@ export class Disk {
     const child = spawn(BINARY, [file, image, log, control, keeps ? 'shared' : 'private', ...(replay === undefined ? [] : [replay])], { stdio: ['ignore', 'pipe', 'inherit'] });
     const [first] = (await Promise.race([once(child.stdout, 'data'), once(child, 'close')])) as [unknown];
     if (String(first) !== 'ready\n') throw new Error(`the disk in ${dirname(file)} did not start`);
-    return new Disk(child, file, log, mountPoint, openSync(log, 'r'), openSync(control, 'r+'));
+    return new Disk(child, file, log, mountPoint, openSync(log, 'r'), openSync(control, 'r+'), replay);
   }
 
   async mount(format: DiskFormat): Promise<void> {
@@ -138,30 +145,49 @@ export class Disk {
     writeSync(this.controlFd, Uint8Array.of(errno, 0, 0, 0), 0, 4, CONTROL[what]);
   }
 
+  /** Paths that this process still has open on it when syncs that were under way are over. */
+  async open(): Promise<string[]> {
+    for (let tries = 1; ; tries++) {
+      const open = this.#open();
+      if (open.length === 0 || tries === OPEN_TRIES) return open;
+      await sleep(20);
+    }
+  }
+
+  #open(): string[] {
+    return readdirSync('/proc/self/fd').flatMap((fd) => {
+      try {
+        const path = readlinkSync(`/proc/self/fd/${fd}`);
+        return path.startsWith(`${this.mountPoint}/`) ? [path.slice(this.mountPoint.length)] : [];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  /** What somebody has open goes on until then. */
   async unmount(): Promise<void> {
     if (!this.#mounted) return;
-    for (let tries = 1; ; tries++) {
+    this.#mounted = false;
+    for (let tries = 1; tries <= UNMOUNT_TRIES; tries++) {
       try {
-        await runLater('umount', [this.mountPoint]);
-        break;
-      } catch (error) {
-        if (tries === UNMOUNT_TRIES) throw error;
+        return await runLater('umount', [this.mountPoint]);
+      } catch {
         await sleep(20);
       }
     }
-    this.#mounted = false;
+    this.#abandoned = true;
+    await runLater('umount', ['-l', this.mountPoint]);
   }
 
   async stop(): Promise<void> {
     const ended = this.child.exitCode === null ? once(this.child, 'close') : Promise.resolve();
-    try {
-      await this.unmount();
-    } finally {
-      closeSync(this.logFd);
-      closeSync(this.controlFd);
-      // The loop device may hold it a moment longer
-      await runLater('umount', ['-l', this.file]);
-    }
+    await this.unmount();
+    closeSync(this.logFd);
+    closeSync(this.controlFd);
+    // The loop device may hold it a moment longer
+    await runLater('umount', ['-l', this.file]);
+    if (this.#abandoned) this.child.kill('SIGKILL');
     await ended;
   }
 }
