@@ -19,6 +19,8 @@ const XATTR_CREATE = 1;
 const XATTR_REPLACE = 2;
 const XATTR_VALUE_MAX = 65_536;
 const USER_XATTR = 'user.';
+/** No user and no group: what chown(2) leaves as it is. */
+export const NO_ID = 0xffff_ffff;
 /** Special values of tv_nsec (utimensat(2)). */
 const UTIME_NOW = 0x3fffffff;
 const UTIME_OMIT = 0x3ffffffe;
@@ -38,14 +40,16 @@ export class AttributeChanges {
     this.#small = new SmallObjects(store, tree);
   }
 
-  /** Mode, owner, times. */
   /** Whether a SETATTR asks for no change but has to clear set-id bits (FATTR_CHANGES). */
   givesToItself(r: FileSystemRequest, node: ObjectNode): boolean {
     const { mode } = presentFacts(node);
     return keepsOwner(r) && !node.directory && withoutPrivileges(mode) !== mode;
   }
 
+  /** Mode, owner, times. */
   async setattr(r: FileSystemRequest, given: ObjectNode): Promise<void> {
+    if (((r.valid & FATTR.UID) !== 0 && r.setUid === NO_ID) || ((r.valid & FATTR.GID) !== 0 && r.setGid === NO_ID)) throw new FileError(E.INVAL);
+    if (((r.valid & FATTR.ATIME) !== 0 && !isTime(r, 0)) || ((r.valid & FATTR.MTIME) !== 0 && !isTime(r, 1))) throw new FileError(E.INVAL);
     // touch(1) of what was just made: the object will have the time of its making
     if (this.tree.options.posix === 'off' && given.staged?.dirty === true && (r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID)) === 0 && isNow(r)) return;
     await this.#describe(given, (facts) => {
@@ -62,6 +66,7 @@ export class AttributeChanges {
     const value = r.payloadBytes();
     if (value.length > XATTR_VALUE_MAX) throw new FileError(E.BIG);
     const { flags } = r;
+    if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) !== 0) throw new FileError(E.INVAL);
     await this.#describe(node, (facts) => {
       const there = facts.xattrs.has(name);
       if (there && (flags & XATTR_CREATE) !== 0) throw new FileError(E.EXIST);
@@ -141,14 +146,26 @@ export class AttributeChanges {
 }
 
 function xattrName(r: FileSystemRequest): string {
-  const name = Buffer.from(r.nameBytes()).toString();
+  const name = xattrNameOf(r.nameBytes());
+  if (name === null) throw new FileError(E.INVAL);
   // The others mean something to a kernel; here nobody would keep their promises
   if (!name.startsWith(USER_XATTR)) throw new FileError(E.OPNOTSUPP);
   return name;
 }
 
+/** null: a prefix without a name behind it, or bytes that are no text, which metadata cannot have. */
+export function xattrNameOf(bytes: Uint8Array): string | null {
+  const name = Buffer.from(bytes).toString();
+  return name === USER_XATTR || (name.includes('\ufffd') && !Buffer.from(name).equals(bytes)) ? null : name;
+}
+
 const keepsOwner = (r: FileSystemRequest): boolean => (r.valid & FATTR_CHANGES) === 0 && r.session.killprivV2;
 const chowns = (r: FileSystemRequest): boolean => (r.valid & (FATTR.UID | FATTR.GID)) !== 0 || keepsOwner(r);
+
+const isTime = (r: FileSystemRequest, index: number): boolean => {
+  const { nanoseconds } = r.time(index);
+  return nanoseconds < 1_000_000_000 || nanoseconds === UTIME_NOW || nanoseconds === UTIME_OMIT;
+};
 
 const isNow = (r: FileSystemRequest): boolean => [0, 1].every((index) => r.time(index).nanoseconds === UTIME_NOW);
 

@@ -6,6 +6,7 @@ import { E } from '../../base/errno.js';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { pagesOf } from './asking.js';
+import { NO_ID } from './attribute-changes.js';
 import type { Facts } from './facts.js';
 import { baseOf, hiddenKey } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
@@ -171,6 +172,8 @@ export class Changes {
     const { options } = this.tree;
     const time = now();
     const described = options.posix === 'off';
+    // Linux: a caller whose id the file system cannot keep
+    if (!described && (r.uid === NO_ID || r.gid === NO_ID)) throw new FileError(E.OVERFLOW);
     const permissions = r.mode & PERMISSIONS & ~r.umask;
     const above = presentFacts(parent);
     return {

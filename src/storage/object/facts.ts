@@ -34,6 +34,7 @@ export interface Facts {
 
 const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map();
 const BLOCK_BYTES = 512;
+const NANOSECONDS_MAX = 999_999_999;
 /** What programs take as the best size of a read: one request of the guest. */
 const BLKSIZE = 1 << 17;
 
@@ -97,7 +98,7 @@ export function describeDirectory(marker: ObjectInfo | null, defaults: Defaults,
 
 export function timeOf(ms: number): Time {
   const seconds = Math.floor(ms / 1000);
-  return { seconds, nanoseconds: Math.round((ms - seconds * 1000) * 1e6) };
+  return { seconds, nanoseconds: Math.min(NANOSECONDS_MAX, Math.round((ms - seconds * 1000) * 1e6)) };
 }
 
 /** A bucket has no size: what df(1) shows is large, and nothing of it is used. struct statvfs, see fuse/reply.ts. */

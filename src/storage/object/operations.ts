@@ -3,7 +3,7 @@ import { E } from '../../base/errno.js';
 import { O_EXCL } from '../../ffi/constants.js';
 import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
 import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
-import { AttributeChanges } from './attribute-changes.js';
+import { AttributeChanges, xattrNameOf } from './attribute-changes.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import { Changes } from './changes.js';
 import { putStatfs, putStatx } from './facts.js';
@@ -308,7 +308,9 @@ export class ObjectFileSystem {
   }
 
   #xattr(r: FileSystemRequest, node: ObjectNode): number {
-    const value = presentFacts(node).xattrs.get(Buffer.from(r.nameBytes()).toString());
+    const name = xattrNameOf(r.nameBytes());
+    if (name === null) return -E.INVAL;
+    const value = presentFacts(node).xattrs.get(name);
     if (value === undefined) return -E.NODATA;
     if (r.size !== 0 && value.length > r.size) return -E.RANGE;
     r.reply.u8.set(value);

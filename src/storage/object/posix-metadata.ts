@@ -38,6 +38,8 @@ export interface PosixMetadata {
 export type Convention = 's3' | 'gcs';
 
 const ID_MAX = 0xfffffffe;
+/** 12 bits of major and 20 of minor number. */
+const DEVICE_MAX = 0xffffffff;
 export const PERMISSIONS = 0o7777;
 const TYPES: ReadonlySet<number> = new Set([0o010000, 0o020000, 0o040000, 0o060000, 0o100000, 0o120000, 0o140000]);
 /** 9999-12-31, and as far back: whatever is farther is a mistake. */
@@ -48,7 +50,9 @@ type Reader<T> = (value: string) => T | null;
 const readers = {
   mode: readMode,
   octal: (value: string) => (/^0?[0-7]{1,6}$/.test(value) ? validMode(parseInt(value, 8)) : null),
-  id: (value: string) => (/^\d{1,10}$/.test(value) && Number(value) <= ID_MAX ? Number(value) : null),
+  // 2^32 − 1 is nobody's (chown(2))
+  id: (value: string) => numberUpTo(value, ID_MAX),
+  device: (value: string) => numberUpTo(value, DEVICE_MAX),
   time: readTime,
 } as const;
 
@@ -57,7 +61,7 @@ const NAMES = {
   mode: [['mode', readers.mode], ['goog-reserved-posix-mode', readers.octal], ['file-permissions', readers.octal]],
   uid: [['uid', readers.id], ['goog-reserved-posix-uid', readers.id], ['file-owner', readers.id]],
   gid: [['gid', readers.id], ['goog-reserved-posix-gid', readers.id], ['file-group', readers.id]],
-  rdev: [['rdev', readers.id]],
+  rdev: [['rdev', readers.device]],
   mtime: [['mtime', readers.time], ['gcsfuse_mtime', readers.time], ['goog-reserved-file-mtime', readers.time], ['file-mtime', readers.time]],
   atime: [['atime', readers.time], ['goog-reserved-file-atime', readers.time], ['file-atime', readers.time]],
   ctime: [['ctime', readers.time]],
@@ -133,6 +137,8 @@ export function writePosix(posix: PosixMetadata, convention: Convention, kept: M
     put('goog-reserved-file-mtime', posix.mtime === null ? null : String(posix.mtime.seconds));
     put('gcsfuse_mtime', posix.mtime === null ? null : rfc3339(posix.mtime));
     put('goog-reserved-file-atime', posix.atime === null ? null : String(posix.atime.seconds));
+    // s3fs's has the nanoseconds
+    if (posix.atime !== null && posix.atime.nanoseconds > 0) put('atime', fraction(posix.atime));
     if (posix.symlink !== null) {
       put(IS_SYMLINK, 'true');
       put('gcsfuse_symlink_target', posix.symlink);
@@ -144,6 +150,10 @@ export function writePosix(posix: PosixMetadata, convention: Convention, kept: M
   put('ctime', fraction(posix.ctime));
   if (posix.xattrs !== null && posix.xattrs.size > 0) out[XATTR] = writeXattrs(posix.xattrs);
   return out;
+}
+
+function numberUpTo(value: string, max: number): number | null {
+  return /^\d{1,10}$/.test(value) && Number(value) <= max ? Number(value) : null;
 }
 
 const decimal = (value: number | null): string | null => (value === null ? null : String(value));

@@ -50,6 +50,8 @@ const TIME_BYTES = new Map([['mtime', 22], ['atime', 22], ['ctime', 22], ['gcsfu
 /** Whether the provider takes so much, whatever the times are, and the id of a commit beside it. */
 export function metadataFits(metadata: Metadata, store: Pick<ObjectStore, 'limits'>): boolean {
   let bytes = COMMIT_BYTES;
+  // It comes with the nanoseconds
+  if (metadata['goog-reserved-file-atime'] !== undefined && metadata['atime'] === undefined) bytes += 'atime'.length + TIME_BYTES.get('atime')!;
   for (const [name, value] of Object.entries(metadata)) {
     const atLeast = TIME_BYTES.get(name);
     if (atLeast !== undefined) bytes += name.length + Math.max(atLeast, value.length);
