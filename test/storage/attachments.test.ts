@@ -137,6 +137,27 @@ for (const [where, skip, open] of SUBJECTS) {
       }
     }
 
+    for (const durability of ['remote', 'writeback'] as const) {
+      test(`a directory and a link, described and renamed, ${durability}`, async () => {
+        const { store, others } = subject;
+        for (const key of ['m/', 'n/']) await store.remove(key);
+        await others.put('m/', new Uint8Array(0));
+        const expected = await others.attached('m/');
+        await others.put('link', bytes('target'));
+        const { version } = await store.head('link');
+        await store.setMetadata('link', version, { mode: String(0o120777) });
+        const link = await others.attached('link');
+        await withGuest(store, async (guest) => {
+          for (const one of ['m', 'link']) assert.equal(await chmod(guest, (await guest.g.lookup(ROOT, one)).node, 0o700), 0);
+          await guest.g.opened.idle();
+          assert.deepEqual([await others.attached('m/'), await others.attached('link')], [expected, link]);
+          assert.equal(await rename(guest, 'm', 'n'), 0);
+          assert.equal(await rename(guest, 'link', 'there'), 0);
+        }, { metadataTtl_ms: 1000, write: { durability } });
+        assert.deepEqual([await others.attached('n/'), await others.attached('there')], [expected, link]);
+      });
+    }
+
     test('a new file has nothing of the one whose name it takes', async () => {
       const { store, others } = subject;
       await others.put('f', content);

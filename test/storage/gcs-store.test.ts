@@ -61,6 +61,17 @@ describe('versions', () => {
   });
 });
 
+test('what is attached to an object in a way that nothing can be is left out, and fails nothing', async () => {
+  const key = `${gcs.fresh()}odd`;
+  await gcs.store.put(key, bytes('content'));
+  const stored = gcs.server.bucket('b').objects.get(key)!;
+  for (const odd of [{ kmsKeyName: 5 }, { contexts: 'x' }, { contexts: { custom: null } }, { contexts: { custom: { a: null, b: { value: 7 } } } }, { temporaryHold: 'yes' }]) {
+    gcs.server.bucket('b').objects.set(key, { ...stored, fields: { ...stored.fields, ...odd } as unknown as typeof stored.fields });
+    assert.equal((await gcs.store.head(key)).size, 7, JSON.stringify(odd));
+    assert.equal((await gcs.store.list({ prefix: key })).objects.length, 1);
+  }
+});
+
 describe('copies', () => {
   test('a copy with metadata of its own keeps what else is said of the source', async () => {
     const key = gcs.fresh();

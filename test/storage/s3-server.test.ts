@@ -51,6 +51,28 @@ describe('the S3 server of the tests', () => {
     await store.close();
   });
 
+  test('what a bucket says of locks has to make sense, or what it would be for is refused', async () => {
+    server.store = new MemoryStore({ capabilities: { listingHasMetadata: false } });
+    const locked = { 'x-amz-object-lock-mode': 'GOVERNANCE', 'x-amz-object-lock-retain-until-date': '2035-01-01T00:00:00Z' };
+    const of = async (lock: string): Promise<string | undefined> => {
+      server.lock = lock;
+      const store = storeOf();
+      try {
+        await store.put('k', Buffer.from('x'), { headers: locked });
+        return (await store.head('k')).headers!['x-amz-object-lock-mode'];
+      } finally {
+        await store.close();
+        server.lock = null;
+      }
+    };
+    assert.equal(await of('<Mode>GOVERNANCE</Mode><Days>1</Days>'), 'GOVERNANCE');
+    assert.equal(await of('<Mode>COMPLIANCE</Mode><Years>1</Years>'), 'COMPLIANCE');
+    assert.equal(await of('<Mode>COMPLIANCE</Mode><Years>20</Years>'), undefined, "the bucket's own is more");
+    for (const odd of ['<Mode>GOVERNANCE</Mode>', '<Mode>NOSUCH</Mode><Days>1</Days>', '<Mode>GOVERNANCE</Mode><Days>1e12</Days>', '<Mode>GOVERNANCE</Mode><Days>-1</Days>']) {
+      await assert.rejects(of(odd), { code: 'unexpected' }, odd);
+    }
+  });
+
   test('only an object with tags costs a request more when it is changed', async () => {
     server.store = new MemoryStore({ capabilities: { listingHasMetadata: false } });
     const store = storeOf();

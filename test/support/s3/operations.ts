@@ -46,7 +46,8 @@ function translated(error: StorageError): Refusal {
   }
 }
 
-export async function perform(store: ObjectStore, request: S3Request, body: Buffer): Promise<Answer> {
+/** `lock`: elements of the bucket's default retention. */
+export async function perform(store: ObjectStore, request: S3Request, body: Buffer, lock: string | null = null): Promise<Answer> {
   const { key, query, headers } = request;
   const upload = { key, id: query.get('uploadId') ?? '' };
   const number = Number(query.get('partNumber'));
@@ -60,7 +61,8 @@ export async function perform(store: ObjectStore, request: S3Request, body: Buff
     case 'tags':
       return tags(await store.head(key, { attachments: true }));
     case 'lock':
-      throw new Refusal(404, 'ObjectLockConfigurationNotFoundError', 'Object Lock configuration does not exist for this bucket');
+      if (lock === null) throw new Refusal(404, 'ObjectLockConfigurationNotFoundError', 'Object Lock configuration does not exist for this bucket');
+      return xml('ObjectLockConfiguration', `<ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>${lock}</DefaultRetention></Rule>`);
     case 'put':
       return tagged(await store.put(key, body, { ...conditionOf(headers), ...described(headers) }));
     case 'delete':

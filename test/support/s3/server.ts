@@ -55,6 +55,8 @@ export class S3Server {
   static readonly CREDENTIALS = { accessKeyId: 'AKIDTEST', secretAccessKey: 'secret' };
   /** Content of the one bucket. */
   store: Store = new MemoryStore();
+  /** Elements of the bucket's default retention; null: it has no object locks. */
+  lock: string | null = null;
   /** What came, in order. */
   readonly requests: S3Operation[] = [];
   /** Asked for each request before it is served. */
@@ -104,7 +106,7 @@ export class S3Server {
   async #answer(request: S3Request, body: Buffer): Promise<Answer> {
     try {
       if (request.bucket !== S3Server.BUCKET) throw new Refusal(404, 'NoSuchBucket', 'The specified bucket does not exist');
-      return await perform(this.store, request, body);
+      return await perform(this.store, request, body, this.lock);
     } catch (error) {
       return refusalOf(error);
     }

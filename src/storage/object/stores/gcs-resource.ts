@@ -22,7 +22,7 @@ export interface GcsObject extends GcsKept {
 
 /** https://cloud.google.com/storage/docs/object-contexts */
 interface Contexts {
-  readonly custom?: Readonly<Record<string, { readonly value?: string }>>;
+  readonly custom?: Readonly<Record<string, { readonly value?: string } | null>>;
 }
 
 /** What a copy with metadata of its own would lose, since it replaces all that can be said of an object. */
@@ -79,15 +79,15 @@ const CONTEXTS_MAX_BYTES = 64 << 10;
 function headersOf(object: GcsObject): ObjectHeaders {
   const told = FIELD_OF.flatMap(([name, field]): [string, string][] => (object[field] === undefined ? [] : [[name, object[field]]]));
   const { kmsKeyName, contexts, temporaryHold, eventBasedHold } = object;
-  if (kmsKeyName !== undefined) told.push([KMS_KEY, kmsKeyName.replace(/\/cryptoKeyVersions\/[^/]*$/, '')]);
-  if (contexts?.custom !== undefined) told.push([CONTEXTS, contextsText(contexts.custom, `read gs://${object.name}`)]);
+  if (typeof kmsKeyName === 'string') told.push([KMS_KEY, kmsKeyName.replace(/\/cryptoKeyVersions\/[^/]*$/, '')]);
+  if (typeof contexts?.custom === 'object' && contexts.custom !== null) told.push([CONTEXTS, contextsText(contexts.custom, `read gs://${object.name}`)]);
   if (temporaryHold === true || eventBasedHold === true) told.push([HELD, 'true']);
   return Object.fromEntries(told);
 }
 
 /** Names and values alone, without when each was made. */
 function contextsText(custom: NonNullable<Contexts['custom']>, operation: string): string {
-  const text = JSON.stringify(Object.fromEntries(Object.entries(custom).map(([name, { value = '' }]) => [name, value])));
+  const text = JSON.stringify(Object.fromEntries(Object.entries(custom).map(([name, context]) => [name, String(context?.value ?? '')])));
   if (text.length > CONTEXTS_MAX_BYTES) throw new StorageError('unexpected', operation, { providerMessage: `contexts of ${text.length} bytes` });
   return text;
 }

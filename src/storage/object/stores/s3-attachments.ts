@@ -21,6 +21,8 @@ const TAGGING_MAX_BYTES = 5 << 10;
 /** What a bucket says of locks is believed for so long. */
 const LOCK_DEFAULT_MS = 60_000;
 const DAY_MS = 86_400_000;
+/** A hundred years. */
+const LOCK_DAYS_MAX = 36_600;
 
 /** What new objects of a bucket get that say nothing of locks themselves. */
 interface LockDefault {
@@ -106,7 +108,12 @@ export class S3Attachments {
       throw explained(error, 'the object is locked, and what replaces it must be no less: to know takes s3:GetBucketObjectLockConfiguration');
     });
     const { Mode, Days, Years } = out?.ObjectLockConfiguration?.Rule?.DefaultRetention ?? {};
-    return Mode === undefined ? null : { mode: Mode, days: Days ?? (Years ?? 0) * 365 };
+    if (Mode === undefined) return null;
+    const days = Days ?? (Years ?? 0) * 365;
+    if (!['GOVERNANCE', 'COMPLIANCE'].includes(Mode) || !Number.isInteger(days) || days < 1 || days > LOCK_DAYS_MAX) {
+      throw new StorageError('unexpected', `read the object lock configuration of s3://${this.options.bucket}`, { providerMessage: `a default of ${Mode} for ${days} days` });
+    }
+    return { mode: Mode, days };
   }
 }
 
