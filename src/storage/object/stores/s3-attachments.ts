@@ -59,7 +59,7 @@ export class S3Attachments {
     const sent = Object.entries(headers).filter(([name, value]) => {
       if (!HEADERS.includes(name)) return false;
       if (name === STORAGE_CLASS) return this.options.storageClass === undefined;
-      if (ENCRYPTED.test(name)) return this.options.serverSideEncryption === undefined;
+      if (ENCRYPTED.test(name)) return this.options.serverSideEncryption === undefined && this.options.kmsKeyId === undefined;
       return name !== LOCK_MODE && name !== LOCK_UNTIL && (name !== LEGAL_HOLD || value === 'ON');
     });
     return { ...Object.fromEntries(sent), ...(await this.#lock(headers, options)) };
