@@ -10,7 +10,7 @@ import { StorageError } from '../storage/object/errors.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
 import { cacheDirectoryOf, defaultDirectory, type StateDirectory } from './state-directory.js';
 import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../storage/object/filesystem.js';
-import { JournalError } from '../storage/object/journal.js';
+import { JournalError } from '../storage/object/journal-frames.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
 import { AdaptiveLimit, BULK_LIMIT, withLimit } from '../storage/object/layers/limit.js';
 import { withRestart } from '../storage/object/layers/restart.js';

@@ -6,7 +6,7 @@ import { parseSource } from '../cli/source.js';
 import type { Logger } from '../base/log.js';
 import { StartError } from '../lifecycle/errors.js';
 import { StorageError } from '../storage/object/errors.js';
-import { JournalError } from '../storage/object/journal.js';
+import { JournalError } from '../storage/object/journal-frames.js';
 import { hiddenKey } from '../storage/object/hidden.js';
 import { MemoryBudget } from '../storage/object/memory-budget.js';
 import type { ObjectStore } from '../storage/object/store.js';

@@ -8,7 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
-import { Journal, JournalError, type JournalTail } from '../../src/storage/object/journal.js';
+import { Journal, type JournalTail } from '../../src/storage/object/journal.js';
+import { JournalError } from '../../src/storage/object/journal-frames.js';
 
 interface Record {
   readonly n: number;

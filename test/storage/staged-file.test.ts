@@ -10,6 +10,7 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as turn } from 'node:timers/promises';
 import { describe, test } from 'node:test';
 import { NativeMemory } from '../../src/ffi/memory.js';
 import type { FileSystemRequest } from '../../src/storage/filesystem.js';
@@ -84,11 +85,13 @@ class World {
     this.directory = CacheDirectory.open(path, { location: 'memory://', prefix: '' });
     const { journal } = Journal.open<JournalRecord>(this.directory.journalPath, () => undefined);
     const ledger = new Ledger(journal, 0, { boot: BOOT });
-    ledger.rewrite();
-    // At any append
+    ledger.begins();
+    // At any append; what renew() makes takes the journal's place some steps later
     const append = ledger.appendAll.bind(ledger);
     ledger.appendAll = (records) => {
-      if (random(this.many ? 100 : 3) === 0) ledger.rewrite();
+      const how = random(this.many ? 200 : 6);
+      if (how === 0) ledger.rewrite();
+      if (how === 1) void ledger.renew();
       append(records);
     };
     const log = { guest: () => true };
@@ -197,6 +200,7 @@ async function history(seed: number, kind: 'new' | 'opened', check: (world: Worl
         for (let many = 1100; many > 0; many--) world.write(random(SIZE_MAX), 1);
         world.many = false;
       }
+      if (random(3) === 0) await turn();
       if (world.shop.ledger.files.has(file.id)) check(world, `seed ${seed}, step ${step}, ${steps} left`);
     }
   } finally {

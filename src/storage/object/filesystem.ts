@@ -11,6 +11,7 @@ import { CacheDirectory, CacheDirectoryError } from './write/cache-directory.js'
 import { CommitMaker } from './write/commit.js';
 import { Committer, type CommitEvents, type Durability } from './write/committer.js';
 import { COMMIT_SIZES, type CommitSizes } from './write/layout.js';
+import { RecoveryProgress } from './write/recovery-progress.js';
 import { recover } from './write/recovery.js';
 
 export interface WriteOptions {
@@ -89,6 +90,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
     const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer }, blocks);
     for (const file of files) fs.goOn(file);
+    const progress = new RecoveryProgress(files, log);
     const idle = async (): Promise<void> => {
       await committer.idle();
       await fs.files.settled();
@@ -102,6 +104,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
       fs: fs.port(), recovered: report, idle,
       left: () => (closed ? left : fs.staging!.left()),
       close: async () => {
+        progress.end();
         fs.files.reset();
         shop.backgroundSync.close();
         await shop.backgroundSync.all();
@@ -118,6 +121,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         return left.files;
       },
       abandon: () => {
+        progress.end();
         committer.abandon();
         shop.backgroundSync.close();
         fs.files.abandon();

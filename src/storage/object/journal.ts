@@ -2,53 +2,25 @@
  * An append-only file of records that outlives the process: what was acknowledged and is not yet in the bucket.
  *
  * A record is in the kernel's page cache when append() returns, so a killed process loses none; sync() makes them outlive
- * the machine. The file begins with a line that names its version. A frame is a mark, its length, the CRC-32 of its
- * payload, and the payload:
- *
- *   "BFJ1" | u32 length | u32 crc | JSON in UTF-8           a record (little-endian)
- *   "BFS1" | u32 8      | u32 crc | u64 offset              all bytes before this offset were synced
- *
- * A power failure loses any pages that were not synced, also some in front of others. So the journal ends at the first frame
- * that does not check: the rest is cut off and kept beside. A frame that is broken before an offset that was synced is
- * damage: then nothing is touched, and open() refuses.
+ * the machine. See journal-frames.ts for what is in the file, and for what counts of it after a power failure.
  */
-import { closeSync, constants, fdatasync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, constants, fdatasync, fdatasyncSync, fsync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
-import { crc32 } from 'node:zlib';
 import { E, isDiskFull, systemError } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
+import { frame, HEADER, readHeader, readRecords, syncedFrame } from './journal-frames.js';
 
 const fdatasyncAsync = promisify(fdatasync);
+const fsyncAsync = promisify(fsync);
 
-const VERSION = 2;
-const HEADER = `bucketfsd journal ${VERSION}\n`;
-const HEADER_PATTERN = /^bucketfsd journal (\d{1,9})\n/;
-/** Version 1 has the same records, without offsets that were synced. */
-const READABLE: ReadonlySet<string> = new Set(['1', String(VERSION)]);
-const RECORD_MARK = Buffer.from('BFJ1');
-const SYNCED_MARK = Buffer.from('BFS1');
-const MARK_BYTES = 4;
-const FRAME_BYTES = 12;
-/** A record says what to do with one object: its key, some metadata, a list of parts. */
-const RECORD_MAX_BYTES = 4 << 20;
-/** Bytes of the file in memory while it is read: at least one frame. */
-const WINDOW_BYTES = 2 * RECORD_MAX_BYTES;
 /** Written or copied at once. */
 const PIECE_BYTES = 1 << 20;
+/** So much of a successor is synced while everybody waits. */
+const REST_BYTES = 64 << 10;
 /** So much of the disk is asked for at once. */
 const RESERVE_STEP_BYTES = 256 << 10;
 const FALLOC_FL_KEEP_SIZE = 1;
-
-export class JournalError extends Error {
-  override readonly name = 'JournalError';
-  constructor(
-    readonly code: 'version' | 'damaged',
-    message: string,
-  ) {
-    super(message);
-  }
-}
 
 /** The bytes cut off at the end, and the file that has them now; null: there was no room for it. */
 export interface JournalTail {
@@ -59,6 +31,8 @@ export interface JournalTail {
 export interface OpenedJournal<R> {
   readonly journal: Journal<R>;
   readonly tail: JournalTail | null;
+  /** A former version wrote it: it is to be rewritten before anything is appended. */
+  readonly isOutdated: boolean;
 }
 
 export class Journal<R> {
@@ -75,6 +49,8 @@ export class Journal<R> {
   #next: Promise<void> | null = null;
   /** How many are under way with the present descriptor. */
   #using = 0;
+  /** The file that is going to take the place of this one: what is appended goes to both. */
+  #successor: Successor | null = null;
 
   private constructor(
     readonly path: string,
@@ -93,14 +69,14 @@ export class Journal<R> {
   static open<R>(path: string, accept: (record: R) => void): OpenedJournal<R> {
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
-      const from = headerBytes(path, fd);
+      const { bytes: from, isOutdated } = readHeader(path, fd);
       if (from === 0) {
         begin(path, fd);
-        return { journal: new Journal<R>(path, fd, HEADER.length), tail: null };
+        return { journal: new Journal<R>(path, fd, HEADER.length), tail: null, isOutdated: false };
       }
       const { end, bytes } = readRecords(path, fd, from, accept);
       const tail = end === bytes ? null : cutTail(path, fd, end, bytes);
-      return { journal: new Journal<R>(path, fd, end), tail };
+      return { journal: new Journal<R>(path, fd, end), tail, isOutdated };
     } catch (error) {
       closeSync(fd);
       throw error;
@@ -117,7 +93,7 @@ export class Journal<R> {
       throw error;
     }
     try {
-      const from = headerBytes(path, fd);
+      const { bytes: from } = readHeader(path, fd);
       if (from === 0) return 0;
       const { end, bytes } = readRecords(path, fd, from, accept);
       return bytes - end;
@@ -143,15 +119,13 @@ export class Journal<R> {
   append(records: readonly R[], spare = 0): void {
     if (this.#failed !== null) throw this.#failed;
     const frames = records.map(frame);
-    if (this.#unsaid > 0) frames.unshift(syncedFrame(this.#unsaid));
-    const bytes = frames.length === 1 ? frames[0] : Buffer.concat(frames);
+    const bytes = this.#unsaid > 0 ? Buffer.concat([syncedFrame(this.#unsaid), ...frames]) : frames.length === 1 ? frames[0] : Buffer.concat(frames);
     if (spare > 0) this.reserve(bytes.length + spare);
-    let written = 0;
     try {
-      while (written < bytes.length) written += writeSync(this.#fd, bytes, written, bytes.length - written, this.#bytes + written);
+      writeFully(this.#fd, bytes, this.#bytes);
     } catch (error) {
       try {
-        if (written > 0) ftruncateSync(this.#fd, this.#bytes);
+        ftruncateSync(this.#fd, this.#bytes);
         this.#reserved = Math.min(this.#reserved, this.#bytes);
       } catch {
         this.#failed = error as Error;
@@ -161,6 +135,7 @@ export class Journal<R> {
     this.#unsaid = 0;
     this.#bytes += bytes.length;
     this.#dirty = true;
+    if (this.#successor !== null) this.#mirror(this.#successor, frames);
   }
 
   /** Records of so many bytes will fit, however full the disk gets. @throws an error of the file system */
@@ -190,6 +165,8 @@ export class Journal<R> {
       await fdatasyncAsync(fd);
       if (fd === this.#fd) this.#unsaid = bytes;
     } catch (error) {
+      // What is in its place by now was synced as a whole
+      if (fd !== this.#fd) return;
       // The kernel may have dropped the pages: to try again would succeed without meaning anything
       this.#failed = error as Error;
       throw error;
@@ -205,20 +182,79 @@ export class Journal<R> {
    */
   rewrite(records: Iterable<R>, spare = 0): void {
     if (this.#fd < 0) throw this.#failed!;
-    const next = `${this.path}.new`;
-    const fd = openSync(next, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600);
-    let bytes = 0;
-    let reserved = 0;
+    this.#giveUp();
+    const successor = this.#prepare(records, spare);
     try {
-      bytes = writeFrames(fd, records);
-      if (spare > 0) reserved = reserve(fd, bytes, bytes + spare);
-      fsyncSync(fd);
-      renameSync(next, this.path);
+      fsyncSync(successor.fd);
+      renameSync(successor.path, this.path);
     } catch (error) {
-      closeSync(fd);
-      unlinkSync(next);
+      discard(successor);
       throw error;
     }
+    this.#take(successor);
+  }
+
+  /**
+   * The same, while records go on being appended: only a few of them are synced while everybody waits.
+   * @throws an error of the file system: then it is as it was; EBADF when it was closed or rewritten meanwhile
+   */
+  async renew(records: Iterable<R>, spare = 0): Promise<void> {
+    if (this.#failed !== null) throw this.#failed;
+    this.#giveUp();
+    const successor = this.#prepare(records, spare);
+    this.#successor = successor;
+    try {
+      let synced: number;
+      do {
+        synced = successor.bytes;
+        await fsyncAsync(successor.fd);
+        // An error of mirroring ends it as well
+        if (this.#successor !== successor) throw systemError(E.BADF, 'fsync', `${successor.path} was given up`);
+      } while (successor.bytes - synced > REST_BYTES);
+      fdatasyncSync(successor.fd);
+      renameSync(successor.path, this.path);
+    } catch (error) {
+      if (this.#successor === successor) this.#giveUp();
+      closeSync(successor.fd);
+      throw error;
+    }
+    this.#successor = null;
+    this.#take(successor);
+  }
+
+  #prepare(records: Iterable<R>, spare: number): Successor {
+    const path = `${this.path}.new`;
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    const successor: Successor = { path, fd, bytes: 0, reserved: 0 };
+    try {
+      successor.bytes = writeFrames(fd, records);
+      if (spare > 0) successor.reserved = reserve(fd, successor.bytes, successor.bytes + spare);
+      return successor;
+    } catch (error) {
+      discard(successor);
+      throw error;
+    }
+  }
+
+  #mirror(successor: Successor, frames: readonly Buffer[]): void {
+    try {
+      for (const one of frames) {
+        writeFully(successor.fd, one, successor.bytes);
+        successor.bytes += one.length;
+      }
+    } catch {
+      // This journal has them: there is no successor then
+      this.#giveUp();
+    }
+  }
+
+  /** Whoever makes the successor finds that out, and closes it. */
+  #giveUp(): void {
+    if (this.#successor !== null) unlinkSync(this.#successor.path);
+    this.#successor = null;
+  }
+
+  #take({ fd, bytes, reserved }: Successor): void {
     // Who syncs the old one closes it
     if (this.#using === 0) closeSync(this.#fd);
     this.#using = 0;
@@ -234,10 +270,27 @@ export class Journal<R> {
 
   /** Nothing is accepted any more. */
   close(): void {
+    this.#giveUp();
     if (this.#using === 0) closeSync(this.#fd);
     this.#fd = -1;
     this.#failed ??= systemError(E.BADF, 'write', `${this.path} is closed`);
   }
+}
+
+interface Successor {
+  readonly path: string;
+  readonly fd: number;
+  bytes: number;
+  reserved: number;
+}
+
+function discard({ fd, path }: Successor): void {
+  closeSync(fd);
+  unlinkSync(path);
+}
+
+function writeFully(fd: number, bytes: Uint8Array, at: number): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
 }
 
 /** Blocks of the disk for everything up to `end`; the file gets no longer. @returns up to where they are there. @throws when there are none */
@@ -249,19 +302,6 @@ function reserve(fd: number, reserved: number, end: number): number {
     if (!isDiskFull(c.errno())) return Infinity;
   }
   throw systemError(E.NOSPC, 'fallocate', 'no space left on device');
-}
-
-/** Bytes of the first line; 0 if it is incomplete: the machine went down while the journal was made. @throws JournalError */
-function headerBytes(path: string, fd: number): number {
-  const start = Buffer.alloc(64);
-  const text = start.toString('latin1', 0, readFully(fd, start, 0));
-  if (text.length < HEADER.length && HEADER.startsWith(text)) return 0;
-  const version = HEADER_PATTERN.exec(text);
-  if (version === null) throw new JournalError('damaged', `${path} is no journal of bucketfsd; it was left as it is`);
-  if (!READABLE.has(version[1])) {
-    throw new JournalError('version', `${path} has version ${version[1]}, this bucketfsd knows version ${VERSION}: start the one that wrote it; nothing was changed`);
-  }
-  return version[0].length;
 }
 
 /** An empty journal, also over one whose first line is incomplete. */
@@ -281,33 +321,6 @@ function syncDirectory(path: string): void {
   }
 }
 
-/** @returns bytes read: fewer than there is room for only at the end of the file */
-function readFully(fd: number, into: Buffer, at: number): number {
-  let have = 0;
-  for (let n = -1; have < into.length && n !== 0; have += n) n = readSync(fd, into, have, into.length - have, at + have);
-  return have;
-}
-
-function frame(record: unknown): Buffer {
-  const payload = Buffer.from(JSON.stringify(record));
-  if (payload.length > RECORD_MAX_BYTES) throw new RangeError(`a journal record of ${payload.length} bytes`);
-  return framed(RECORD_MARK, payload);
-}
-
-function syncedFrame(offset: number): Buffer {
-  const payload = Buffer.alloc(8);
-  payload.writeBigUInt64LE(BigInt(offset));
-  return framed(SYNCED_MARK, payload);
-}
-
-function framed(mark: Buffer, payload: Buffer): Buffer {
-  const head = Buffer.alloc(FRAME_BYTES);
-  mark.copy(head);
-  head.writeUInt32LE(payload.length, MARK_BYTES);
-  head.writeUInt32LE(crc32(payload), 8);
-  return Buffer.concat([head, payload]);
-}
-
 /** The header and all records, in pieces. @returns their bytes */
 function writeFrames(fd: number, records: Iterable<unknown>): number {
   let at = 0;
@@ -315,7 +328,7 @@ function writeFrames(fd: number, records: Iterable<unknown>): number {
   let heldBytes = HEADER.length;
   const flush = (): void => {
     const piece = Buffer.concat(held);
-    for (let done = 0; done < piece.length; ) done += writeSync(fd, piece, done, piece.length - done, at + done);
+    writeFully(fd, piece, at);
     at += piece.length;
     [held, heldBytes] = [[], 0];
   };
@@ -327,56 +340,6 @@ function writeFrames(fd: number, records: Iterable<unknown>): number {
   }
   flush();
   return at;
-}
-
-const hasMark = (content: Buffer, at: number, mark: Buffer): boolean => content.compare(mark, 0, MARK_BYTES, at, at + MARK_BYTES) === 0;
-
-/** Bytes of the whole, undamaged frame at `at`, or 0. */
-function frameAt(content: Buffer, at: number): number {
-  if (at + FRAME_BYTES > content.length) return 0;
-  const synced = hasMark(content, at, SYNCED_MARK);
-  if (!synced && !hasMark(content, at, RECORD_MARK)) return 0;
-  const length = content.readUInt32LE(at + MARK_BYTES);
-  const end = at + FRAME_BYTES + length;
-  if (length > RECORD_MAX_BYTES || end > content.length || (synced && length !== 8)) return 0;
-  return crc32(content.subarray(at + FRAME_BYTES, end)) === content.readUInt32LE(at + 8) ? FRAME_BYTES + length : 0;
-}
-
-/** The records up to the first frame that does not check. @returns where that is, and bytes of the file. @throws JournalError */
-function readRecords<R>(path: string, fd: number, from: number, accept: (record: R) => void): { end: number; bytes: number } {
-  const { size: bytes } = fstatSync(fd);
-  const window = Buffer.allocUnsafe(Math.min(WINDOW_BYTES, bytes));
-  let at = from;
-  for (;;) {
-    const content = window.subarray(0, readFully(fd, window, at));
-    let used = 0;
-    for (let n = frameAt(content, 0); n > 0; n = frameAt(content, used)) {
-      if (hasMark(content, used, RECORD_MARK)) accept(JSON.parse(content.toString('utf8', used + FRAME_BYTES, used + n)) as R);
-      used += n;
-    }
-    at += used;
-    if (used === 0 || at >= bytes) break;
-  }
-  if (at < bytes && syncedBehind(fd, at, window) > at) {
-    throw new JournalError('damaged', `${path} is damaged at byte ${at}, which had been on the disk: restore it, or move it away to give up what it says; nothing was changed`);
-  }
-  return { end: at, bytes };
-}
-
-/** The largest offset that any good frame behind `from` says was synced; 0: none does. */
-function syncedBehind(fd: number, from: number, window: Buffer): number {
-  let synced = 0;
-  for (let at = from, n = -1; n !== 0; ) {
-    n = readFully(fd, window, at);
-    const content = window.subarray(0, n);
-    for (let mark = content.indexOf(SYNCED_MARK); mark >= 0; mark = content.indexOf(SYNCED_MARK, mark + 1)) {
-      if (frameAt(content, mark) > 0) synced = Math.max(synced, Number(content.readBigUInt64LE(mark + FRAME_BYTES)));
-    }
-    // One that begins at the end of this window is whole in the next
-    if (n < window.length) break;
-    at += n - FRAME_BYTES - 8;
-  }
-  return synced;
 }
 
 /** The file that keeps the tail may be evidence. A full disk must not end the start: then the tail goes, which nobody was told is safe. */

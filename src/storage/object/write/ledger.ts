@@ -40,6 +40,7 @@ export class Ledger {
   #lastId: number;
   #bytes = 0;
   #rewrites = 0;
+  #renewing: Promise<void> | null = null;
   /** The journal still says what is over. */
   #isStale = false;
   #soon: { readonly done: Promise<void>; readonly now: () => void } | null = null;
@@ -51,6 +52,16 @@ export class Ledger {
   ) {
     this.#lastId = lastId;
     this.#bytes = journal.bytes;
+  }
+
+  /** What follows is of this boot of the machine. */
+  begins(): void {
+    try {
+      this.journal.append([{ t: 'boot', boot: this.options.boot }]);
+    } catch (error) {
+      // What follows counts as of a former boot then, which is the safe side
+      if (!isFull(error)) throw error;
+    }
   }
 
   nextId(): number {
@@ -90,8 +101,9 @@ export class Ledger {
   /** All of them or none. @throws an error of the file system */
   appendAll(records: readonly JournalRecord[]): void {
     // Before: whoever appends changes what is described only afterwards
-    if (this.journal.failed || (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes)) this.rewrite();
+    if (this.journal.failed) this.rewrite();
     else if (this.#isStale) this.#refresh();
+    else if (this.journal.bytes > REWRITE_MIN_BYTES && this.journal.bytes > GROWTH * this.#bytes) void this.renew();
     const changes = records.some((record) => CHANGES.has(record.t) && !('fetched' in record));
     this.#roomFor(() => this.journal.append(records, changes ? SPARE_BYTES : 0));
   }
@@ -111,7 +123,7 @@ export class Ledger {
     }
   }
 
-  /** Only what still counts; where there is no room for that, all stays as it is for a while. */
+  /** Only what still counts, while everybody waits; where there is no room for that, all stays as it is for a while. @throws another error of the disk */
   rewrite(): void {
     try {
       this.#rewrite();
@@ -134,6 +146,25 @@ export class Ledger {
     this.journal.rewrite(this.#records(), SPARE_BYTES);
     this.#rewrites++;
     this.#isStale = false;
+    this.#rewritten();
+  }
+
+  /** Only what still counts, and nobody waits for it. @returns when it is on the disk, or will not be for now */
+  renew(): Promise<void> {
+    if (this.#renewing !== null) return this.#renewing;
+    const isStale = this.#isStale;
+    const renewed = this.journal.renew(this.#records(), SPARE_BYTES);
+    // What is under way counts records that are replaced now
+    this.#rewrites++;
+    this.#isStale = false;
+    this.#renewing = renewed.then(() => this.#rewritten(), () => {
+      this.#isStale ||= isStale;
+      this.#bytes = this.journal.bytes / 2;
+    }).finally(() => (this.#renewing = null));
+    return this.#renewing;
+  }
+
+  #rewritten(): void {
     this.#bytes = Math.max(this.journal.bytes, REWRITE_MIN_BYTES / GROWTH);
   }
 

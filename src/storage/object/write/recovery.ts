@@ -7,7 +7,7 @@ import type { BlockCache } from '../blocks/block-cache.js';
 import { ifThere } from '../asking.js';
 import { borrowedOf, conditionalCopyOptions } from '../conditional-copy.js';
 import type { Extent } from '../extents.js';
-import { Journal, type JournalTail } from '../journal.js';
+import { Journal, type OpenedJournal } from '../journal.js';
 import { withConditionalCopies } from '../layers/conditional-copies.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import { isTransient, StorageError } from '../errors.js';
@@ -45,7 +45,7 @@ export interface Recovered {
 export async function recover(
   directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null, boot = bootId(),
 ): Promise<Recovered> {
-  const { journal, tail, pending } = opened(directory, boot);
+  const { journal, tail, pending, isOutdated } = opened(directory, boot);
   const report: string[] = [];
   if (tail !== null) report.push(`the journal ended with ${tail.bytes} bytes that were never finished: ${tail.path === null ? 'the disk is full, so they are gone' : `they are in ${tail.path}`}`);
   try {
@@ -55,9 +55,11 @@ export async function recover(
     for (const [id, upload] of pending.uploads) ledger.uploads.set(id, upload);
     for (const [id, operation] of pending.operations) ledger.operations.set(id, operation);
     for (const key of pending.hidden) ledger.hidden.add(key);
+    ledger.begins();
     const store = withConditionalCopies(given, conditionalCopyOptions({ uploads: ledger, borrow: borrowedOf(budget) }));
     const shop = { store, budget, directory, ledger, blocks, backgroundSync: new BackgroundSync(ledger.files, log) };
     const files = await restored(shop, pending, staged, report);
+    if (isOutdated) ledger.rewrite();
     // A directory whose rename is going to be finished takes what is not in the bucket along
     for (const { tree, from, to } of pending.operations.values()) {
       if (tree) for (const file of files) if (file.key!.startsWith(from)) file.rename(to + file.key!.slice(from.length), file.base);
@@ -69,8 +71,9 @@ export async function recover(
       file.dispose();
       return false;
     });
-    ledger.rewrite();
-    for (const id of staged) if (!ledger.files.has(id)) directory.removeStaging(id);
+    // The rest is not needed for anything that a guest asks for
+    const renewed = ledger.renew();
+    for (const id of staged) if (!ledger.files.has(id)) directory.removeStaging(id, () => renewed);
     shop.backgroundSync.note();
     return { shop, files: left, report };
   } catch (error) {
@@ -87,10 +90,10 @@ export function inspect(directory: CacheDirectory, boot = bootId()): { pending: 
   return { pending: replay.end(), report };
 }
 
-function opened(directory: CacheDirectory, boot: string): { journal: Journal<JournalRecord>; tail: JournalTail | null; pending: Pending } {
+function opened(directory: CacheDirectory, boot: string): OpenedJournal<JournalRecord> & { readonly pending: Pending } {
   const replay = new Replay(boot);
-  const { journal, tail } = known(directory, () => Journal.open<JournalRecord>(directory.journalPath, (record) => replay.add(record)));
-  return { journal, tail, pending: replay.end() };
+  const journal = known(directory, () => Journal.open<JournalRecord>(directory.journalPath, (record) => replay.add(record)));
+  return { ...journal, pending: replay.end() };
 }
 
 function known<T>(directory: CacheDirectory, body: () => T): T {
