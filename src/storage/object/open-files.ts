@@ -80,7 +80,7 @@ export class OpenFiles {
     const file = this.#install(r, node, writable);
     if (typeof file === 'number') return file;
     if (truncate) {
-      const result = this.#truncateAtOpen(r, file);
+      const result = await this.#truncateAtOpen(r, file);
       if (result < 0) {
         this.#drop(r.fhLow, file);
         return result;
@@ -199,6 +199,7 @@ export class OpenFiles {
     if ((r.valid & FATTR.KILL_SUIDGID) !== 0) staged.killPrivileges();
     const result = staged.truncate(r.size);
     if (result < 0) return result;
+    await staged.cutOff();
     // Nobody will close it
     return staging.handlesOf(staged) > 0 ? 0 : this.waits.wait(r, staging.write.committer.durable(staged).then(() => 0));
   }
@@ -241,7 +242,7 @@ export class OpenFiles {
     return file;
   }
 
-  #truncateAtOpen(r: FileSystemRequest, file: FileHandle): number {
+  async #truncateAtOpen(r: FileSystemRequest, file: FileHandle): Promise<number> {
     try {
       const staged = this.#stagedOf(file);
       if ((r.fuseFlags & OPEN_KILL_SUIDGID) !== 0) staged.killPrivileges();
@@ -249,6 +250,7 @@ export class OpenFiles {
       // The guest knows that it is empty
       if (result === 0) file.node.told = file.node.facts.version;
       r.openFlags &= ~(FOPEN.KEEP_CACHE | FOPEN.NOFLUSH);
+      await staged.cutOff();
       return result;
     } catch (error) {
       return errnoOf(error);

@@ -64,7 +64,7 @@ export class StagedContent {
   /** Ranges that the disk has lost: they are read and committed no more until they are written anew. */
   #lost: readonly Extent[] = [];
   #lostErrno = 0;
-  /** The staging file may have bytes of what was cut off from here on. */
+  /** The staging file may have bytes of what was cut off from here on: before the file grows beyond that they go. */
   #uncutFrom = Infinity;
 
   constructor(
@@ -130,7 +130,7 @@ export class StagedContent {
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
   write(r: FileSystemRequest, offset: number): number {
     if (this.#isTooLarge(offset, offset + r.size)) return -E.FBIG;
-    if (this.#uncutFrom < Infinity) this.#cut();
+    if (offset + r.size > this.#uncutFrom) this.#cut();
     const fd = this.#staging.fd();
     let n: number;
     do n = writePieces(fd, r, offset);
@@ -147,7 +147,7 @@ export class StagedContent {
     if (end <= from) return 0;
     // Before anything is changed that could not be undone
     this.ledger.reserve();
-    if (this.#uncutFrom < Infinity) this.#cut();
+    if (end > this.#uncutFrom) this.#cut();
     this.#staging.grow(Math.max(end, this.extents.size));
     this.#staging.punch(from, end);
     const errno = this.#staged(from, end);
@@ -175,7 +175,7 @@ export class StagedContent {
     if (this.#isTooLarge(size, size)) return -E.FBIG;
     const before = this.extents.size;
     try {
-      if (this.#uncutFrom < Infinity) this.#cut();
+      if (size > this.#uncutFrom) this.#cut();
       // Also where it is cut: from when the staging file was changed the next daemon knows the time
       if (size > before) this.#staging.grow(size);
       else this.#staging.fd();
@@ -185,14 +185,30 @@ export class StagedContent {
     }
     this.extents.truncate(size);
     this.#lost = without(this.#lost, size, Infinity);
-    if (size < before) this.#uncutFrom = size;
+    if (size < before) this.#uncutFrom = Math.min(this.#uncutFrom, size);
     this.owner.changed(Math.min(size, before), Math.max(size, before));
+    this.#cutIfSafe();
+    return 0;
+  }
+
+  /** Bytes that a sync has made sure of were cut off: they go when another sync has made sure of that, and whoever has cut waits for it. */
+  get isCutUnsafe(): boolean {
+    return this.#isSyncedBeyond(this.#uncutFrom);
+  }
+
+  /** A power failure would leave bytes of the staging file that are behind this one. */
+  #isSyncedBeyond(size: number): boolean {
+    if (this.#synced === null || this.#synced.contents <= this.#committed) return false;
+    return (this.#synced.content.staged.at(-1)?.to ?? 0) > size;
+  }
+
+  #cutIfSafe(): void {
+    if (this.#uncutFrom === Infinity || this.isCutUnsafe) return;
     try {
-      if (size < before) this.#cut();
+      this.#cut();
     } catch {
       // Before the file grows it is tried again
     }
-    return 0;
   }
 
   /** Everything up to the end is answered without asking the store. */
@@ -245,7 +261,6 @@ export class StagedContent {
   /** Something reads the staging file: its descriptor stays open meanwhile, and the file is as long as it is to be. @throws an error of the file system */
   async sending<T>(body: (fd: number) => Promise<T>): Promise<T> {
     this.verify();
-    if (this.#uncutFrom < Infinity) this.#cut();
     this.#staging.grow(this.extents.size);
     return this.#staging.using(body);
   }
@@ -263,7 +278,7 @@ export class StagedContent {
   async sync(): Promise<void> {
     for (;;) {
       this.verify();
-      if (this.#synced?.contents === this.#contents) return this.ledger.sync();
+      if (this.#synced?.contents === this.#contents) return await this.ledger.sync();
       const { rewrites } = this.ledger;
       const moment = { content: contentOf(this.extents), contents: this.#contents };
       try {
@@ -278,7 +293,8 @@ export class StagedContent {
       this.ledger.append({ t: 'synced', id: this.owner.id, after: this.#contents - moment.contents });
       this.#everSynced = true;
       if (this.#synced === null || this.#synced.contents < moment.contents) this.#synced = moment;
-      return this.ledger.sync();
+      await this.ledger.sync();
+      return this.#cutIfSafe();
     }
   }
 
@@ -387,7 +403,9 @@ export class StagedContent {
 
   /** A former daemon has ended: of a write that was never acknowledged nothing is left. */
   #takeOver(file: StagingFile): void {
-    file.setSize(this.extents.size);
+    const { size } = this.extents;
+    if (this.#isSyncedBeyond(size)) this.#uncutFrom = size;
+    else file.setSize(size);
     for (const piece of this.extents.pieces()) if (piece.where === 'zeros') file.punch(piece.from, piece.to);
   }
 }

@@ -228,9 +228,14 @@ export class StagedFile {
     if (mode !== facts.mode) this.setAttributes({ ...facts, mode });
   }
 
-  /** @returns 0 or −errno */
+  /** @returns 0 or −errno; then see cutOff() */
   truncate(size: number): number {
     return this.content.truncate(size);
+  }
+
+  /** A power failure leaves what there was before truncate(), or after it; before that nobody is answered. @throws an error of the disk */
+  async cutOff(): Promise<void> {
+    if (this.content.isCutUnsafe) await this.content.sync();
   }
 
   /** @throws an error of the file system */
