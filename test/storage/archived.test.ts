@@ -126,9 +126,11 @@ for (const [where, withStore] of SUBJECTS) {
         const keys = ['d/', 'd/a', 'd/b/ice', 'd/z'];
         for (const key of keys) await store.put(key, bytes(key));
         memory.attach('d/b/ice', GLACIER);
+        const before = (await store.list({ prefix: '' })).objects;
+        assert.deepEqual(before.map(({ key }) => key), keys);
         await withGuest(store, async (guest) => {
           assert.equal(await rename(guest, 'd', 'e'), -E.ACCES);
-          assert.deepEqual((await store.list({ prefix: '' })).objects.map(({ key }) => key), keys);
+          assert.deepEqual((await store.list({ prefix: '' })).objects, before, 'not even there and back');
           assert.match(guest.g.log.join('\n'), /d\/b\/ice.* archived/);
           memory.attach('d/b/ice', { ...GLACIER, 'x-amz-restore': 'ongoing-request="false"' });
           assert.equal(await rename(guest, 'd', 'e'), 0);
