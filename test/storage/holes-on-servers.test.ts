@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { bodyBytes } from '../../src/storage/object/body.js';
 import { probe } from '../../src/storage/object/probe.js';
-import type { ObjectStore } from '../../src/storage/object/store.js';
+import type { ObjectHeaders, ObjectStore } from '../../src/storage/object/store.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
 import { gcsProvider, s3Provider, type Provider } from '../support/providers.js';
 import { Rgw } from '../support/rgw.js';
@@ -33,17 +33,17 @@ function counted(inner: ObjectStore): { store: ObjectStore; sent: () => number }
   return { store: proxy, sent: () => sent };
 }
 
-const SERVERS: readonly (readonly [string, string | false, () => Promise<Provider & { readonly writing?: ObjectStore }>])[] = [
+const SERVERS: readonly (readonly [string, string | false, () => Promise<Provider & { readonly writing?: ObjectStore }>, ObjectHeaders])[] = [
   ['Ceph RGW', Rgw.unavailable(), async () => {
     const provider = await s3Provider('holes');
     const plain = provider.store as S3Store;
     const writing = new S3Store({ ...plain.options, capabilities: await probe(plain, '.probe/') });
     return { ...provider, writing, stop: async () => (await writing.close(), provider.stop()) };
-  }],
-  ['the server of Google Cloud Storage', false, () => gcsProvider('holes')],
+  }, { 'x-amz-server-side-encryption': 'aws:kms', 'x-amz-server-side-encryption-aws-kms-key-id': 'first' }],
+  ['the server of Google Cloud Storage', false, () => gcsProvider('holes'), { 'x-goog-storage-class': 'NEARLINE', 'x-goog-encryption-kms-key-name': 'projects/p/locations/l/keyRings/r/cryptoKeys/k' }],
 ];
 
-for (const [name, skip, open] of SERVERS) {
+for (const [name, skip, open, headers] of SERVERS) {
   describe(`a file with a hole of ${SIZE / MIB} MiB on ${name}`, { skip }, () => {
     let provider: Awaited<ReturnType<typeof open>>;
     before(async () => void (provider = await open()), { timeout: 300_000 });
@@ -70,6 +70,22 @@ for (const [name, skip, open] of SERVERS) {
       const { objects } = await provider.store.list({ prefix: '' });
       assert.deepEqual(objects.map(({ key }) => key), ['far']);
       assert.deepEqual((await provider.store.listUploads({ prefix: '' })).uploads, []);
+    });
+
+    test('behind an object of a class, or a key, of its own it is of these as well', async () => {
+      const { store, sent } = counted(provider.writing ?? provider.store);
+      await provider.store.put('own', new Uint8Array(17 * MIB).fill(1), { headers });
+      await withGuest(store, async (guest) => {
+        const { node } = await guest.g.lookup(ROOT, 'own');
+        const fh = await guest.g.open(node, O_RDWR);
+        await guest.write(node, fh, 150 * MIB, bytes('far'));
+        assert.equal(await guest.close(node, fh), 0);
+      });
+      assert.ok(sent() < 80 * MIB, `${sent()} bytes were sent`);
+      const content = await provider.get('own');
+      assert.ok(content.length === 150 * MIB + 3 && content.subarray(0, 17 * MIB).every((byte) => byte === 1) && content.subarray(17 * MIB, 150 * MIB).every((byte) => byte === 0));
+      const now = (await provider.store.head('own')).headers!;
+      for (const [name, value] of Object.entries(headers)) assert.equal(now[name], value);
     });
   });
 }
