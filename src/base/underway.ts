@@ -8,6 +8,10 @@ export class Underway {
     void work.then(() => this.#works.delete(work));
   }
 
+  get isEmpty(): boolean {
+    return this.#works.size === 0;
+  }
+
   /** What is under way now is over. */
   async settled(): Promise<void> {
     await Promise.all(this.#works);

@@ -1,7 +1,7 @@
 /** Cache directories that are full, or have more in them than usual. Those that keep the daemon from starting are in bad-start.test.ts. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
@@ -105,6 +105,58 @@ describe('the cache directory', () => {
       assert.equal(await files.close(after), 0);
       await stop();
       same(await stored('after'), BIG);
+    } finally {
+      await unmounted(point);
+    }
+  });
+
+  const WRITE_CACHE = 1;
+  const O_DIRECT = process.arch === 'arm64' ? 0o200000 : 0o40000;
+  for (const [how, writeFlags, flags, mayBeShort] of [['plain', 0, 0, true], ['O_DIRECT', 0, O_DIRECT, false], ['written back by the guest', WRITE_CACHE, 0, false]] as const) {
+    test(`that has room for a part of a write: ${how}, ${mayBeShort ? 'that part is written' : 'ENOSPC, since Linux makes EIO of a short answer'}; once there is room it goes on`, { skip: root }, async () => {
+      const point = mounted('size=1M');
+      try {
+        const g = await restart(point);
+        const file = await files.create('f');
+        assert.equal(await files.write(file, 0, pattern(10_000)), 0);
+        // So much is left that a part of the next one fits
+        const ballast = join(point, 'ballast');
+        const { bavail, bsize } = statfsSync(point);
+        writeFileSync(ballast, Buffer.alloc(bavail * bsize - 40_000));
+        const more = pattern(100_000, 3);
+        const { error, data } = await g.write(file.node, file.fh, 20_000, more, more.length, writeFlags, flags);
+        const written = error === 0 ? data.getUint32(0, true) : 0;
+        if (mayBeShort) assert.ok(written > 0 && written < more.length, `${error} ${written}`);
+        else assert.equal(error, -E.NOSPC);
+        const expected = Buffer.concat([pattern(10_000), Buffer.alloc(written > 0 ? 10_000 : 0), more.subarray(0, written)]);
+        same(await files.read(file), expected);
+        rmSync(ballast);
+        // Of what was not acknowledged nothing shows when the file grows over it
+        assert.equal(await files.write(file, 200_000, pattern(1)), 0);
+        const whole = Buffer.concat([expected, Buffer.alloc(200_000 - expected.length), pattern(1)]);
+        same(await files.read(file), whole);
+        assert.equal(await files.close(file), 0);
+        await stop();
+        same(await stored('f'), whole);
+      } finally {
+        await unmounted(point);
+      }
+    });
+  }
+
+  test('that is full: what is removed makes room for the very next write, also where the journal has to be on the disk first', { skip: root }, async () => {
+    const point = mounted('size=1M');
+    try {
+      const g = await restart(point);
+      for (let round = 0; round < 5; round++) {
+        const file = await files.create('f');
+        let at = 0;
+        while ((await g.write(file.node, file.fh, at, BIG.subarray(0, 65536))).error === 0) at += 65536;
+        assert.ok(at > 300_000, `round ${round}: room for ${at} bytes`);
+        assert.equal(await files.fsync(file), 0);
+        assert.equal(await files.close(file), 0);
+        assert.equal((await g.call(OP.UNLINK, ROOT, name('f'), 0)).error, 0);
+      }
     } finally {
       await unmounted(point);
     }

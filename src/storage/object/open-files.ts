@@ -127,8 +127,14 @@ export class OpenFiles {
     return file.reader.serve(r, r.size);
   }
 
-  /** @returns bytes, −errno, or a promise where the handle is synchronous */
+  /** @returns bytes, −errno, or a promise where the handle is synchronous, or where room on the disk is being made */
   writeData(r: FileSystemRequest): number | Promise<number> {
+    const result = this.#write(r);
+    const freeing = result === -E.NOSPC ? this.staging?.freeing() ?? null : null;
+    return freeing === null ? result : freeing.then(() => this.#write(r));
+  }
+
+  #write(r: FileSystemRequest): number | Promise<number> {
     const file = this.get(r);
     if (!file.writable) return -E.BADF;
     if (file.stale) return -E.STALE;

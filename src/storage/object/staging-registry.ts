@@ -211,6 +211,16 @@ export class StagingRegistry {
     this.hidden.release(node);
   }
 
+  /** Room on the disk that staging files take which nobody needs any more. @returns when it is free; null: there is none */
+  freeing(): Promise<void> | null {
+    const { directory, ledger } = this.write.shop;
+    if (this.#cleaning.isEmpty && !directory.isRemoving) return null;
+    return this.#cleaning.settled().then(() => {
+      ledger.hurry();
+      return directory.settled();
+    });
+  }
+
   /** Copies of what was open are removed. */
   async settled(): Promise<void> {
     await this.#cleaning.settled();

@@ -145,6 +145,11 @@ export class CacheDirectory {
     await fsyncLater(this.#stagingFd);
   }
 
+  /** Staging files are being removed: there will be more room. */
+  get isRemoving(): boolean {
+    return !this.#removing.isEmpty;
+  }
+
   /** Staging files that are to be removed are gone. */
   async settled(): Promise<void> {
     await this.#removing.settled();

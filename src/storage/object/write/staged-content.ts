@@ -5,12 +5,15 @@
  * The staging file has the file's own offsets; what is neither staged nor the object's is a hole in it.
  */
 import { E, isDiskFull, systemError } from '../../../base/errno.js';
+import { O_DIRECT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import type { FileSystemRequest } from '../../filesystem.js';
+import { WRITE_CACHE } from '../../fuse-flags.js';
 import { Extents, without, type Extent } from '../extents.js';
 import { WRITE_BYTES } from '../page-cache.js';
 import type { Ledger } from './ledger.js';
 import type { CacheDirectory } from './cache-directory.js';
+import { describeContent, describeLost } from './content-records.js';
 import type { ContentLimits } from './layout.js';
 import { contentOf, isSameContent, type Content, type JournalRecord } from './records.js';
 import { StagingFile } from './staging-file.js';
@@ -18,8 +21,6 @@ import { StagingFile } from './staging-file.js';
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const FALLOC_FL_ZERO_RANGE = 16;
-/** A record has a bound, and a file may be staged in very many pieces: most of them have records of their own then. */
-const DESCRIBED_PIECES = 1000;
 
 /** Of fallocate(2): nothing is moved, and space beyond the end is not reserved. */
 export function canAllocate(mode: number): boolean {
@@ -136,6 +137,10 @@ export class StagedContent {
     do n = writePieces(fd, r, offset);
     while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.ledger.makeRoom());
     if (n <= 0) return n < 0 ? -c.errno() : 0;
+    if (n < r.size && !mayBeShort(r)) {
+      this.#unwrite(offset, offset + n);
+      return -E.NOSPC;
+    }
     const errno = this.#staged(offset, offset + n);
     return errno < 0 ? errno : n;
   }
@@ -298,44 +303,10 @@ export class StagedContent {
     }
   }
 
-  /** What describes the content: as it was synced, and what came since. `file` makes the record that it begins with. */
-  *describe(file: (content: Content) => JournalRecord, behindSync: readonly JournalRecord[]): Generator<JournalRecord> {
-    const { id } = this.owner;
-    const now = contentOf(this.extents);
+  /** See content-records.ts. */
+  describe(file: (content: Content) => JournalRecord, behindSync: readonly JournalRecord[]): Generator<JournalRecord> {
     const synced = this.hasSynced ? this.#synced!.content : null;
-    const first = synced ?? now;
-    yield file({ ...first, staged: first.staged.slice(0, DESCRIBED_PIECES) });
-    for (const { from, to } of first.staged.slice(DESCRIBED_PIECES)) yield { t: 'wrote', id, from, to, fetched: true };
-    if (synced !== null) yield { t: 'synced', id, after: 0 };
-    yield* behindSync;
-    if (synced !== null) yield* this.#since(synced, now);
-    yield* this.#describeLost();
-  }
-
-  *#describeLost(): Generator<JournalRecord> {
-    const { id } = this.owner;
-    for (let at = 0; at < this.#lost.length; at += DESCRIBED_PIECES) yield { t: 'lost', id, ranges: this.#lost.slice(at, at + DESCRIBED_PIECES) };
-  }
-
-  /** Records that make the present content of one before. */
-  *#since(before: Content, now: Content): Generator<JournalRecord> {
-    const { id } = this.owner;
-    if (isSameContent(before, now)) return;
-    const had = Extents.of(before.size, before.objectBytes, before.staged);
-    const kept = Extents.of(now.size, 0, now.staged);
-    // What was staged and is so no more was cut off
-    const gone = before.staged.flatMap(({ from, to }) => (from < now.size ? kept.pieces(from, to).filter(({ where }) => where !== 'staged') : [{ from }]));
-    const cut = Math.min(now.objectBytes < before.objectBytes ? now.objectBytes : Infinity, gone[0]?.from ?? Infinity);
-    if (cut < Infinity) {
-      had.truncate(cut);
-      yield { t: 'cut', id, size: cut, fetched: true };
-    }
-    for (const { from, to } of now.staged) {
-      if (to <= had.size && had.pieces(from, to).every(({ where }) => where === 'staged')) continue;
-      had.write(from, to);
-      yield { t: 'wrote', id, from, to, fetched: true };
-    }
-    if (had.size !== now.size) yield { t: 'cut', id, size: now.size, fetched: true };
+    return describeContent(this.owner.id, { now: contentOf(this.extents), synced, lost: this.#lost }, file, behindSync);
   }
 
   /** Nothing of it is needed any more. @param safe see StagingFile.remove() */
@@ -367,20 +338,30 @@ export class StagedContent {
     try {
       this.#record({ t: 'wrote', id: this.owner.id, from, to });
     } catch (error) {
-      // What was zeros must be zeros again, since nobody knows of this write
-      try {
-        for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#staging.punch(piece.from, piece.to);
-      } catch {
-        this.#lost = [...this.#lost, { from, to }];
-        this.#lostErrno ||= E.IO;
-      }
-      if (to > this.extents.size) this.#uncutFrom = Math.min(this.#uncutFrom, this.extents.size);
+      this.#unwrite(from, to);
       return errnoOfSystem(error);
     }
     this.extents.write(from, to);
     if (this.#lost.length > 0) this.#lost = without(this.#lost, from, to);
     this.owner.changed(from, to);
     return 0;
+  }
+
+  /** What was zeros is zeros again, since nobody knows of what was written. */
+  #unwrite(from: number, to: number): void {
+    try {
+      for (const piece of this.extents.pieces(from, to)) if (piece.where === 'zeros') this.#staging.punch(piece.from, piece.to);
+    } catch {
+      this.#lost = [...this.#lost, { from, to }];
+      this.#lostErrno ||= E.IO;
+    }
+    if (to <= this.extents.size) return;
+    this.#uncutFrom = Math.min(this.#uncutFrom, this.extents.size);
+    try {
+      this.#cut();
+    } catch {
+      // Before the file grows it is tried again
+    }
   }
 
   /** What was cut off is no longer in the staging file, so that it does not come back when the file grows. @throws an error of the file system */
@@ -395,7 +376,7 @@ export class StagedContent {
     this.#lost = [...this.extents.staged];
     if (!this.owner.isKnown()) return;
     try {
-      for (const record of this.#describeLost()) this.ledger.append(record);
+      for (const record of describeLost(this.owner.id, this.#lost)) this.ledger.append(record);
     } catch {
       // The journal is on that disk, too: this daemon knows of it as long as it runs
     }
@@ -419,6 +400,9 @@ export function errnoOfSystem(error: unknown): number {
   if (typeof errno !== 'number') throw error;
   return errno;
 }
+
+/** Linux makes EIO of a short answer where its cache writes pages back, and of one to a request of several for an O_DIRECT write (fs/fuse/file.c). */
+const mayBeShort = (r: FileSystemRequest): boolean => (r.fuseFlags & WRITE_CACHE) === 0 && (r.flags & O_DIRECT) === 0;
 
 /** @returns bytes written, or −1 */
 function writePieces(fd: number, r: FileSystemRequest, offset: number): number {
