@@ -250,7 +250,7 @@ export class Journal<R> {
 
   /** Whoever makes the successor finds that out, and closes it. */
   #giveUp(): void {
-    if (this.#successor !== null) unlinkSync(this.#successor.path);
+    if (this.#successor !== null) removeQuietly(this.#successor.path);
     this.#successor = null;
   }
 
@@ -286,7 +286,16 @@ interface Successor {
 
 function discard({ fd, path }: Successor): void {
   closeSync(fd);
-  unlinkSync(path);
+  removeQuietly(path);
+}
+
+/** Where the disk fails it stays, and the next one is made in its place. */
+function removeQuietly(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+  }
 }
 
 function writeFully(fd: number, bytes: Uint8Array, at: number): void {
