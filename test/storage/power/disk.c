@@ -223,7 +223,7 @@ static int drop(const char *path)
 		return 0;
 	if (map == MAP_FAILED || resident == NULL)
 		die(path);
-	for (int tries = 0; tries < 1000; tries++) {
+	for (int tries = 0; tries < 10000; tries++) {
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 		if (mincore(map, pages * PAGE, resident) < 0)
 			die("mincore");
