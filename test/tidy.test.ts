@@ -131,6 +131,16 @@ describe('habits', () => {
     assert.deepEqual(long, []);
   });
 
+  test('a store is written to on a condition, in settle.ts, or for a reason, in unconditional-writes.ts', () => {
+    const write = /\bstore\.(put|copy|remove|rename|setMetadata|completeUpload)\(/;
+    const OBJECT = 'src/storage/object/';
+    // What the two are made of, and stands below them; the probe has keys of its own
+    const below = [`${OBJECT}stores/`, `${OBJECT}layers/`, `${OBJECT}conditional-copy.ts`, `${OBJECT}probe.ts`];
+    const here = ['settle.ts', 'unconditional-writes.ts'].map((name) => OBJECT + name);
+    for (const path of here) assert.ok(linesWith([path], write).length > 0, `${path} is where it is done`);
+    assert.deepEqual(linesWith(SOURCES.filter((path) => !here.includes(path) && !below.some((one) => path.startsWith(one))), write), []);
+  });
+
   test('objects `as const` instead of enums', () => {
     assert.deepEqual(linesWith(ALL_CODE, /^\s*(export\s+)?(declare\s+)?(const\s+)?enum\s/), []);
   });

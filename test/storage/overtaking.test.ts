@@ -4,6 +4,7 @@ import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
+import { COMMIT } from '../../src/storage/object/settle.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
@@ -61,7 +62,8 @@ describe('what is written while the object is replaced or moved by ourselves', (
   for (const [held, rename] of [['setMetadata', false], ['copy', false], ['remove', false], ['rename', true]] as const) {
     test(`comes on top of it, and is no conflict (${held})`, async () => {
       const memory = new MemoryStore({ capabilities: { metadataInPlace: false, rename } });
-      await memory.put('f', bytes('content'));
+      // One that this daemon could find again: else it is copied, where it is open
+      await memory.put('f', bytes('content'), { metadata: { [COMMIT]: 'theirs' } });
       const { store, done, open } = answersHeld(memory, [held]);
       await withGuest(store, async (guest) => {
         const { g } = guest;
@@ -95,7 +97,7 @@ describe('what is written while the object is replaced or moved by ourselves', (
       if (way === 'removed' && held !== 'remove') continue;
       test(`goes with the name that is being ${way} (${held})`, async () => {
         const memory = new MemoryStore({ capabilities: { rename } });
-        for (const key of ['f', 'other']) await memory.put(key, bytes(key));
+        for (const key of ['f', 'other']) await memory.put(key, bytes(key), { metadata: { [COMMIT]: key } });
         const { store, done, open } = answersHeld(memory, [held]);
         await withGuest(store, async (guest) => {
           const { g } = guest;

@@ -5,7 +5,7 @@
 import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept } from '../../src/storage/object/layers/intercept.js';
 import type { Limits, ObjectStore } from '../../src/storage/object/store.js';
-import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { MemoryStore, type MemoryContents } from '../../src/storage/object/stores/memory.js';
 
 const CAPABILITIES = {
   copyIfAbsent: false, copyIfVersion: false, copyPartIfVersion: false, rename: false, listingHasMetadata: false, metadataInPlace: false, atomicDelete: false,
@@ -17,8 +17,8 @@ export class CephLikeStore {
   /** Awaited between comparing and doing: somebody else may be faster then. Calls that it makes by itself do not come here again. */
   between: (operation: 'copy' | 'remove', key: string) => Promise<void> = async () => undefined;
 
-  constructor(limits: Partial<Limits> = {}) {
-    const memory = (this.memory = new MemoryStore({ limits, capabilities: CAPABILITIES, etags: true }));
+  constructor(limits: Partial<Limits> = {}, contents?: MemoryContents) {
+    const memory = (this.memory = new MemoryStore({ limits, capabilities: CAPABILITIES, etags: true, ...(contents === undefined ? {} : { contents }) }));
     const plain = intercept(memory, (call, attempt) => attempt(call.signal));
     const copy: ObjectStore['copy'] = async (from, to, { sourceVersion, metadata, headers } = {}) => {
       const source = await memory.head(from);

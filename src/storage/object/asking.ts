@@ -1,6 +1,17 @@
 /** What is asked of a store in many places. */
 import { StorageError } from './errors.js';
-import type { ListOptions, ListPage, ObjectStore } from './store.js';
+import type { CallOptions, ListOptions, ListPage, ObjectInfo, ObjectStore } from './store.js';
+
+/** Name in the metadata of what stands for an object while it is being removed: see settledRemove() in settle.ts. It is nobody's file. */
+export const REMOVED = 'bucketfsd-removed';
+
+export const isRemoved = ({ metadata }: ObjectInfo): boolean => metadata?.[REMOVED] !== undefined;
+
+/** null: there is none, or what is there is being removed. @throws StorageError */
+export async function objectAt(store: ObjectStore, key: string, options: CallOptions = {}): Promise<ObjectInfo | null> {
+  const there = await ifThere(store.head(key, options));
+  return there === null || isRemoved(there) ? null : there;
+}
 
 /** null where the store says that there is none. @throws StorageError for any other reason */
 export async function ifThere<T>(asked: Promise<T>): Promise<T | null> {

@@ -8,9 +8,9 @@ import type { Facts } from './facts.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { StagingRegistry } from './staging-registry.js';
 import { PERMISSIONS, type Time } from './posix-metadata.js';
-import { COMMIT } from './settle.js';
+import { CHANGE, changeId, COMMIT, settledSetMetadata } from './settle.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
-import type { Metadata, ObjectStore } from './store.js';
+import type { Metadata, ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { requireWritable } from './write-access.js';
 import { now, withoutPrivileges } from './write/attributes.js';
@@ -135,13 +135,29 @@ export class AttributeChanges {
     }
     const commit = node.facts.kept?.[COMMIT];
     const replaced = node.directory ? await this.#small.replaceMarker(node, facts, metadata) : null;
-    const kept = replaced?.kept ?? { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }) };
-    const now = replaced?.version ?? (await this.store.setMetadata(node.key, version, kept));
-    this.tree.changed(node.key);
-    if (!node.directory) this.staging.moved(node, node.key, now);
-    node.facts = { ...facts, version: now, kept };
-    node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
-    if (node.staged?.base != null && !node.staged.dirty) node.staged.adopt(node.facts, { ...node.staged.base, version: now });
+    const kept = replaced?.kept ?? { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }), [CHANGE]: changeId() };
+    const told = (now: Version): void => {
+      this.tree.changed(node.key);
+      if (!node.directory) this.staging.moved(node, node.key, now);
+      node.facts = { ...facts, version: now, kept };
+      node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
+      if (node.staged?.base != null && !node.staged.dirty) node.staged.adopt(node.facts, { ...node.staged.base, version: now });
+    };
+    if (replaced !== null) told(replaced.version);
+    else await this.#replaceMetadata(node, version, kept, told);
+  }
+
+  /** What is written meanwhile to one that is open is of the version before: who starts after a daemon that was killed knows the new one by its id. */
+  async #replaceMetadata(node: ObjectNode, version: Version, metadata: Metadata, told: (now: Version) => void): Promise<void> {
+    if (node.staged === null && node.opens === 0) return told(await settledSetMetadata(this.store, node.key, version, metadata));
+    const { ledger } = this.staging.write.shop;
+    const operation = { op: ledger.nextId(), kind: 'attributes', from: node.key, to: '', tree: false, version, commit: metadata[CHANGE] } as const;
+    ledger.begin(operation);
+    try {
+      told(await settledSetMetadata(this.store, node.key, version, metadata));
+    } finally {
+      ledger.finish(operation);
+    }
   }
 }
 

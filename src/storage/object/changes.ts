@@ -5,29 +5,33 @@
 import { E } from '../../base/errno.js';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
-import { pagesOf } from './asking.js';
+import { objectAt, pagesOf } from './asking.js';
 import { NO_ID } from './attribute-changes.js';
 import type { Facts } from './facts.js';
-import { baseOf, hiddenKey } from './hidden.js';
+import { baseOf } from './hidden.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import { PERMISSIONS } from './posix-metadata.js';
+import { Removal } from './removal.js';
 import { requirePosix, SmallObjects } from './small-objects.js';
-import { settledRemove } from './settle.js';
 import type { ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { requireNone } from './write-access.js';
 import { now } from './write/attributes.js';
 import { Mover } from './write/mover.js';
+import { OccupiedError } from './write/object-move.js';
 import type { StagedFile } from './write/staged-file.js';
 
 const RENAME_NOREPLACE = 1;
 /** Files that are committed at the same time before their directory is renamed. */
 const AT_ONCE = 16;
+/** Somebody else puts something where a file is to go, each time. */
+const OVERTAKEN_MAX = 5;
 
 export class Changes {
   readonly #mover: Mover;
   readonly #small: SmallObjects;
+  readonly #removal: Removal;
   #renames: Promise<unknown> = Promise.resolve();
 
   constructor(
@@ -38,6 +42,7 @@ export class Changes {
   ) {
     this.#mover = new Mover(store, write.shop.ledger, tree.log);
     this.#small = new SmallObjects(store, tree);
+    this.#removal = new Removal(store, tree, staging, write);
   }
 
   /** A file that is not in the bucket yet. The guest has not found the name. @throws FileError */
@@ -114,7 +119,7 @@ export class Changes {
     await inTurn(node, async () => {
       if (node.unlinked) throw new FileError(E.NOENT);
       await this.#keepDirectory(parent, node.key);
-      await this.#remove(node);
+      await replacing(node, () => this.#removal.remove(node));
       await this.#keepEmptied(parent, node.key);
     });
   }
@@ -141,7 +146,7 @@ export class Changes {
       if (others || this.tree.hasStagedBelow(node.key)) throw new FileError(E.NOTEMPTY);
       if (marker === null && file?.dirty !== true) throw new FileError(E.NOENT);
       await this.#keepDirectory(parent, node.key);
-      await this.#removeObject(node, marker !== null);
+      await this.#removal.remove(node, marker);
     } catch (error) {
       if (file !== null) committer.later(file);
       throw error;
@@ -202,40 +207,6 @@ export class Changes {
     const made = await this.#small.put(key, body, facts);
     this.tree.changed(key);
     return this.#newNode(parent, key, { ...facts, ...made });
-  }
-
-  /** The object goes; who has it open keeps it. */
-  #remove(node: ObjectNode): Promise<void> {
-    return replacing(node, () => this.#removeObject(node));
-  }
-
-  /** `found`: it has just been seen in the bucket, whoever made it. */
-  async #removeObject(node: ObjectNode, found = false): Promise<void> {
-    const { ledger } = this.write.shop;
-    const file = node.staged;
-    if (file !== null) await this.write.committer.stop(file);
-    await this.staging.preserve(node, () => hiddenKey(this.tree.options.prefix));
-    const inBucket = found || file === null || !file.dirty || file.base !== null || file.mayBeCommitted;
-    if (inBucket && file?.dirty === true) {
-      // Its data is in the journal: what is begun here is finished there
-      const operation = { op: ledger.nextId(), kind: 'remove', from: node.key, to: '', tree: false, version: file.base?.version ?? null, commit: '' } as const;
-      ledger.begin(operation);
-      try {
-        await settledRemove(this.store, node.key, null);
-      } catch (error) {
-        // Nor is it done by the next start: the guest has been told, and goes on with the file
-        ledger.finish(operation);
-        this.write.committer.later(file);
-        throw error;
-      }
-      file.rename(null, file.base);
-      ledger.finish(operation);
-    } else if (inBucket) {
-      await this.store.remove(node.key);
-    }
-    await this.staging.unlinked(node);
-    this.tree.changed(node.key);
-    this.tree.nodes.detach(node);
   }
 
   /**
@@ -305,7 +276,7 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
-    if (there !== null) await this.staging.preserve(there, () => hiddenKey(this.tree.options.prefix));
+    if (there !== null) await this.#removal.preserve(there);
     let file: StagedFile | null;
     // A commit makes the object of the key that it began with: none may be under way, or have come in between, when the key changes
     do file = await this.#settledFile(node); while (node.staged !== null && (this.write.committer.isUnderWay(node.staged) || (file !== null && !isOnlyHere(file))));
@@ -313,9 +284,8 @@ export class Changes {
       if (file !== null) {
         this.#rekey(file, key, there);
       } else {
-        const version = await this.#moveObject(node, key, noReplace);
+        await this.#moveObject(node, key, there, noReplace);
         this.tree.changed(from);
-        this.staging.moved(node, key, version);
       }
       if (there !== null) await this.staging.unlinked(there);
       this.tree.nodes.rename(node, key);
@@ -345,11 +315,26 @@ export class Changes {
     if (there?.staged != null) there.staged.rename(null, there.staged.base);
   }
 
-  #moveObject(node: ObjectNode, key: string, noReplace: boolean): Promise<Version> {
-    const { version } = node.facts;
+  /** `there`: what is replaced; whoever else has put something there meanwhile had it before. */
+  async #moveObject(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
+    const { version, kept, headers } = node.facts;
     // A commit that may have happened and could not be settled
     if (version === null) throw new FileError(E.IO);
-    return this.#mover.move({ key: node.key, version, metadata: node.facts.kept, headers: node.facts.headers }, key, noReplace);
+    let over = there?.facts.version ?? null;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const object = { key: node.key, version, metadata: kept, headers };
+        return await this.#mover.move(object, key, over, isHeldOpen(node) || isHeldOpen(there), (now) => {
+          this.staging.moved(node, key, now);
+          there?.staged?.rename(null, there.staged.base);
+        });
+      } catch (error) {
+        if (!(error instanceof OccupiedError)) throw error;
+        if (noReplace) throw new FileError(E.EXIST);
+        if (attempt === OVERTAKEN_MAX) throw error.cause;
+        over = (await objectAt(this.store, key))?.version ?? null;
+      }
+    }
   }
 
   async #renameDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null): Promise<void> {
@@ -392,22 +377,29 @@ export class Changes {
     await this.tree.gate.closed([from, to], async () => {
       const now = new Map<ObjectNode, string>();
       try {
-        await this.#mover.moveTree(from, to, there !== null, (old, key, version, source) => {
-          described ||= old === from;
-          for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
-            if (open === null) continue;
-            this.staging.moved(open, key, version, source);
-            now.set(open, key);
-          }
-        }, async () => {
-          // Of the empty directory that was there nothing stays, also where no attributes come in the place of its own
-          if (marker !== null && !described && node.staged?.dirty !== true) await this.#mover.removeIfThere(to, marker);
-        }, () => {
-          for (const { staged, key } of this.#stagedAtOrBelow(from)) {
-            // In its place
-            const replaced = key === from && there !== null ? baseOf(there, null) : null;
-            staged!.rename(to + key.slice(from.length), staged!.base ?? (replaced === null ? null : { ...replaced, key: to }));
-          }
+        await this.#mover.moveTree({
+          from, to, over: marker, emptied: there !== null,
+          isOpen: (key) => [false, true].some((directory) => isHeldOpen(this.tree.nodes.find(directory, key))),
+          moved: (old, key, version, source) => {
+            described ||= old === from;
+            for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
+              if (open === null) continue;
+              this.staging.moved(open, key, version, source);
+              now.set(open, key);
+            }
+          },
+          last: async () => {
+            // Of the empty directory that was there nothing stays, also where no attributes come in the place of its own
+            if (marker !== null && !described && node.staged?.dirty !== true) await this.#mover.removeIfThere(to, marker);
+          },
+          finished: () => {
+            there?.staged?.rename(null, there.staged.base);
+            for (const { staged, key } of this.#stagedAtOrBelow(from)) {
+              // In its place
+              const replaced = key === from && there !== null ? baseOf(there, null) : null;
+              staged!.rename(to + key.slice(from.length), staged!.base ?? (replaced === null ? null : { ...replaced, key: to }));
+            }
+          },
         });
       } catch (error) {
         this.tree.allChanged();
@@ -436,3 +428,6 @@ export class Changes {
 
 /** Nothing of it is in the bucket, nor may be. */
 const isOnlyHere = (file: StagedFile): boolean => file.dirty && file.base === null && !file.mayBeCommitted;
+
+/** What is written to it depends on where its object is. */
+const isHeldOpen = (node: ObjectNode | null): boolean => node !== null && (node.staged !== null || node.opens > 0);

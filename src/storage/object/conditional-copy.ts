@@ -113,7 +113,8 @@ function putAgain({ store, source, to, operation, how, condition, call, metadata
   return how.borrow(size, async (into, content) => {
     const bytes = size === 0 ? 0 : await before(store.read(key, { ...call, version, offset: 0, into }));
     if (bytes !== size) throw new StorageError('short-body', operation, { providerMessage: `${bytes} of ${size} bytes came` });
-    return store.put(to, content, { ...call, metadata, headers, ...condition });
+    // A body is what it was for as long as anybody may still send it; what was borrowed is somebody else's by then
+    return store.put(to, content.slice(), { ...call, metadata, headers, ...condition });
   });
 }
 

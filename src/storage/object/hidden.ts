@@ -4,6 +4,7 @@ import { Underway } from '../../base/underway.js';
 import { contentOnly } from './attachments.js';
 import type { ObjectNode } from './nodes.js';
 import type { ObjectStore } from './store.js';
+import { copyToOwnKey, removeFromOwnKey } from './unconditional-writes.js';
 import type { Base } from './write/records.js';
 import type { Ledger } from './write/ledger.js';
 
@@ -28,7 +29,7 @@ export class HiddenObjects {
     // Known before it is there: the next start removes it
     this.ledger.hide(key);
     this.#keys.set(node, key);
-    const version = await this.store.copy(base.key, key, { sourceVersion: base.version, metadata: {}, headers: contentOnly(node.facts.headers ?? {}) });
+    const version = await copyToOwnKey(this.store, base.key, key, { sourceVersion: base.version, metadata: {}, headers: contentOnly(node.facts.headers ?? {}) });
     const copy = { ...base, key, version };
     this.#copies.set(node, copy);
     return copy;
@@ -45,7 +46,7 @@ export class HiddenObjects {
     if (key === undefined || node.opens > 0) return;
     this.#keys.delete(node);
     this.#copies.delete(node);
-    this.#removing.add(this.store.remove(key).then(
+    this.#removing.add(removeFromOwnKey(this.store, key).then(
       () => this.ledger.removed(key),
       () => undefined, // the next start does it
     ));

@@ -1,18 +1,27 @@
 /**
- * Conditional writes whose outcome is asked for when no good answer came.
+ * A condition on every write to a store: whoever makes, replaces, moves or removes an object says which version is to be there before, or that there is to be
+ * none. Who loses hears `changed` or `not-found`. Writes that have no condition are in unconditional-writes.ts, with their reasons.
  *
- * A request that timed out may have taken effect, may take effect later, or never. Trying again is safe, since both
- * attempts have the same condition and one of them loses; but who lost against himself must not take it for
- * somebody else's change. So each write carries an id of its own in the object's metadata, and after any doubt the
- * object is asked whose it is.
+ * A request that timed out may have taken effect, may take effect later, or never. Trying again is safe, since both attempts have the same condition and one
+ * of them loses; but who lost against himself must not take it for somebody else's change. So each write carries an id of its own in the object's
+ * metadata, and after any doubt the object is asked whose it is.
+ *
+ * What comes late is as harmless as the condition is sharp. Generations are never used again. ETags come back with the content: a request that is
+ * delivered late does what it says if the same content is there again by then.
  */
+import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ifThere } from './asking.js';
+import { ifThere, isRemoved, REMOVED } from './asking.js';
 import { StorageError, isTransient } from './errors.js';
-import type { Body, CallOptions, Condition, CopyOptions, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
+import type { Body, CallOptions, Condition, CopyOptions, Metadata, ObjectInfo, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
+import { compared } from './unconditional-writes.js';
 
 /** Name in the metadata of the id of the write that made the object. */
 export const COMMIT = 'bucketfsd-commit';
+/** Of the last change of its attributes alone, which leaves the id of the commit as it is: its maker may still be in doubt. */
+export const CHANGE = 'bucketfsd-change';
+
+export const changeId = (): string => randomBytes(9).toString('base64url');
 
 export interface SettleOptions {
   /** Attempts in all; each has the retries of the layers below for what is not in doubt. */
@@ -22,34 +31,53 @@ export interface SettleOptions {
 
 const SETTLE: SettleOptions = { attempts: 5, pause_ms: 500 };
 
-type Committed<O> = O & { readonly commit: string };
+interface Conditional {
+  readonly condition: Condition;
+}
+
+/** `commit`: the id of this write. */
+type Committed<O> = Omit<O, 'condition'> & Conditional & { readonly commit: string };
 
 export function settledPut(store: ObjectStore, key: string, body: Body, options: Committed<PutOptions>, settle = SETTLE): Promise<Version> {
-  const { commit, ...rest } = options;
+  const { commit, condition, ...rest } = options;
   const metadata = { ...rest.metadata, [COMMIT]: commit };
-  return settled(store, key, commit, rest, settle, () => store.put(key, body, { ...rest, metadata }));
+  const { putIfAbsent, putIfVersion } = store.capabilities;
+  const write = conditional(store, key, { absent: putIfAbsent, version: putIfVersion }, rest, (given) => store.put(key, body, { ...rest, ...given, metadata }));
+  return settled(store, key, condition, ({ metadata: there }) => there?.[COMMIT] === commit, rest, settle, write);
 }
 
 /** The commit id is that of the metadata given to beginUpload(). */
 export function settledComplete(
-  store: ObjectStore, upload: Upload, parts: readonly Part[], options: Committed<CallOptions & { readonly condition?: Condition }>, settle = SETTLE,
+  store: ObjectStore, upload: Upload, parts: readonly Part[], options: Committed<CallOptions>, settle = SETTLE,
 ): Promise<Version> {
-  const { commit, ...rest } = options;
-  return settled(store, upload.key, commit, rest, settle, () => store.completeUpload(upload, parts, rest));
+  const { commit, condition, ...rest } = options;
+  const { completeIfAbsent, completeIfVersion } = store.capabilities;
+  const honoured = { absent: completeIfAbsent, version: completeIfVersion };
+  const write = conditional(store, upload.key, honoured, rest, (given) => store.completeUpload(upload, parts, { ...rest, ...given }));
+  return settled(store, upload.key, condition, ({ metadata }) => metadata?.[COMMIT] === commit, rest, settle, write);
 }
 
 /** Needs the metadata that the copy shall have, since the id goes there. */
 export function settledCopy(
   store: ObjectStore, from: string, to: string, options: Committed<CopyOptions & Required<Pick<CopyOptions, 'metadata'>>>, settle = SETTLE,
 ): Promise<Version> {
-  const { commit, ...rest } = options;
+  const { commit, condition, ...rest } = options;
   const metadata = { ...rest.metadata, [COMMIT]: commit };
-  return settled(store, to, commit, rest, settle, () => store.copy(from, to, { ...rest, metadata }));
+  const { copyIfAbsent, copyIfVersion } = store.capabilities;
+  const write = conditional(store, to, { absent: copyIfAbsent, version: copyIfVersion }, rest, (given) => store.copy(from, to, { ...rest, ...given, metadata }));
+  return settled(store, to, condition, ({ metadata: there }) => there?.[COMMIT] === commit, rest, settle, write);
 }
 
-/** From this version to a free key, or over what is there. Nobody else has written the object that is where it went to. */
+/** New metadata of exactly this version. Something in it is to be of this write alone: an id under COMMIT or CHANGE. */
+export function settledSetMetadata(store: ObjectStore, key: string, version: Version, metadata: Metadata, options: CallOptions = {}, settle = SETTLE): Promise<Version> {
+  const honoured = { absent: false, version: store.capabilities.metadataInPlace || store.capabilities.copyIfVersion };
+  const write = conditional(store, key, honoured, options, () => store.setMetadata(key, version, metadata, options));
+  return settled(store, key, { version }, (there) => Object.entries(metadata).every(([name, value]) => there.metadata?.[name] === value), options, settle, write);
+}
+
+/** From this version to a key that is free, or has the version that is to be replaced. Nobody else has written the object that is where it went to. */
 export async function settledRename(
-  store: ObjectStore, from: string, to: string, options: RenameOptions & { readonly commit: string | undefined }, settle = SETTLE,
+  store: ObjectStore, from: string, to: string, options: Omit<RenameOptions, 'condition'> & Conditional & { readonly commit: string | undefined }, settle = SETTLE,
 ): Promise<Version> {
   const { commit, ...rest } = options;
   for (let attempt = 1, doubt = false; ; attempt++) {
@@ -60,7 +88,7 @@ export async function settledRename(
       const lost = doubt && (error.code === 'changed' || error.code === 'not-found');
       if (error.detail.ambiguous !== true && !lost) throw error;
       doubt = true;
-      const [old, there] = await Promise.all([ifThere(store.head(from, signalOf(rest))), ifThere(store.head(to, signalOf(rest)))]);
+      const [old, there] = await Promise.all([from, to].map((key) => inDoubt(store, key, rest, error)));
       if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
       if (!mayTryAgain(error, attempt, settle)) throw error;
       await sleep(settle.pause_ms, undefined, signalOf(rest));
@@ -68,14 +96,46 @@ export async function settledRename(
   }
 }
 
-/** Remove exactly this version, or whatever is there. That it is gone after a doubtful attempt is success. */
-export async function settledRemove(store: ObjectStore, key: string, version: Version | null, options: CallOptions = {}, settle = SETTLE): Promise<void> {
+/**
+ * Remove exactly this version; whoever writes to it at the same moment loses. Where the provider's removal compares first, and then removes whatever is there
+ * by then (Ceph RGW), the object is replaced first, on condition of its version, by a small one that stands for its removal. That one is like no other, and is
+ * removed then; if this daemon does not get that far, it is replaced by whoever makes something at the key.
+ * That the object is gone after a doubtful attempt is success, whatever somebody has put there since.
+ * @returns the version of what is left in its place, when that could not be removed; else null
+ */
+export async function settledRemove(store: ObjectStore, key: string, version: Version, options: CallOptions = {}, settle = SETTLE): Promise<Version | null> {
+  const { atomicDelete, putIfVersion } = store.capabilities;
+  if (atomicDelete || !putIfVersion) {
+    await removeVersion(store, key, version, options, settle);
+    return null;
+  }
+  const commit = randomUUID();
+  const stand = await settledPut(store, key, Buffer.from(commit), { ...options, commit, metadata: { [REMOVED]: commit }, condition: { version } }, settle);
+  return (await removeStand(store, key, stand, options, settle)) ? null : stand;
+}
+
+/** What stands for a removed object; somebody else may remove it as well. @returns whether it is gone */
+export async function removeStand(store: ObjectStore, key: string, version: Version, options: CallOptions = {}, settle = SETTLE): Promise<boolean> {
+  try {
+    await removeVersion(store, key, version, options, settle);
+    return true;
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    return error.code === 'not-found' || error.code === 'changed';
+  }
+}
+
+/** As one call. */
+async function removeVersion(store: ObjectStore, key: string, version: Version, options: CallOptions, settle: SettleOptions): Promise<void> {
+  const remove = store.capabilities.deleteIfVersion
+    ? (): Promise<void> => store.remove(key, { ...options, version })
+    : (): Promise<void> => compared(store, key, { version }, () => store.remove(key, options), options);
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
-      return await store.remove(key, version === null ? options : { ...options, version });
+      return await remove();
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      if (doubt && error.code === 'not-found') return;
+      if (doubt && (error.code === 'not-found' || error.code === 'changed')) return;
       if (!mayTryAgain(error, attempt, settle)) throw error;
       doubt = true;
       await sleep(settle.pause_ms, undefined, signalOf(options));
@@ -83,33 +143,77 @@ export async function settledRemove(store: ObjectStore, key: string, version: Ve
   }
 }
 
+/** Somebody else is faster each time. */
+const OVERTAKEN_MAX = 10;
+
+/**
+ * Remove what is at a key, whatever version that is: a write at the same moment may come before or after. Each attempt names the version that was seen, so that
+ * one which comes late removes nothing that was made since. `known`: the version that was seen last, null: none was.
+ */
+export async function removeAny(store: ObjectStore, key: string, known: Version | null, options: CallOptions = {}, settle = SETTLE): Promise<void> {
+  let version = known;
+  for (let attempt = 1; ; attempt++) {
+    version ??= (await ifThere(store.head(key, signalOf(options))))?.version ?? null;
+    if (version === null) return;
+    try {
+      return await removeVersion(store, key, version, options, settle);
+    } catch (error) {
+      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found') || attempt === OVERTAKEN_MAX) throw error;
+      version = null;
+    }
+  }
+}
+
+type Write = (condition: Condition) => Promise<Version>;
+
+/** A write with its condition, or after the comparison where the provider does not honour it. */
+function conditional(
+  store: ObjectStore, key: string, honoured: { readonly absent: boolean; readonly version: boolean }, options: CallOptions, write: (given: Partial<Conditional>) => Promise<Version>,
+): Write {
+  return (condition) => (honoured['absent' in condition ? 'absent' : 'version'] ? write({ condition }) : compared(store, key, condition, () => write({}), signalOf(options)));
+}
+
 async function settled(
-  store: ObjectStore, key: string, commit: string, options: CallOptions, settle: SettleOptions, write: () => Promise<Version>,
+  store: ObjectStore, key: string, wanted: Condition, isOurs: (there: ObjectInfo) => boolean, options: CallOptions, settle: SettleOptions, write: Write,
 ): Promise<Version> {
+  let condition = wanted;
+  let stand: Version | null = null;
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
-      return await write();
+      return await write(condition);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      const again = mayTryAgain(error, attempt, settle);
-      const lost = doubt && (error.code === 'changed' || error.code === 'not-found');
-      if (error.detail.ambiguous !== true && !lost) throw error;
-      doubt = true;
-      const ours = await versionOf(store, key, commit, options);
-      if (ours !== null) return ours;
-      if (!again) throw error;
+      const lost = error.code === 'changed' || error.code === 'not-found';
+      const occupied = error.code === 'changed' && 'absent' in wanted && attempt < settle.attempts;
+      if (error.detail.ambiguous === true) doubt = true;
+      else if (!(doubt && lost) && !occupied) throw error;
+      const there = await inDoubt(store, key, options, error);
+      if (there !== null && doubt && isOurs(there)) return there.version;
+      condition = wanted;
+      if (occupied && there === null) continue;
+      if (occupied && there !== null && isRemoved(there)) {
+        // Who removes it gets some time to come to an end; then it is replaced, whoever has left it
+        if (there.version === stand) {
+          condition = { version: stand };
+          continue;
+        }
+        stand = there.version;
+      } else if (!mayTryAgain(error, attempt, settle)) {
+        throw error;
+      }
       await sleep(settle.pause_ms, undefined, signalOf(options));
     }
   }
+}
+
+/** What is there. @throws `doubt` if that cannot be told: it stays */
+function inDoubt(store: ObjectStore, key: string, options: CallOptions, doubt: StorageError): Promise<ObjectInfo | null> {
+  return ifThere(store.head(key, signalOf(options))).catch((error: unknown) => {
+    throw error instanceof StorageError ? doubt : error;
+  });
 }
 
 const signalOf = ({ signal }: CallOptions): CallOptions => (signal === undefined ? {} : { signal });
 
 const mayTryAgain = (error: StorageError, attempt: number, settle: SettleOptions): boolean =>
   error.detail.ambiguous === true && isTransient(error.code) && attempt < settle.attempts;
-
-/** The version of the object if it is the one that this commit made. */
-async function versionOf(store: ObjectStore, key: string, commit: string, options: CallOptions): Promise<Version | null> {
-  const info = await ifThere(store.head(key, signalOf(options)));
-  return info?.metadata?.[COMMIT] === commit ? info.version : null;
-}

@@ -18,10 +18,9 @@ export class SmallObjects {
   /** @throws FileError EEXIST, or that the metadata is too large */
   async put(key: string, body: Uint8Array, facts: Facts): Promise<Pick<Facts, 'version' | 'kept'>> {
     const metadata = this.metadata(facts, key.endsWith('/') ? E.NOSPC : E.NAMETOOLONG);
-    const condition = this.store.capabilities.putIfAbsent ? { condition: { absent: true } as const } : {};
     try {
       const commit = randomUUID();
-      return { version: await settledPut(this.store, key, body, { commit, metadata, ...condition }), kept: { ...metadata, [COMMIT]: commit } };
+      return { version: await settledPut(this.store, key, body, { commit, metadata, condition: { absent: true } }), kept: { ...metadata, [COMMIT]: commit } };
     } catch (error) {
       if (error instanceof StorageError && error.code === 'changed') throw new FileError(E.EXIST);
       throw error;
@@ -34,8 +33,7 @@ export class SmallObjects {
     const { version } = node.facts;
     if (capabilities.metadataInPlace || version !== EMPTY_MD5) return null;
     const commit = randomUUID();
-    const condition = capabilities.putIfVersion ? { condition: { version } } : {};
-    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, headers: facts.headers ?? {}, ...condition });
+    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, headers: facts.headers ?? {}, condition: { version } });
     return { version: made, kept: { ...metadata, [COMMIT]: commit } };
   }
 

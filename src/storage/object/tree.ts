@@ -1,7 +1,7 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
 import { E } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
-import { ifThere, pagesOf } from './asking.js';
+import { ifThere, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
@@ -229,7 +229,9 @@ export class Tree {
   }
 
   async #head(key: string, asked?: Promise<ObjectInfo>): Promise<ObjectInfo | null> {
-    return key === '' ? null : ifThere(asked ?? this.store.head(key));
+    if (key === '') return null;
+    const there = await ifThere(asked ?? this.store.head(key));
+    return there === null || isRemoved(there) ? null : there;
   }
 
   /** The first object below a prefix, which shows that the directory is there. */

@@ -23,6 +23,8 @@ export interface Scenario {
   readonly acknowledged?: boolean;
   /** What a change that failed may leave: markers of directories that are there anyway. */
   readonly mayStay?: readonly string[];
+  /** A name whose object may have got the content of the other one already when the change fails: it was to be replaced by it. */
+  readonly replaced?: { readonly name: string; readonly by: string };
   /** Keys in the bucket afterwards. */
   readonly keys: readonly string[];
 }
@@ -80,7 +82,7 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return Object.entries<Scenario>({
       [`rename of a file ${where}`]: { capabilities, there: { f: small }, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'] },
       [`rename of a file over another ${where}`]: {
-        capabilities, there: { f: small, g: large }, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'],
+        capabilities, there: { f: small, g: large }, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'], replaced: { name: 'g', by: 'f' },
       },
       [`rename of a file that was made and closed here ${where}`]: {
         capabilities, act: (a) => a.rename('f', 'g'), again: -E.NOENT, keys: ['g'],

@@ -3,7 +3,7 @@ import { S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import { inherited } from '../attachments.js';
 import { timeOf, type Facts } from '../facts.js';
 import { writePosix, type Time } from '../posix-metadata.js';
-import { COMMIT } from '../settle.js';
+import { CHANGE, COMMIT } from '../settle.js';
 import type { Metadata, ObjectStore } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import type { Attributes, Base } from './records.js';
@@ -11,8 +11,8 @@ import type { Attributes, Base } from './records.js';
 /** HTTP headers carry printable ASCII; other text is sent in base64 with an envelope around (RFC 2047). */
 const PLAIN = /^(?! )[\x20-\x7e]*(?<! )$/;
 const ENVELOPE_BYTES = 12;
-/** A commit's id, which is a UUID, and its name. */
-const COMMIT_BYTES = COMMIT.length + 36;
+/** A commit's id, which is a UUID, that of a change of attributes, which is short, and their names. */
+const ID_BYTES = COMMIT.length + 36 + CHANGE.length + 12;
 
 const S_IXGRP = 0o010;
 
@@ -34,7 +34,7 @@ export const withoutPrivileges = (mode: number): number => mode & ~(S_ISUID | ((
 
 /** The user metadata that the object gets. `posix` off: nothing of ours. */
 export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<ObjectStore, 'kind'>, posix: PosixMode): Metadata {
-  const { [COMMIT]: _commit, ...kept } = facts.kept ?? {};
+  const { [COMMIT]: _commit, [CHANGE]: _change, ...kept } = facts.kept ?? {};
   if (posix === 'off') return kept;
   const { mode, uid, gid, mtime, atime, ctime, symlink, xattrs } = facts;
   const device = (mode & S_IFMT) === 0o020000 || (mode & S_IFMT) === 0o060000;
@@ -47,9 +47,9 @@ export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<O
 /** Bytes of times in each convention, at their longest: the next write may make one as long, and must be possible. */
 const TIME_BYTES = new Map([['mtime', 22], ['atime', 22], ['ctime', 22], ['gcsfuse_mtime', 30], ['goog-reserved-file-mtime', 12], ['goog-reserved-file-atime', 12]]);
 
-/** Whether the provider takes so much, whatever the times are, and the id of a commit beside it. */
+/** Whether the provider takes so much, whatever the times are, and our ids beside it. */
 export function metadataFits(metadata: Metadata, store: Pick<ObjectStore, 'limits'>): boolean {
-  let bytes = COMMIT_BYTES;
+  let bytes = ID_BYTES;
   // It comes with the nanoseconds
   if (metadata['goog-reserved-file-atime'] !== undefined && metadata['atime'] === undefined) bytes += 'atime'.length + TIME_BYTES.get('atime')!;
   for (const [name, value] of Object.entries(metadata)) {

@@ -5,10 +5,10 @@
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
-import { ifThere } from '../asking.js';
+import { ifThere, objectAt } from '../asking.js';
 import { StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
-import { COMMIT, settledComplete, settledPut } from '../settle.js';
+import { CHANGE, changeId, COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import { metadataFits, metadataOf } from './attributes.js';
@@ -56,8 +56,7 @@ interface Made {
 /** What an object is made of, and where. */
 interface Making {
   readonly key: string;
-  /** Absent: the provider does not compare. */
-  readonly condition: Condition | undefined;
+  readonly condition: Condition;
   /** As it is when it is called. */
   readonly metadata: () => Metadata;
   readonly commit: string;
@@ -105,7 +104,7 @@ export class CommitMaker {
       } catch (error) {
         const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
         if (!lost) throw error;
-        const there = await ifThere(this.shop.store.head(key));
+        const there = await objectAt(this.shop.store, key);
         // It has lost its name meanwhile: what is there is no business of its
         if (file.key !== key) throw error;
         const own = there?.metadata?.[COMMIT];
@@ -193,7 +192,7 @@ export class CommitMaker {
     const begin = (): Promise<void> => file.beginCommit(commit);
     try {
       if (this.#describes(file)) return await this.#setMetadata(file, file.base!, commit, begin);
-      const making = { key: file.key!, condition: await this.#condition(file), metadata: () => this.metadata(file), commit, begin };
+      const making = { key: file.key!, condition: file.base === null ? { absent: true } as const : { version: file.base.version }, metadata: () => this.metadata(file), commit, begin };
       const { version, size, metadata, changes } = await this.#make(file, making, usable ? stream : null);
       return { base: { key: making.key, version, size }, metadata, changes, commit };
     } catch (error) {
@@ -239,15 +238,14 @@ export class CommitMaker {
     const { changes } = file;
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
     await begin();
-    const version = await this.#writes(file, commit, () => this.shop.store.setMetadata(base.key, base.version, metadata));
+    const version = await this.#writes(file, commit, () => settledSetMetadata(this.shop.store, base.key, base.version, metadata));
     return { base: { ...base, version }, metadata, changes, commit };
   }
 
   /** @param uploads that were begun for it and could not be completed, since the file got shorter */
   async #make(file: StagedFile, making: Making, stream: PartedUpload | null, uploads = 0): Promise<Made> {
     const { store } = this.shop;
-    const { key, commit } = making;
-    const condition = making.condition === undefined ? {} : { condition: making.condition };
+    const { key, commit, condition } = making;
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
       if (making.onlyStaged !== true) await file.fill(0, file.size);
       // One moment of the file: what is changed from here on is for the next commit
@@ -255,7 +253,7 @@ export class CommitMaker {
       const metadata = making.metadata();
       const content = size <= SNAPSHOT_BYTES ? contentOf(file, size) : null;
       await making.begin();
-      const options = { commit, metadata, headers: file.attributes().headers, ...condition };
+      const options = { commit, metadata, headers: file.attributes().headers, condition };
       const version = await this.#writes(file, commit, () =>
         content !== null ? settledPut(store, key, content, options) : file.content.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
       return { version, metadata: { ...metadata, [COMMIT]: commit }, size, changes };
@@ -274,7 +272,7 @@ export class CommitMaker {
       }
       file.content.verify();
       await begun;
-      const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, ...condition }));
+      const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, condition }));
       await upload.settled();
       this.#clean(upload);
       if (file.upload === upload) file.upload = null;
@@ -301,14 +299,8 @@ export class CommitMaker {
     const timed = file.timesAreSet || this.shop.store.capabilities.metadataInPlace;
     const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
     if (same) return { version, metadata: begun };
-    try {
-      return { version: await this.shop.store.setMetadata(key, version, wanted), metadata: wanted };
-    } catch (error) {
-      const there = await ifThere(this.shop.store.head(key));
-      if (there?.metadata?.[COMMIT] !== wanted[COMMIT]) throw error;
-      if (Object.entries(wanted).every(([name, value]) => there.metadata?.[name] === value)) return { version: there.version, metadata: wanted };
-      throw error;
-    }
+    const metadata = { ...wanted, [CHANGE]: changeId() };
+    return { version: await settledSetMetadata(this.shop.store, key, version, metadata), metadata };
   }
 
   /** What was sent before an upload was completed, where that leaves something behind. */
@@ -334,20 +326,6 @@ export class CommitMaker {
     await upload.abort().catch((error: unknown) => {
       if (!(error instanceof StorageError)) throw error;
     });
-  }
-
-  async #condition(file: StagedFile): Promise<Condition | undefined> {
-    const { capabilities } = this.shop.store;
-    const parted = file.size > this.options.sizes.putMaxBytes;
-    const { base } = file;
-    const honoured = base === null
-      ? parted ? capabilities.completeIfAbsent : capabilities.putIfAbsent
-      : parted ? capabilities.completeIfVersion : capabilities.putIfVersion;
-    if (honoured) return base === null ? { absent: true } : { version: base.version };
-    // The provider does not compare: we do, as near to the write as can be
-    const there = await ifThere(this.shop.store.head(file.key!));
-    if ((there?.version ?? null) !== (base?.version ?? null)) throw new StorageError('changed', `commit ${this.shop.store.location}/${file.key!}`);
-    return undefined;
   }
 
   /** Whoever makes a directory makes the same one, and of its attributes the last commit counts; unless it is gone with all that was in it. */

@@ -75,17 +75,21 @@ export interface LeftFile extends Omit<FileState, 'doubts'> {
   readonly lost: readonly Extent[];
 }
 
-/** Something that takes several calls of the store, and is to be finished if it was begun. */
+/** Something that takes several calls of the store, and is to be finished if it was begun; or after which an object is another version. */
 export interface Operation {
   readonly op: number;
-  readonly kind: 'rename' | 'remove';
-  /** Keys of objects, or prefixes of trees; what is removed has no `to`. */
+  /** `attributes`: new metadata of an object that a guest has open. `clear`: what stands for an object that was removed, and could not be removed itself. */
+  readonly kind: 'rename' | 'remove' | 'attributes' | 'clear';
+  /** Keys of objects, or prefixes of trees; what is not moved has no `to`. */
   readonly from: string;
   readonly to: string;
   readonly tree: boolean;
-  /** Of an object: what is moved or removed, and under which id. */
+  /** Of an object: what is moved, removed or described. */
   readonly version: Version | null;
+  /** The id by which it is known afterwards: under COMMIT in the metadata of what was moved (of a tree: see copyId()), under CHANGE of what was described. */
   readonly commit: string;
+  /** What a rename replaces; null or absent: nothing. Of a tree the marker. */
+  readonly over?: Version | null;
 }
 
 export type JournalRecord =

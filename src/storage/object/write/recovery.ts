@@ -10,15 +10,16 @@ import type { Extent } from '../extents.js';
 import { Journal, type OpenedJournal } from '../journal.js';
 import { withConditionalCopies } from '../layers/conditional-copies.js';
 import type { MemoryBudget } from '../memory-budget.js';
-import { isTransient, StorageError } from '../errors.js';
+import { StorageError } from '../errors.js';
 import { COMMIT } from '../settle.js';
 import type { ObjectStore } from '../store.js';
 import type { TreeLog } from '../tree.js';
+import { removeFromOwnKey } from '../unconditional-writes.js';
 import { BackgroundSync } from './background-sync.js';
 import { bootId } from './boot-id.js';
 import { CacheDirectory, CacheDirectoryError } from './cache-directory.js';
 import { Ledger } from './ledger.js';
-import { Mover } from './mover.js';
+import { MoveRecovery } from './move-recovery.js';
 import { isAttributesOnly, type JournalRecord, type LeftFile } from './records.js';
 import { Replay, UnknownRecord, type Pending } from './replay.js';
 import { StagedFile } from './staged-file.js';
@@ -60,17 +61,10 @@ export async function recover(
     const shop = { store, budget, directory, ledger, blocks, backgroundSync: new BackgroundSync(ledger.files, log) };
     const files = await restored(shop, pending, staged, report);
     if (isOutdated) ledger.rewrite();
-    // A directory whose rename is going to be finished takes what is not in the bucket along
-    for (const { tree, from, to } of pending.operations.values()) {
-      if (tree) for (const file of files) if (file.key!.startsWith(from)) file.rename(to + file.key!.slice(from.length), file.base);
-    }
-    await finish(shop, pending, report, log);
-    const removed = new Set([...pending.operations.values()].filter((one) => one.kind === 'remove' && !ledger.operations.has(one.op)).map((one) => one.from));
-    const left = files.filter((file) => {
-      if (!removed.has(file.key!)) return true;
-      file.dispose();
-      return false;
-    });
+    const gone = await new MoveRecovery(store, ledger, files, log).finish(pending.operations.values(), report);
+    await clean(shop, pending, report);
+    for (const file of gone) file.dispose();
+    const left = files.filter((file) => !gone.has(file));
     // The rest is not needed for anything that a guest asks for
     const renewed = ledger.renew();
     for (const id of staged) if (!ledger.files.has(id)) directory.removeStaging(id, () => renewed);
@@ -142,14 +136,9 @@ async function committedAlready({ store, directory }: Workshop, { id, token, dou
   throw new CacheDirectoryError(`${directory.stagingPath(id)} is missing, which has data of ${store.location}/${key} that is nowhere else: restore it; nothing was changed`);
 }
 
-/**
- * Operations are finished before anybody makes something else of their names: where that is not possible now the start fails; what never will be
- * is given up. Uploads and copies that cannot be removed stay in the journal, for the next start.
- * @throws StorageError
- */
-async function finish(shop: Workshop, pending: Pending, report: string[], log: TreeLog): Promise<void> {
+/** Uploads and copies that cannot be removed stay in the journal, for the next start. */
+async function clean(shop: Workshop, pending: Pending, report: string[]): Promise<void> {
   const { store, ledger } = shop;
-  const mover = new Mover(store, ledger, log);
   const tried = async (what: string, body: () => Promise<string>): Promise<void> => {
     try {
       report.push(await body());
@@ -158,17 +147,6 @@ async function finish(shop: Workshop, pending: Pending, report: string[], log: T
       report.push(`${what}: not finished (${error.message}); the next start tries again`);
     }
   };
-  for (const operation of pending.operations.values()) {
-    try {
-      report.push(await mover.resume(operation));
-    } catch (error) {
-      if (!(error instanceof StorageError) || isTransient(error.code)) throw error;
-      const { kind, from, to } = operation;
-      const where = kind === 'rename' ? `: what was moved is at ${store.location}/${to}, the rest still at ${from}` : '';
-      report.push(`gave up the ${kind} of ${store.location}/${from}, which had been begun (${error.message})${where}`);
-      ledger.finish(operation);
-    }
-  }
   const cleaning = [
     ...[...pending.uploads.values()].map((upload) => () =>
       tried(`upload of ${store.location}/${upload.key}`, async () => {
@@ -178,7 +156,7 @@ async function finish(shop: Workshop, pending: Pending, report: string[], log: T
       })),
     ...[...pending.hidden].map((key) => () =>
       tried(`${store.location}/${key}`, async () => {
-        await store.remove(key);
+        await removeFromOwnKey(store, key);
         ledger.removed(key);
         return `removed ${store.location}/${key}, which was kept for an open file`;
       })),

@@ -10,6 +10,7 @@ import { placeOf } from '../attachments.js';
 import { ifThere } from '../asking.js';
 import { StorageError } from '../errors.js';
 import type { CallOptions, ObjectHeaders, ObjectStore, Part, PartSource, Upload, Version } from '../store.js';
+import { completeOwnKey, putToOwnKey, removeFromOwnKey } from '../unconditional-writes.js';
 import type { Ledger } from './ledger.js';
 import { zeroSizes, type CommitSizes } from './layout.js';
 
@@ -116,7 +117,7 @@ export class ZeroObjects {
     if (fd < 0) throw new StorageError('unexpected', `put ${this.store.location}/${key}`, { providerMessage: `memfd_create: errno ${c.errno()}` });
     try {
       ftruncateSync(fd, bytes);
-      return await this.store.put(key, { fd, offset: 0, bytes }, { ...call, headers });
+      return await putToOwnKey(this.store, key, { fd, offset: 0, bytes }, { ...call, headers });
     } finally {
       closeSync(fd);
     }
@@ -134,7 +135,7 @@ export class ZeroObjects {
       };
       const ended = await Promise.allSettled(Array.from({ length: COPIES_AT_ONCE }, () => lane().finally(() => (next = parts.length))));
       for (const one of ended) if (one.status === 'rejected') throw one.reason;
-      return await store.completeUpload(upload, parts);
+      return await completeOwnKey(store, upload, parts);
     } finally {
       await store.abortUpload(upload).then(() => ledger.uploadEnded(upload), () => undefined); // else the next start does it
     }
@@ -150,7 +151,7 @@ export class ZeroObjects {
   }
 
   async #remove(key: string): Promise<void> {
-    await this.store.remove(key).then(
+    await removeFromOwnKey(this.store, key).then(
       () => this.ledger.removed(key),
       () => undefined, // the next start does it
     );
