@@ -152,7 +152,7 @@ for (const kind of ['s3', 'gcs'] as const) {
       const random = new Random(seed);
       const memory = new MemoryStore({ limits: { metadataBytes: kind === 'gcs' ? 8192 : 2048 }, capabilities: { metadataInPlace: kind === 'gcs', listingHasMetadata: kind === 'gcs' } });
       const durability = random.pick(['remote', 'writeback'] as const);
-      const options = { posix: random.pick(['full', 'lazy'] as const), write: { durability, writebackDelay_ms: random.pick([0, 3_600_000]) } };
+      const options = { idleNodes: random.pick([0, 1000]), posix: random.pick(['full', 'lazy'] as const), write: { durability, writebackDelay_ms: random.pick([0, 3_600_000]) } };
       let g = await ObjectGuest.start(storeOf(kind, memory), options);
       try {
         const expected = new Map<string, Attributes>();

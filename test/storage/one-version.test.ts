@@ -144,7 +144,7 @@ test(`one handle, one version (SEED=${SEED}, ${SEQUENCES} sequences)`, { timeout
     const random = new Random(seed);
     const store = new MemoryStore({ etags: random.chance(50), capabilities: { metadataInPlace: random.chance(50), rename: random.chance(50) } });
     const kernel = { namesAreCached: random.chance(50), attributesAreCached: random.chance(30), withHandle: random.chance(50), readBytes: random.pick([4096, 32_768, 131_072]) };
-    const options = { metadataTtl_ms: random.pick([0, 3_600_000]), posix: random.pick(['full', 'lazy'] as const), ...(random.chance(50) ? { blocks: { bytes: 8 << 20, blockBytes: 65_536 } } : {}) };
+    const options = { idleNodes: random.pick([0, 1000]), metadataTtl_ms: random.pick([0, 3_600_000]), posix: random.pick(['full', 'lazy'] as const), ...(random.chance(50) ? { blocks: { bytes: 8 << 20, blockBytes: 65_536 } } : {}) };
     const g = await ObjectGuest.start(store, options);
     const world = new World(random, store, new GuestKernel(g, kernel), options.metadataTtl_ms > 0);
     try {

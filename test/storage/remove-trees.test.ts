@@ -134,7 +134,7 @@ test(`a tree of any keys is removed or moved in one run, with nothing left (SEED
     const store = new MemoryStore({ etags: random.chance(50), capabilities: { listingHasMetadata: random.chance(50), rename: random.chance(50), metadataInPlace: random.chance(50) } });
     for (const [key, content] of keys) await store.put(key, Buffer.from(content));
     const options: GuestOptions = {
-      metadataTtl_ms: random.pick([0, 3_600_000]), posix: random.pick(['full', 'lazy', 'off'] as const), write: { durability: random.pick(['remote', 'writeback'] as const), writebackDelay_ms: 0 },
+      idleNodes: random.pick([0, 1000]), metadataTtl_ms: random.pick([0, 3_600_000]), posix: random.pick(['full', 'lazy', 'off'] as const), write: { durability: random.pick(['remote', 'writeback'] as const), writebackDelay_ms: 0 },
     };
     const g = await ObjectGuest.start(store, options);
     const remover = new Remover(g, random, random.chance(50));

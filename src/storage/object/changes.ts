@@ -59,7 +59,7 @@ export class Changes {
     const made = this.tree.stagedAt(key);
     if (made !== null) return { node: made, made: false };
     const node = this.#newNode(parent, key, this.#newFacts(r, parent, S_IFREG));
-    node.suffixed = this.tree.nodes.find(true, `${key}/`) !== null;
+    node.suffixed = this.tree.nodes.has(true, `${key}/`);
     this.staging.stageNew(node);
     this.tree.changed(node.key);
     return { node, made: true };
@@ -405,7 +405,7 @@ export class Changes {
         this.tree.allChanged();
         // What could not be put back
         for (const [open, key] of now) if (key !== open.key) this.tree.nodes.rename(open, key);
-        for (const one of [...this.tree.nodes.below(from), ...this.tree.nodes.below(to)]) one.expires_ms = -Infinity;
+        for (const prefix of [from, to]) this.tree.nodes.expireBelow(prefix);
         throw error;
       }
       if (there !== null) {
@@ -413,10 +413,7 @@ export class Changes {
         this.tree.nodes.detach(there);
       }
       this.tree.allChanged();
-      for (const one of this.tree.nodes.below(from)) {
-        this.tree.nodes.rename(one, to + one.key.slice(from.length));
-        one.expires_ms = -Infinity;
-      }
+      this.tree.nodes.renameBelow(from, to);
     });
   }
 

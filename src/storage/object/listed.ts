@@ -51,6 +51,8 @@ export interface Clock {
 
 const DIRECTORIES_MAX = 64;
 const SEGMENTS_MAX = 4;
+/** Of all directories together: each takes some hundred bytes. */
+const ENTRIES_MAX = 16_384;
 const PAGE = 1000;
 /** So many names of a directory are asked for one by one before it is listed instead. */
 const ASKED_BEFORE_LISTING = 3;
@@ -60,6 +62,8 @@ const HITS_BEFORE_RENEWAL = 4;
 
 export class ListedDirectories {
   readonly #directories = new Map<string, Directory>();
+  /** In all segments. */
+  #entries = 0;
 
   constructor(
     readonly store: ObjectStore,
@@ -142,8 +146,14 @@ export class ListedDirectories {
     // The one that was used last is the last one
     this.#directories.delete(prefix);
     this.#directories.set(prefix, directory);
-    if (this.#directories.size > DIRECTORIES_MAX) this.#directories.delete(this.#directories.keys().next().value!);
+    if (this.#directories.size > DIRECTORIES_MAX) this.#dropOldest();
     return directory;
+  }
+
+  #dropOldest(): void {
+    const [[prefix, { segments }]] = this.#directories;
+    this.#directories.delete(prefix);
+    for (const segment of segments) this.#entries -= entriesIn(segment);
   }
 
   #put(prefix: string, segment: Segment): void {
@@ -151,7 +161,11 @@ export class ListedDirectories {
     const time = performance.now();
     const gone = directory.segments.filter(({ expires_ms }) => expires_ms <= time);
     for (const { hits } of gone) directory.useless = hits > 0 ? 0 : Math.min(USELESS_MAX, directory.useless + 1);
-    directory.segments = [segment, ...directory.segments.filter((one) => !gone.includes(one))].slice(0, SEGMENTS_MAX);
+    const segments = [segment, ...directory.segments.filter((one) => !gone.includes(one))].slice(0, SEGMENTS_MAX);
+    this.#entries += entriesIn(segment);
+    for (const one of directory.segments) if (!segments.includes(one)) this.#entries -= entriesIn(one);
+    directory.segments = segments;
+    while (this.#entries > ENTRIES_MAX && this.#directories.size > 1) this.#dropOldest();
   }
 }
 
@@ -160,3 +174,5 @@ function before(prefix: string, key: string): string {
   const shorter = [...key].slice(0, -1).join('');
   return shorter.length < prefix.length ? prefix : shorter;
 }
+
+const entriesIn = ({ objects, prefixes }: Segment): number => objects.size + prefixes.size;

@@ -1,7 +1,7 @@
 /** The operations of the port on a bucket: what the store has to be asked for is answered later; what is known is answered at once. */
 import { E } from '../../base/errno.js';
 import { O_EXCL } from '../../ffi/constants.js';
-import { PENDING, ROOT_NODE, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
+import { PENDING, type Capabilities, type FileSystem, type FileSystemRequest, type Method } from '../filesystem.js';
 import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
 import { AttributeChanges, xattrNameOf } from './attribute-changes.js';
 import type { BlockCache } from './blocks/block-cache.js';
@@ -89,7 +89,7 @@ export class ObjectFileSystem {
       cancelWaiting: () => files.waits.drain(),
       interrupt: (low, high) => files.waits.interrupt(low, high),
       lookup: (r) => this.#later(r, () => this.#lookup(r)),
-      forget: (low, high, count) => this.#forget(low, high, count),
+      forget: (low, high, count) => this.tree.nodes.forget(low, high, count),
       getattr: (r) => this.#getattr(r),
       setattr: (r) => this.#change(r, () => this.#setattr(r)),
       readlink: (r) => this.#later(r, () => this.#readlink(r)),
@@ -109,10 +109,10 @@ export class ObjectFileSystem {
       write: (r) => this.#inline(r, () => files.writeData(r)),
       readdir: (r) => this.#later(r, () => directories.read(r, false)),
       readdirplus: (r) => this.#later(r, () => directories.read(r, true)),
-      flush: (r) => this.#later(r, () => files.flush(r)),
-      fsync: (r) => this.#later(r, () => files.flush(r)),
+      flush: (r) => this.#later(r, () => files.flush(r), false),
+      fsync: (r) => this.#later(r, () => files.flush(r), false),
       fsyncdir: (r) => this.#fsyncdir(r),
-      syncfs: (r) => this.#later(r, () => files.waits.wait(r, this.#syncfs())),
+      syncfs: (r) => this.#later(r, () => files.waits.wait(r, this.#syncfs()), false),
       release: (r) => this.#inline(r, () => (files.release(r), 0)),
       releasedir: (r) => directories.release(r),
       statfs: (r) => (putStatfs(r.reply.u32), 0),
@@ -133,7 +133,7 @@ export class ObjectFileSystem {
   #inline(r: FileSystemRequest, operation: () => number | Promise<number>): number {
     try {
       const result = operation();
-      return typeof result === 'number' ? result : this.#later(r, () => result);
+      return typeof result === 'number' ? result : this.#later(r, () => result, false);
     } catch (error) {
       return this.#failed(r, error);
     }
@@ -145,11 +145,14 @@ export class ObjectFileSystem {
     return this.#later(r, async () => (await operation(changes)) ?? 0);
   }
 
-  #later(r: FileSystemRequest, operation: () => Promise<number>): number {
+  /** `finds`: it finds nodes by nodeid or key, and not only by a handle, which holds its node. */
+  #later(r: FileSystemRequest, operation: () => Promise<number>, finds = true): number {
     r.defer();
+    const { nodes } = this.tree;
+    const request = finds ? nodes.begin() : null;
     // What it throws before it has to wait counts as well
     const done = (async () => operation())();
-    done.catch((error: unknown) => this.#failed(r, error)).then(
+    done.catch((error: unknown) => this.#failed(r, error)).finally(() => request !== null && nodes.end(request)).then(
       (result) => r.complete(result),
       (error: unknown) => {
         this.log.guest('defect', { err: error }, 'a request failed inside the daemon: please report this');
@@ -207,11 +210,6 @@ export class ObjectFileSystem {
     if (!node.directory) this.tree.small.note(node.key, 'lookups');
     this.#putEntry(r, node);
     return 0;
-  }
-
-  #forget(low: number, high: number, count: number): void {
-    const node = this.tree.nodes.get(low, high);
-    if (node !== null && node.slot !== ROOT_NODE) this.tree.nodes.unref(node, count);
   }
 
   #getattr(r: FileSystemRequest): number {

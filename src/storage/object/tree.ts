@@ -18,6 +18,8 @@ export interface TreeOptions extends Defaults {
   readonly prefix: string;
   readonly metadataTtl_ms: number;
   readonly posix: PosixMode;
+  /** So many nodes that nobody uses are not packed; in tests. */
+  readonly idleNodes?: number;
 }
 
 /** A request that fails for a reason of ours. */
@@ -43,7 +45,7 @@ const ABSENT_MAX = 10_000;
 const CHANGED_MAX = 10_000;
 
 export class Tree {
-  readonly nodes = new ObjectNodes();
+  readonly nodes: ObjectNodes;
   readonly gate = new Gate();
   readonly listed: ListedDirectories;
   readonly #started = timeOf(Date.now());
@@ -63,6 +65,7 @@ export class Tree {
     readonly log: TreeLog,
     readonly small: SmallFiles,
   ) {
+    this.nodes = new ObjectNodes(options.idleNodes);
     const root = this.nodes.put(true, options.prefix, this.#directory(null).facts, 0);
     root.refs = 1;
     this.listed = new ListedDirectories(store, this, options.metadataTtl_ms);
@@ -91,7 +94,7 @@ export class Tree {
     const key = parent.key + named.component;
     // A directory's marker has a slash more
     if (Buffer.byteLength(key) >= this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
-    if (named.object && this.nodes.find(true, `${key}/`) === null) throw new FileError(E.INVAL);
+    if (named.object && !this.nodes.has(true, `${key}/`)) throw new FileError(E.INVAL);
     if (this.store.limits.excludedKeys?.test(key) === true) throw new FileError(E.INVAL);
     return key;
   }
@@ -107,7 +110,7 @@ export class Tree {
       this.#changedOthers = Math.max(this.#changedOthers, at);
       this.#changed.delete(oldest);
     }
-    for (const node of [this.nodes.find(false, key), this.nodes.find(true, key)]) if (node !== null) node.expires_ms = -Infinity;
+    for (const directory of [false, true]) this.nodes.expire(directory, key);
   }
 
   /** Whatever was known of names is known no more. */

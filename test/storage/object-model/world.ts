@@ -103,7 +103,8 @@ export class World {
     this.#inos.clear();
     this.nodes.set(this.model.root, ROOT_ID);
     this.guest = await ObjectGuest.start(this.mortal.store, {
-      posix, prefix, readdirplus, write: { cacheDirectory, durability, writebackDelay_ms, sizes: SIZES },
+      // Nodes that nobody uses are packed at once, or not at all
+      posix, prefix, readdirplus, idleNodes: seed % 2 === 0 ? 0 : 1000, write: { cacheDirectory, durability, writebackDelay_ms, sizes: SIZES },
     });
     // No LOOKUP tells of the root
     const reply = await this.call(OP.GETATTR, ROOT_ID, new Uint8Array(16), ATTR_BYTES);
