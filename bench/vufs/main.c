@@ -56,7 +56,7 @@ static size_t size_of(const char *v)
 
 static void usage(void)
 {
-	puts("vufs bench SOCKET WORKLOAD | startup SOCKET | cycle SOCKET | forget SOCKET | guest SOCKET JOB | delay PORT TARGET  [options]\nworkloads:");
+	puts("vufs bench SOCKET WORKLOAD | startup SOCKET | cycle SOCKET | forget SOCKET | guest SOCKET JOB | delay PORT TARGET | mount SOCKET DIRECTORY  [options]\nworkloads:");
 	for (unsigned i = 0; i < nworks; i++)
 		printf("  %s\n", works[i].name);
 	for (size_t i = 0; i < sizeof defs / sizeof *defs; i++)
@@ -122,5 +122,7 @@ int main(int argc, char **argv)
 		return cmd_guest(&o, pos[2]);
 	if (!strcmp(pos[0], "delay") && pos[2])
 		return cmd_delay(&o, pos[2]);
+	if (!strcmp(pos[0], "mount") && pos[2])
+		return cmd_mount(&o, pos[2]);
 	usage();
 }

@@ -258,4 +258,6 @@ int cmd_forget(struct opts *o);
 /* guest.c, delay.c */
 int cmd_guest(struct opts *o, const char *job);
 int cmd_delay(struct opts *o, const char *target);
+/* mount.c */
+int cmd_mount(struct opts *o, const char *directory);
 #endif
