@@ -3,7 +3,7 @@
 # Usage: scripts/guest-image.sh [SERIES]     SERIES is 6.1 (default) or 6.12; prints the directory
 #
 # The kernel is Debian's cloud kernel, downloaded and unpacked but not installed. The initramfs holds busybox, the
-# modules that virtiofs needs, scripts/guest-init.sh and the fact program of test/e2e/posix. Whatever is up to date
+# modules that virtiofs and a disk with ext4 need, scripts/guest-init.sh and the fact program of test/e2e/posix. Whatever is up to date
 # is not made again.
 set -euo pipefail
 
@@ -67,7 +67,7 @@ make_kernel() {
   mkdir "$dir/modules"
   # modprobe lists each module after those that it depends on; what is built in is not listed as insmod.
   local path name
-  for module in virtio_pci virtiofs; do
+  for module in virtio_pci virtiofs virtio_blk ext4; do
     modprobe -d "$work/tree" -S "$release" --show-depends "$module"
   done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r path; do
     name=$(basename "${path%.xz}")
@@ -112,7 +112,7 @@ make_initrd() {
   mv "$dir/initrd.new" "$dir/initrd"
 }
 
-[[ -s $dir/vmlinuz && -e $dir/modules/order ]] || make_kernel
+[[ -s $dir/vmlinuz && $dir/modules/order -nt $root/scripts/guest-image.sh ]] || make_kernel
 
 sources=("$root"/test/e2e/posix/*.c "$root"/test/e2e/posix/*.h)
 if newer "$cache/posix" "${sources[@]}"; then

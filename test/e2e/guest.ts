@@ -17,6 +17,8 @@ export interface GuestOptions {
   readonly requestQueues?: number
   /** Ring size; a 1 MiB request needs 1024. */
   readonly queueSize?: number
+  /** An image that is its disk, /dev/vda. */
+  readonly disk?: string
   /** When this rejects (the daemon died, say), so does whatever waits for the guest. */
   readonly abort?: Promise<never>
 }
@@ -228,5 +230,6 @@ function qemuArguments(options: GuestOptions, vmlinuz: string, initrd: string, d
     '-mon', 'chardev=monitor',
     '-chardev', `socket,id=fs,path=${options.socketPath}`,
     '-device', device.join(','),
+    ...(options.disk === undefined ? [] : ['-drive', `file=${options.disk},format=raw,if=none,id=disk,cache=unsafe`, '-device', 'virtio-blk-pci,drive=disk']),
   ]
 }

@@ -15,6 +15,8 @@ export interface StartOptions {
   fd?: number;
   /** What to start instead of Node; the daemon's own command line follows. */
   wrapper?: readonly string[];
+  /** When it is killed. */
+  life_ms?: number;
 }
 
 export interface Ended {
@@ -40,7 +42,7 @@ export class DaemonProcess {
   constructor(args: readonly string[], options: StartOptions = {}) {
     const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, MAIN, ...args];
     const child = spawn(command, rest, {
-      timeout: LIFE_MS, killSignal: 'SIGKILL',
+      timeout: options.life_ms ?? LIFE_MS, killSignal: 'SIGKILL',
       stdio: ['ignore', 'ignore', 'pipe', ...(options.fd === undefined ? [] : [options.fd])],
       env: { ...process.env, NOTIFY_SOCKET: undefined, NODE_TEST_CONTEXT: undefined, ...options.env },
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),

@@ -2,6 +2,7 @@
 // FEATURES is a comma-separated list (xattr,acl,mmap,tmpfile,ioctl,killpriv,interrupt,writethrough,sparse,slow). One line per fact on standard output:
 //   ok N name | not ok N name # detail | skip N name # reason
 // and at last "total T ok O failed F skipped S". Exit code 1 when a fact failed.
+// posix record DIRECTORY [FEATURES [PART]]: runs the recordings (record.h) in the same way; "# N name" and its lines for each, and at last "total N".
 #include "facts.h"
 #include <grp.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 enum { EXIT_FAILED = 1, EXIT_SKIPPED = 77 };
 
 extern const struct fact __start_facts[], __stop_facts[];
+extern const struct fact __start_recordings[], __stop_recordings[];
 
 static int report_fd = -1;
 static const char *features = "";
@@ -145,13 +147,32 @@ static int run_fact(const struct fact *fact, const char *directory, char *text, 
 	return EXIT_FAILED;
 }
 
+static int record(int argc, char **argv) {
+	int number = 0;
+	for (const struct fact *recording = __start_recordings; recording < __stop_recordings; recording++) {
+		if (argc > 2 && !strstr(recording->name, argv[2]) && !strstr(recording->file, argv[2])) continue;
+		if (lacking(recording->needs)) continue;
+		char text[1024] = "", directory[PATH_MAX];
+		snprintf(directory, sizeof directory, "%s/%d", argv[0], ++number);
+		printf("# %s: %s\n", recording->file, recording->name);
+		int code = run_fact(recording, directory, text, sizeof text);
+		if (code != 0) printf("it ended with %d: %s\n", code, text);
+	}
+	printf("total %d\n", number);
+	return 0;
+}
+
 int main(int argc, char **argv) {
 	if (argc < 2) {
 		fprintf(stderr, "usage: posix DIRECTORY [FEATURES [PART]]\n");
 		return 2;
 	}
-	features = argc > 2 ? argv[2] : "";
 	if (getenv("FACT_SECONDS")) fact_timeout_s = (unsigned)atoi(getenv("FACT_SECONDS"));
+	features = argc > 2 ? argv[2] : "";
+	if (argc > 2 && strcmp(argv[1], "record") == 0) {
+		features = argc > 3 ? argv[3] : "";
+		return record(argc - 2, argv + 2);
+	}
 	const char *only = argc > 3 ? argv[3] : "";
 	int number = 0, passed = 0, failed = 0, skipped = 0;
 	for (const struct fact *fact = __start_facts; fact < __stop_facts; fact++) {
