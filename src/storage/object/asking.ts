@@ -13,6 +13,17 @@ export async function objectAt(store: ObjectStore, key: string, options: CallOpt
   return there === null || isRemoved(there) ? null : there;
 }
 
+/**
+ * Whether there really is nothing at a key, where a head has said so: a listing has to say the same. For who is about to give up what hangs on the object. What is
+ * being removed is gone. @throws StorageError
+ */
+export async function isGone(store: ObjectStore, key: string): Promise<boolean> {
+  const { objects } = await store.list({ prefix: key, limit: 1 });
+  if (objects[0]?.key !== key) return true;
+  const there = await ifThere(store.head(key));
+  return there !== null && isRemoved(there);
+}
+
 /** null where the store says that there is none. @throws StorageError for any other reason */
 export async function ifThere<T>(asked: Promise<T>): Promise<T | null> {
   try {

@@ -1,7 +1,7 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
 import { E } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
-import { ifThere, isRemoved, pagesOf } from './asking.js';
+import { ifThere, isGone, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
@@ -350,7 +350,8 @@ export class Tree {
       // Whoever asks goes on with the version that is open; who looks the name up finds the other one
       if (info !== null && this.nodes.find(false, info.key) === node && isOvertaken(node, info) && !isBeingReplaced(node, info) && this.#isReplacedBy(node, info)) return node;
       if (info !== null) return this.putObject(info);
-      if (node.key === key && node.staged?.dirty === true && node.staged.onlyDescribed) this.replaced(node);
+      const waits = (): boolean => node.key === key && node.staged?.dirty === true && node.staged.onlyDescribed;
+      if (waits() && (await isGone(this.store, key)) && waits()) this.replaced(node);
       if (this.nodes.find(false, node.key)?.staged?.dirty === true) return node;
       throw new FileError(E.NOENT);
     }

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
-import { ifThere, objectAt } from '../asking.js';
+import { ifThere, isGone, objectAt } from '../asking.js';
 import { StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
 import { CHANGE, changeId, COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
@@ -120,7 +120,8 @@ export class CommitMaker {
         } else if (there?.version === file.base?.version && attempt < ATTEMPTS) {
           // Lost a race against something that has failed itself (409)
         } else {
-          throw new ConflictError(key, file.base, there);
+          const contradicts = there === null && file.base !== null && !(await isGone(this.shop.store, key));
+          throw contradicts ? new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' }) : new ConflictError(key, file.base, there);
         }
         if (attempt >= ATTEMPTS) throw error;
       }

@@ -1,0 +1,82 @@
+/**
+ * A provider that says once of an object that it is not there, though it is: attributes and data that were acknowledged are not given up for that.
+ *
+ * The fault: attributes that wait for the bucket belong to the version that they were set of. One wrong 404 to a HEAD, and they went with it. The same answer to
+ * a commit that has lost a race made a conflict copy.
+ */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { StorageError } from '../../src/storage/object/errors.js';
+import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
+import { readPosix } from '../../src/storage/object/posix-metadata.js';
+import type { ObjectStore } from '../../src/storage/object/store.js';
+import { MemoryStore } from '../../src/storage/object/stores/memory.js';
+import { concat, u32, u64 } from '../support/frontend.js';
+import { OP } from '../support/guest.js';
+import { ObjectGuest } from '../support/object-guest.js';
+import { objectOf } from '../support/writing-guest.js';
+import { Actor } from './write-faults/actor.js';
+
+const LATER = { durability: 'writeback', writebackDelay_ms: 600_000 } as const;
+const CALLS_MAX = 30;
+
+/** The n-th of these calls from begin() on says that there is nothing; `before` it, calls that change something lose a race that nobody has won. */
+function wrong(memory: MemoryStore, operation: Call['operation'], n: number, races: boolean): { store: ObjectStore; begin(): void; lied(): boolean } {
+  let left = Infinity;
+  let raced = !races;
+  let lied = false;
+  const store = intercept(memory, async (call, attempt) => {
+    if (left < Infinity && !raced && ['put', 'setMetadata', 'completeUpload'].includes(call.operation)) {
+      raced = true;
+      throw new StorageError('changed', call.subject, { status: 409 });
+    }
+    if (call.operation !== operation || !raced || --left !== 0) return attempt(call.signal);
+    lied = true;
+    throw new StorageError('not-found', call.subject, { status: 404 });
+  });
+  return { store, begin: () => { left = n; }, lied: () => lied };
+}
+
+for (const operation of ['head', 'setMetadata'] as const) describe(`one wrong 404 to a ${operation}`, () => {
+  for (const races of [false, true]) {
+    test(`loses no attributes that wait for the bucket${races ? ', nor in a race' : ''}`, async () => {
+      for (let n = 1; n < CALLS_MAX; n++) {
+        const memory = new MemoryStore({ capabilities: { listingHasMetadata: false, metadataInPlace: false, fetch: false } });
+        await memory.put('f', Buffer.from('content'));
+        const way = wrong(memory, operation, n, races);
+        const guest = await ObjectGuest.start(way.store, { write: LATER });
+        const actor = new Actor(guest, memory);
+        assert.equal(await actor.chmod('f', 0o600), 0);
+        const node = await actor.walk('f');
+        way.begin();
+        // What a guest asks while they wait: a name, attributes, an open
+        await actor.walk('f');
+        await guest.call(OP.GETATTR, node, new Uint8Array(16), 104);
+        // The first one may be served by what a lookup has just told
+        for (let opens = 0; opens < 2; opens++) await guest.call(OP.OPEN, node, u32(0, 0), 16);
+        await guest.opened.idle();
+        assert.equal(await guest.close(), 0);
+        assert.equal(readPosix((await memory.head('f')).metadata!).posix.mode! & 0o777, 0o600, `${operation} ${n}: ${guest.log.join()}`);
+        if (!way.lied()) return;
+      }
+      assert.fail('that takes too many calls');
+    });
+  }
+});
+
+test('one wrong 404 to a head makes no conflict of a commit that was told to try again', async () => {
+  const memory = new MemoryStore();
+  await memory.put('f', Buffer.from('content'));
+  const way = wrong(memory, 'head', 1, true);
+  const guest = await ObjectGuest.start(way.store, {});
+  const actor = new Actor(guest, memory);
+  await actor.change('f', 0, Buffer.from('changed'));
+  way.begin();
+  const told = await actor.fsync();
+  assert.ok(way.lied());
+  if (told !== 0) assert.equal(await actor.fsync(), 0);
+  assert.equal((await guest.call(OP.RELEASE, actor.file.node, concat(u64(actor.file.fh), u32(0, 0), u64(0)), 0)).error, 0);
+  assert.equal(await guest.close(), 0);
+  assert.equal(String(await objectOf(memory, 'f')), 'changed');
+  assert.deepEqual((await memory.list({ prefix: '' })).objects.map(({ key }) => key), ['f']);
+});
