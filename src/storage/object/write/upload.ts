@@ -2,7 +2,7 @@
 import type { Ledger } from './ledger.js';
 import { cellsOf, excessOf, type Cell, type CommitSizes, type Copies, type Layout } from './layout.js';
 import type { StagedFile } from './staged-file.js';
-import type { Metadata, ObjectStore, Part, Upload } from '../store.js';
+import type { Metadata, ObjectStore, Part, Upload, Version } from '../store.js';
 import type { ZeroLease, ZeroObjects } from './zero-objects.js';
 import { StorageError } from '../errors.js';
 
@@ -18,6 +18,8 @@ interface Sent {
   readonly cell: Cell;
   /** Never rejects: an error is looked at when the part is needed. */
   readonly done: Promise<Part | Error>;
+  /** Of the object that it was copied from; null: it was sent. */
+  readonly copiedOf: Version | null;
   stale: boolean;
   failed: boolean;
 }
@@ -147,7 +149,7 @@ export class PartedUpload {
     if (sent === undefined || sent.failed || sent.cell.from !== cell.from || sent.cell.to !== cell.to) return null;
     const tooLarge = sent.cell.source !== 'staged' && cell.source === 'staged' && cell.to - cell.from > RESENT_MAX_BYTES;
     // What is no longer the object's may have been copied after it was cut off
-    const isStale = sent.stale || (sent.cell.source === 'object' && cell.source !== 'object');
+    const isStale = sent.stale || (sent.cell.source === 'object' && cell.source !== 'object') || (sent.copiedOf !== null && sent.copiedOf !== this.file.base?.version);
     return isStale && !tooLarge ? null : sent.done;
   }
 
@@ -172,7 +174,8 @@ export class PartedUpload {
         if (result instanceof Error) sent.failed = true;
         return result;
       });
-    const sent: Sent = { cell, done, stale: false, failed: false };
+    const copiedOf = cell.source === 'object' ? this.file.base?.version ?? null : null;
+    const sent: Sent = { cell, done, copiedOf, stale: false, failed: false };
     this.#sent.set(cell.number, sent);
     return done;
   }
@@ -198,12 +201,13 @@ export class PartedUpload {
   async #copy(cell: Cell, signal: AbortSignal): Promise<Part> {
     const { store, upload, file } = this;
     const { key, version } = file.base!;
-    const part = await store.copyPart(upload, cell.number, { key, version, offset: cell.from, bytes: cell.to - cell.from }, { signal });
-    if (store.capabilities.copyPartIfVersion) return part;
-    // It may be that another version was copied
-    const there = await store.head(key, { signal });
-    if (there.version !== version) throw new StorageError('changed', `copy a part of ${store.location}/${key}`);
-    return part;
+    const copied = store.copyPart(upload, cell.number, { key, version, offset: cell.from, bytes: cell.to - cell.from }, { signal });
+    if (store.capabilities.copyPartIfVersion) return copied;
+    // It may be that another version was copied, or has no such part
+    return copied.finally(async () => {
+      const there = await store.head(key, { signal });
+      if (there.version !== version) throw new StorageError('changed', `copy a part of ${store.location}/${key}`);
+    });
   }
 }
 
