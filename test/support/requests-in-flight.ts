@@ -4,11 +4,13 @@ import type { Used } from './driver.js';
 import { concat } from './frontend.js';
 import type { FuseClient } from './guest.js';
 
-export function allowInFlight(client: FuseClient): void {
+/** @returns what ends it: requests that are not answered by then fail */
+export function allowInFlight(client: FuseClient): () => void {
   const { queue, memory } = client;
   const waiting = new Map<number, (used: Used) => void>();
   let failed: ((error: unknown) => void)[] = [];
   let pumping = false;
+  let ended = false;
   const pump = async (): Promise<void> => {
     pumping = true;
     try {
@@ -17,6 +19,7 @@ export function allowInFlight(client: FuseClient): void {
           waiting.get(used.head)?.(used);
           waiting.delete(used.head);
         }
+        if (ended) throw new Error('nobody answers any more');
         if (Date.now() > deadline) throw new Error(`${waiting.size} requests were not answered`);
       }
     } catch (error) {
@@ -39,4 +42,5 @@ export function allowInFlight(client: FuseClient): void {
     if (used.length < 16) return { error: 0, data: new DataView(new ArrayBuffer(0)), used: used.length };
     return { error: view.getInt32(4, true), data: new DataView(all.buffer, 16, used.length - 16), used: used.length };
   };
+  return () => void (ended = true);
 }
