@@ -122,3 +122,43 @@ test(`positions in a directory stay those of entries (SEED=${SEED}, ${SEQUENCES}
     });
   }
 });
+
+test('a directory that is renamed while it is read has the rest of its entries, each once', async () => {
+  for (const pages of [2, 3, 1000]) {
+    for (const plus of [false, true]) {
+      const memory = new MemoryStore();
+      // Some are held back between pages: what they are called depends on keys that come later
+      const names = ['a', 'a-1', 'a.b', 'b', 'c', 'c0', 'd', 'e', 'f', 'g', 'h', 'i'];
+      for (const one of names) await memory.put(`from/${one}`, new Uint8Array(1));
+      for (const one of ['a', 'c', 'z']) await memory.put(`from/${one}/below`, new Uint8Array(1));
+      const store = intercept(memory, (call, attempt) => attempt(call.signal));
+      const list = store.list.bind(store);
+      store.list = (options) => list({ ...options, limit: Math.min(pages, options.limit ?? pages) });
+      const g = await ObjectGuest.start(store);
+      const { node } = await g.lookup(ROOT, 'from');
+      const fh = (await g.call(OP.OPENDIR, node, u32(0, 0), 16)).data.getBigUint64(0, true);
+      const found: string[] = [];
+      let offset = 0n;
+      for (let reply = 0; ; reply++) {
+        if (reply === 2 || reply === 4) {
+          const [from, to] = reply === 2 ? ['from', 'a-much-longer-name'] : ['a-much-longer-name', 'x'];
+          assert.equal((await g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name(from), name(to)), 0)).error, 0);
+        }
+        const room = plus ? 400 : 80;
+        const { error, data } = await g.call(plus ? OP.READDIRPLUS : OP.READDIR, node, concat(u64(fh, offset), u32(room, 0), u64(0), u32(0, 0)), room);
+        assert.equal(error, 0);
+        if (data.byteLength === 0) break;
+        for (let at = 0; at + 24 <= data.byteLength; ) {
+          const entry = plus ? 128 : 0;
+          const length = data.getUint32(at + entry + 16, true);
+          found.push(Buffer.from(data.buffer, data.byteOffset + at + entry + 24, length).toString());
+          offset = data.getBigUint64(at + entry + 8, true);
+          at += (entry + 24 + length + 7) & ~7;
+        }
+      }
+      assert.deepEqual(found.sort(), ['.', '..', 'a', 'a%~f', 'a-1', 'a.b', 'b', 'c', 'c%~f', 'c0', 'd', 'e', 'f', 'g', 'h', 'i', 'z']);
+      for (const one of ['b', 'a%~f', 'z']) await g.lookup(node, one);
+      await g.close();
+    }
+  }
+});

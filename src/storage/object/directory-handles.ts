@@ -19,8 +19,10 @@ export const DOTS = 2;
 
 /** Where a page begins. */
 interface Start {
+  /** The directory's then: it may be renamed while it is read. */
+  readonly prefix: string;
   readonly token: string | undefined;
-  /** Key behind which it begins. */
+  /** Behind which it begins; a key without the prefix. */
   readonly last: string;
   readonly state: ListingState;
 }
@@ -35,7 +37,7 @@ interface Page extends Start {
   readonly next: Start | null;
 }
 
-const BEGINNING: Start = { token: undefined, last: '', state: LISTING_START };
+const BEGINNING: Start = { prefix: '', token: undefined, last: '', state: LISTING_START };
 /** Pages of one handle whose positions are known, and entries of which there are digests. */
 const PAGES_MAX = 1 << 14;
 const DIGESTS_MAX = 1 << 20;
@@ -130,20 +132,22 @@ export class DirectoryHandle {
     return performance.now() - loaded.asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
   }
 
-  async #load({ token, last, state: before }: Start): Promise<Loaded> {
+  async #load(start: Start): Promise<Loaded> {
     const { store } = this.tree;
     const prefix = this.node.key;
+    const { token, last, state: before } = startIn(prefix, start);
+    const behind = last === '' ? '' : prefix + last;
     // Before the bucket is asked: what is committed meanwhile may be in the answer or not
     const staged = this.#stagedKeys(prefix);
     const stamp = this.tree.changes;
     const asked_ms = performance.now();
-    const listed = await store.list({ prefix, delimiter: '/', ...(token === undefined ? {} : { token }) });
-    this.tree.listed.add(prefix, last, listed, stamp);
-    const until = listed.next === null ? null : lastKey(listed) ?? last;
-    const { entries: found, state } = entriesOf(prefix, withStaged(listed, staged, last, until), before, listed.next === null);
+    const listed = await store.list({ prefix, delimiter: '/', ...(token !== undefined ? { token } : behind === '' ? {} : { after: behind }) });
+    this.tree.listed.add(prefix, behind, listed, stamp);
+    const until = listed.next === null ? null : lastKey(listed) ?? behind;
+    const { entries: found, state } = entriesOf(prefix, withStaged(listed, staged, behind, until), before, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
-    const next = listed.next === null ? null : { token: listed.next, last: until!, state };
-    const page: Page = { token, last, state: before, first: this.#free, count: entries.length, digests: Float64Array.from(entries, digestOf), next };
+    const next = listed.next === null ? null : { prefix, token: listed.next, last: until!.slice(prefix.length), state };
+    const page: Page = { prefix, token, last, state: before, first: this.#free, count: entries.length, digests: Float64Array.from(entries, digestOf), next };
     this.#remember(page);
     return (this.#loaded = { page, entries, stamp, asked_ms });
   }
@@ -166,6 +170,15 @@ export class DirectoryHandle {
     }
     if (this.#pages.length > PAGES_MAX) this.#digests -= this.#pages.shift()!.digests?.length ?? 0;
   }
+}
+
+/** The same place in a directory that has another prefix by now. The provider's token is one of the former. */
+function startIn(prefix: string, start: Start): Start {
+  if (start.prefix === prefix || start.last === '') return start;
+  const moved = (key: string): string => prefix + key.slice(start.prefix.length);
+  const { held, lastPrefix } = start.state;
+  const state = { held: held.map((object) => ({ ...object, key: moved(object.key) })), lastPrefix: lastPrefix === '' ? '' : moved(lastPrefix) };
+  return { prefix, token: undefined, last: start.last, state };
 }
 
 /** A page with what is staged in its range of keys. */

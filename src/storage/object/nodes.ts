@@ -67,7 +67,7 @@ const REFS_MAX = 2 ** 53;
 /** Objects that are kept though nobody uses them: so many, or one of so many nodes. */
 const IDLE_MIN = 2048;
 const IDLE_SHARE = 128;
-/** How many are looked at for each that is added. */
+/** How many are looked at for each that is added, and at the end of each request. */
 const SWEEP = 4;
 const NO_TURN: Promise<unknown> = Promise.resolve();
 
@@ -103,6 +103,8 @@ export class ObjectNodes {
 
   end(request: number): void {
     this.#underWay.delete(request);
+    // While one took long, many may have become objects
+    if (this.#isCrowded) this.#sweep();
   }
 
   get(low: number, high: number): ObjectNode | null {
@@ -211,14 +213,12 @@ export class ObjectNodes {
   /** A prefix's own node, and all below it, have keys that begin with another one now; what is known of them is believed no more. */
   renameBelow(from: string, to: string): void {
     for (const slot of this.#slotsBelow(from)) {
-      const there = this.#objects.get(slot);
-      // One that was in the way of another one before may be gone
-      if (there === undefined && this.#packed.records.sequence(slot) === 0) continue;
-      const node = there ?? this.#unpack(slot);
-      if (!isNamed(node) || !node.key.startsWith(from)) continue;
+      const node = this.#objects.get(slot);
+      // One that was in the way of another one before may be gone, or an object
+      if (node === undefined && this.#packed.records.sequence(slot) !== 0) this.#renamePacked(slot, to + this.#packed.keyOf(slot).slice(from.length));
+      if (node === undefined || !isNamed(node) || !node.key.startsWith(from)) continue;
       this.rename(node, to + node.key.slice(from.length));
       node.expires_ms = -Infinity;
-      if (there === undefined) this.#pack(node);
     }
   }
 
@@ -290,6 +290,17 @@ export class ObjectNodes {
     this.#packed.records.free(slot);
   }
 
+  #renamePacked(slot: number, key: string): void {
+    const directory = this.#packed.isDirectory(slot);
+    const there = this.find(directory, key);
+    if (there !== null) this.detach(there);
+    this.#moved.add(numberIn53(this.#packed.numberOf(slot)));
+    this.#packed.records.removeHash(slot);
+    this.#packed.rename(slot, key);
+    this.#packed.records.addHash(slot, hashOf(directory, key));
+    this.#packed.expire(slot);
+  }
+
   #pack(node: ObjectNode): void {
     this.#objects.delete(node.slot);
     this.#unlink(node);
@@ -307,7 +318,11 @@ export class ObjectNodes {
     node.given = this.#moment;
     if (node.slot === ROOT_NODE) return;
     this.#append(node);
-    if (this.#objects.size > Math.max(this.idleMin, this.#packed.records.used / IDLE_SHARE)) this.#sweep();
+    if (this.#isCrowded) this.#sweep();
+  }
+
+  get #isCrowded(): boolean {
+    return this.#objects.size > Math.max(this.idleMin, this.#packed.records.used / IDLE_SHARE);
   }
 
   /** Those that were given out longest ago, and are not in use, are packed. */

@@ -134,6 +134,21 @@ export class PackedNodes {
     return bytes.readUInt16LE(offset + HEAD.KEY) >= prefix.length && startsWith(bytes, offset + HEAD.BYTES, prefix);
   }
 
+  rename(slot: number, key: string): void {
+    const { words } = this.records.block(slot);
+    const at = this.records.at(slot);
+    const wide = !isLatin1(key);
+    const { bytes, offset } = this.#locate(slot);
+    const behind = this.#behindKey();
+    const versionBytes = bytes.readUInt16LE(offset + HEAD.VERSION);
+    const more = ((words[at + WORD.FLAGS] & FLAG.TIMES) !== 0 ? TIMES.BYTES : 0) + versionBytes;
+    const before = words[at + WORD.TEXT];
+    words[at + WORD.TEXT] = this.#allocate(key, wide, more, versionBytes);
+    bytes.copy(this.#texts.bytes, this.#behindKey(), behind, behind + more);
+    this.#texts.free(before);
+    words[at + WORD.FLAGS] = (words[at + WORD.FLAGS] & ~FLAG.WIDE) | (wide ? FLAG.WIDE : 0);
+  }
+
   expire(slot: number): void {
     this.records.block(slot).doubles[this.records.at(slot) / 2 + DOUBLE.EXPIRES] = -Infinity;
   }

@@ -162,6 +162,6 @@ export class DirectoryReader {
 }
 
 /** Of an object, or of a directory's marker. */
-const keyOf = ({ node }: DirectoryHandle, { component, object }: Entry): string => object?.key ?? `${node.key}${component}/`;
+const keyOf = ({ node }: DirectoryHandle, { component, object }: Entry): string => `${node.key}${component}${object === null ? '/' : ''}`;
 
 const DOT_NAMES = [Buffer.from('.'), Buffer.from('..')];
