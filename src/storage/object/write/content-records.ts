@@ -9,20 +9,31 @@ export interface DescribedContent {
   readonly now: Content;
   /** What the last sync made sure of, if the object does not have it. */
   readonly synced: Content | null;
+  /** Something was written, or cut, since then. */
+  readonly isChanged: boolean;
   /** Ranges that the disk has lost. */
   readonly lost: readonly Extent[];
 }
 
-/** `file` makes the record that it begins with; `behindSync` comes where the content is what was synced, or is now if nothing was. */
-export function* describeContent(
-  id: number, { now, synced, lost }: DescribedContent, file: (content: Content) => JournalRecord, behindSync: readonly JournalRecord[],
-): Generator<JournalRecord> {
+/** Records that belong to a moment of the content. */
+export interface PlacedRecords {
+  /** The one that it begins with. */
+  file(content: Content): JournalRecord;
+  /** Where the content is what was synced, or is now if nothing was; and where it is what it is now. */
+  readonly synced: readonly JournalRecord[];
+  readonly now: readonly JournalRecord[];
+}
+
+export function* describeContent(id: number, { now, synced, isChanged, lost }: DescribedContent, records: PlacedRecords): Generator<JournalRecord> {
   const first = synced ?? now;
-  yield file({ ...first, staged: first.staged.slice(0, DESCRIBED_PIECES) });
+  yield records.file({ ...first, staged: first.staged.slice(0, DESCRIBED_PIECES) });
   for (const { from, to } of first.staged.slice(DESCRIBED_PIECES)) yield { t: 'wrote', id, from, to, fetched: true };
   if (synced !== null) yield { t: 'synced', id, after: 0 };
-  yield* behindSync;
+  yield* records.synced;
   if (synced !== null) yield* changesSince(id, synced, now);
+  // What was written over other staged bytes needs no record but this: what comes behind it is newer than what was synced
+  if (synced !== null && isChanged) yield { t: 'cut', id, size: now.size, fetched: true };
+  yield* records.now;
   yield* describeLost(id, lost);
 }
 

@@ -13,7 +13,7 @@ import { Extents, without, type Extent } from '../extents.js';
 import { WRITE_BYTES } from '../page-cache.js';
 import type { Ledger } from './ledger.js';
 import type { CacheDirectory } from './cache-directory.js';
-import { describeContent, describeLost } from './content-records.js';
+import { describeContent, describeLost, type PlacedRecords } from './content-records.js';
 import type { ContentLimits } from './layout.js';
 import { contentOf, isSameContent, type Content, type JournalRecord } from './records.js';
 import { StagingFile } from './staging-file.js';
@@ -304,9 +304,9 @@ export class StagedContent {
   }
 
   /** See content-records.ts. */
-  describe(file: (content: Content) => JournalRecord, behindSync: readonly JournalRecord[]): Generator<JournalRecord> {
+  describe(records: PlacedRecords): Generator<JournalRecord> {
     const synced = this.hasSynced ? this.#synced!.content : null;
-    return describeContent(this.owner.id, { now: contentOf(this.extents), synced, lost: this.#lost }, file, behindSync);
+    return describeContent(this.owner.id, { now: contentOf(this.extents), synced, isChanged: this.#contents > this.describedContents, lost: this.#lost }, records);
   }
 
   /** Nothing of it is needed any more. @param safe see StagingFile.remove() */

@@ -205,15 +205,17 @@ export class StagedFile {
   /** What a journal has to say of the file: see Replay. */
   *describe(): Generator<JournalRecord> {
     const { id } = this;
-    const { describedContents } = this.content;
-    // In the order of the journal: a commit that has all of the content that comes first was begun behind it
-    const doubts = [...this.#commits.doubts];
-    const [before, behind] = [false, true].map((has) => doubts.filter(([, { contents }]) => contents >= describedContents === has));
+    const { describedContents, contents: now } = this.content;
+    // In the order of the journal: a commit that has all of the content at some moment was begun behind that
+    const doubts = (from: number, to: number): string[] => [...this.#commits.doubts].flatMap(([commit, { contents }]) => (contents >= from && contents < to ? [commit] : []));
+    const begins = (commits: readonly string[]): JournalRecord[] => commits.map((commit) => ({ t: 'begin', id, commit }));
     const state = {
       id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
-      doubts: before.map(([commit]) => commit),
+      doubts: doubts(-Infinity, describedContents),
     };
-    yield* this.content.describe((content) => ({ t: 'file', ...state, ...content }), behind.map(([commit]) => ({ t: 'begin', id, commit })));
+    yield* this.content.describe({
+      file: (content) => ({ t: 'file', ...state, ...content }), synced: begins(doubts(describedContents, now)), now: begins(doubts(now, Infinity)),
+    });
   }
 
   /** The request's data goes to the staging file. @returns bytes written or −errno. @throws an error of the file system */
