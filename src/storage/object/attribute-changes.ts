@@ -152,8 +152,9 @@ export class AttributeChanges {
     if (node.staged === null && node.opens === 0) return told(await settledSetMetadata(this.store, node.key, version, metadata));
     const { ledger } = this.staging.write.shop;
     const operation = { op: ledger.nextId(), kind: 'attributes', from: node.key, to: '', tree: false, version, commit: metadata[CHANGE] } as const;
-    ledger.begin(operation);
     try {
+      if (node.staged?.content.hasSynced === true) await ledger.beginSafely(operation);
+      else ledger.begin(operation);
       told(await settledSetMetadata(this.store, node.key, version, metadata));
     } finally {
       ledger.finish(operation);

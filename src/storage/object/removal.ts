@@ -41,8 +41,8 @@ export class Removal {
     const version = !inBucket ? null : known ?? (await objectAt(this.store, node.key))?.version ?? null;
     if (version === null) return;
     const operation = { op: ledger.nextId(), kind: 'remove', from: node.key, to: '', tree: false, version, commit: '' } as const;
-    ledger.begin(operation);
     try {
+      await ledger.beginSafely(operation);
       await removeAny(this.store, node.key, version);
     } catch (error) {
       // Nor is it done by the next start: the guest has been told, and goes on with the file

@@ -132,6 +132,35 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'a synced file that the bucket has is removed', durability: 'writeback', delay_ms: LATER_MS,
+    async before({ script, writeBack }) {
+      await script.write('other', 100, text(1, 1000));
+      await script.fsync('other');
+      await script.unlink('other');
+      writeBack('staging');
+    },
+  },
+  {
+    name: 'a synced file that the bucket has is renamed', durability: 'writeback', delay_ms: LATER_MS,
+    async before({ script, writeBack }) {
+      await script.write('other', 100, text(1, 1000));
+      await script.fsync('other');
+      await script.rename('other', 'renamed');
+      await script.write('renamed', 50, text(2, 100));
+      writeBack('staging');
+    },
+  },
+  {
+    name: 'attributes of a synced file are changed, after it was committed and before it is written again', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.write('other', 100, text(1, 1000));
+      await script.fsync('other');
+      await script.chmod('other', 0o600);
+      await script.write('other', 200, text(2, 1000));
+      writeBack('staging');
+    },
+  },
+  {
     name: 'a file is written and closed, and its staging file removed', durability: 'remote',
     async before({ script, commit, writeBack }) {
       await script.create('f');

@@ -212,6 +212,12 @@ export class Ledger {
     this.operations.set(operation.op, operation);
   }
 
+  /** The same, for one that a power failure must not make anybody forget: what it changes in the bucket would be taken for somebody else's. */
+  async beginSafely(operation: Operation): Promise<void> {
+    this.begin(operation);
+    await this.sync();
+  }
+
   finish(operation: Operation): void {
     this.over({ t: 'finished', op: operation.op });
     this.operations.delete(operation.op);

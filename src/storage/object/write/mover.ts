@@ -92,8 +92,8 @@ export class Mover {
   /** Whoever asked hears how it ended: only what nobody has heard of is for the next start. */
   async #journaled<T>(given: Omit<Operation, 'op'>, body: () => Promise<T>): Promise<T> {
     const operation = { op: this.ledger.nextId(), ...given };
-    this.ledger.begin(operation);
     try {
+      await this.ledger.beginSafely(operation);
       return await body();
     } finally {
       this.ledger.finish(operation);
@@ -108,9 +108,9 @@ export class Mover {
   async moveTree(move: TreeMove): Promise<void> {
     const { from, to, over } = move;
     const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: randomUUID(), over };
-    this.ledger.begin(operation);
     const begun = new Map<string, Begun>();
     try {
+      await this.ledger.beginSafely(operation);
       for (let pass = 1; ; pass++) {
         try {
           await this.#tree(operation, move, begun);
@@ -126,6 +126,8 @@ export class Mover {
     }
     move.finished();
     this.ledger.finish(operation);
+    // What is made below the old name from now on is another tree
+    await this.ledger.sync();
   }
 
   async #tree(operation: Operation, move: TreeMove, begun: Map<string, Begun>): Promise<void> {
