@@ -77,6 +77,16 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
       return renames('d', 'n')(actor);
     },
   },
+  'a file that is only here is renamed over another': { made: { g: 200 }, open: 'f', act: renames('f', 'g'), names: ['f', 'g'], finally: 'g', durability: 'writeback' },
+  'one that is only here is renamed over it': {
+    made: { f: 300 }, open: 'f', names: ['f', null], finally: null, durability: 'writeback',
+    act: async (actor) => {
+      const { file } = actor;
+      await actor.create('n', pattern(200));
+      actor.file = file;
+      return renames('n', 'f')(actor);
+    },
+  },
   'its mode is changed': { made: { f: 300 }, open: 'f', act: (actor) => actor.chmod('f', 0o600), names: ['f'], finally: 'f' },
   'the mode of a large file of others is changed': { there: { f: LARGE }, open: 'f', act: (actor) => actor.chmod('f', 0o600), names: ['f'], finally: 'f' },
   'it gets an attribute, and another name': {

@@ -57,7 +57,7 @@ export class Moments<S> {
     Journal.prototype.append = function (this: Journal<unknown>, ...args) {
       append.apply(this, args);
       // What was written comes at the next moment
-      if ((args[0] as { t?: string }).t !== 'wrote') take(`recorded ${JSON.stringify(args[0]).slice(0, 200)}`);
+      if ((args[0] as { t?: string }[]).some(({ t }) => t !== 'wrote')) take(`recorded ${JSON.stringify(args[0]).slice(0, 200)}`);
     };
     this.#recording = true;
     try {

@@ -311,8 +311,7 @@ export class Changes {
   #rekey(file: StagedFile, key: string, there: ObjectNode | null): void {
     if (there !== null) requireNone(this.store, this.tree.log, there.key, there.facts.headers, false);
     const base = there === null ? null : there.staged?.base ?? baseOf(there, null);
-    file.rename(key, base === null ? null : { ...base, key });
-    if (there?.staged != null) there.staged.rename(null, there.staged.base);
+    file.rename(key, base === null ? null : { ...base, key }, there?.staged ?? null);
   }
 
   /** `there`: what is replaced; whoever else has put something there meanwhile had it before. */

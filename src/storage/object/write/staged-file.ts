@@ -249,9 +249,19 @@ export class StagedFile {
     this.#wrote_ms = 0;
   }
 
-  /** It is to become another object in place of `base`, or none. @throws an error of the file system */
-  rename(key: string | null, base: Base | null): void {
-    if (this.shop.ledger.files.has(this.id)) this.shop.ledger[key === null ? 'over' : 'append']({ t: 'key', id: this.id, key, base });
+  /**
+   * It is to become another object in place of `base`, or none. In the same moment the file that it replaces has no name any more: a journal with only one
+   * of both would give a name to two files, or to none.
+   * @throws an error of the file system
+   */
+  rename(key: string | null, base: Base | null, replaced: StagedFile | null = null): void {
+    const { ledger } = this.shop;
+    const records: JournalRecord[] = [];
+    if (ledger.files.has(this.id)) records.push({ t: 'key', id: this.id, key, base });
+    if (replaced !== null && ledger.files.has(replaced.id)) records.push({ t: 'key', id: replaced.id, key: null, base: replaced.#base });
+    if (key === null) for (const record of records) ledger.over(record);
+    else if (records.length > 0) ledger.appendAll(records);
+    if (replaced !== null) replaced.#key = null;
     this.replaces = base !== null && (this.#base === null || this.replaces);
     this.#key = key;
     this.#setBase(base);
