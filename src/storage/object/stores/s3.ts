@@ -42,6 +42,8 @@ const AWS: Capabilities = {
 };
 
 const COPY_MAX_BYTES = 5 * GIB;
+/** Where names may not be listed, HEAD is denied for each one that is not there: for that long GET is not asked why. */
+const DENIED_MS = 60_000;
 
 export class S3Store implements ObjectStore {
   readonly kind = 's3';
@@ -57,6 +59,8 @@ export class S3Store implements ObjectStore {
   #renewing: Promise<void> | null = null;
   /** How often there were other credentials. */
   #generation = 0;
+  /** When GET was denied as HEAD was. */
+  #denied_ms = -Infinity;
 
   constructor(readonly options: S3Options) {
     this.location = `s3://${options.bucket}`;
@@ -76,11 +80,32 @@ export class S3Store implements ObjectStore {
   }
 
   async head(key: string, options: HeadOptions = {}): Promise<ObjectInfo> {
-    const info = await this.#call('head', key, false, options, (signal, operation) => this.#connection.run((calls) => calls.head(key, operation, signal)));
+    const info = await this.#head(key, options);
     if (options.attachments !== true) return info;
     const headers = await this.#attachments.withTags(key, info.headers!, options);
     await this.#attachments.sendable(null, headers, options);
     return { ...info, headers };
+  }
+
+  /** An answer to HEAD has no body that says why it is refused. If it can be the credentials, GET is asked, which says so and gets new ones. */
+  async #head(key: string, options: CallOptions): Promise<ObjectInfo> {
+    for (let asked = false; ; asked = true) {
+      try {
+        return await this.#call('head', key, false, options, (signal, operation) => this.#connection.run((calls) => calls.head(key, operation, signal)));
+      } catch (error) {
+        const status = error instanceof StorageError ? error.detail.status : 0;
+        if (asked || (status !== 400 && (status !== 403 || performance.now() < this.#denied_ms + DENIED_MS))) throw error;
+      }
+      try {
+        const into = new Uint8Array(1);
+        await this.#call('read', key, false, options, (signal, operation) => this.#connection.run((calls) => calls.get(key, { operation, offset: 0, into, signal })));
+      } catch (error) {
+        if (!(error instanceof StorageError)) throw error;
+        if (error.code === 'denied') this.#denied_ms = performance.now();
+        // That there is no such object, or no first byte, is what HEAD can say
+        if (error.detail.status !== 404 && error.detail.status !== 416) throw error;
+      }
+    }
   }
 
   async read(key: string, options: ReadOptions): Promise<number> {
