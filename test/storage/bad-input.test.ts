@@ -116,14 +116,15 @@ describe('credentials', () => {
     });
   }
 
-  test('that are renewed in their file count from then on, also for what is under way', async () => {
+  // The first request of a commit can be a HEAD, whose answer has no words
+  for (const [status, code] of [[400, 'ExpiredToken'], [403, 'InvalidAccessKeyId']] as const) test(`that are renewed in their file count from then on, also for what is under way (${code})`, async () => {
     const path = join(mkdtempSync(join(tmpdir(), 'bucketfsd-keys-')), 'credentials');
     const write = (key: string): void => writeFileSync(path, `[test]\naws_access_key_id = ${key}\naws_secret_access_key = secret\n`);
     process.env['AWS_SHARED_CREDENTIALS_FILE'] = path;
     try {
       write('FIRST');
       let good = 'FIRST';
-      server.judge = ({ accessKey }) => (accessKey === good ? null : refuse(400, 'ExpiredToken'));
+      server.judge = ({ accessKey }) => (accessKey === good ? null : refuse(status, code));
       const { credentials: _credentials, ...options } = optionsOf({ profile: 'test' });
       await stop();
       await launch(new S3Store(options));
@@ -392,11 +393,22 @@ describe('listings', () => {
     const { data } = await guest.call(OP.OPENDIR, ROOT, u32(0, 0), 16);
     const readdir = (opcode: number, offset: number): ReturnType<ObjectGuest['call']> =>
       guest.call(opcode, ROOT, concat(u64(data.getBigUint64(0, true), offset), u32(65536, 0), u64(0), u32(0, 0)), 65536);
-    for (const opcode of [OP.READDIR, OP.READDIRPLUS]) {
-      const part = await readdir(opcode, 950);
-      assert.equal(part.error, 0);
-      assert.ok(part.data.byteLength > 0, 'the rest of the first page');
-      assert.equal((await readdir(opcode, 1002)).error, -E.IO);
+    for (const [opcode, before] of [[OP.READDIR, 0], [OP.READDIRPLUS, 128]] as const) {
+      let names = 0;
+      for (let offset = 0; ;) {
+        const { error, data: part } = await readdir(opcode, offset);
+        if (error !== 0) {
+          assert.equal(error, -E.IO);
+          break;
+        }
+        assert.ok(part.byteLength > 0, 'the end of the listing is not known');
+        for (let at = before; at < part.byteLength; at += before + Math.ceil((24 + part.getUint32(at + 16, true)) / 8) * 8) {
+          offset = Number(part.getBigUint64(at + 8, true));
+          names++;
+        }
+      }
+      // n1, n13 and n134 are held back: there may be directories of their names
+      assert.equal(names, 2 + 1000 - 3, 'the first page');
     }
     assert.ok(logged(/InvalidArgument/));
   });

@@ -51,13 +51,13 @@ async function refused(args: readonly string[], env: NodeJS.ProcessEnv = KEYS): 
   return sentence;
 }
 
-/** It must start, and end well when told to. */
-async function starts(args: readonly string[], body: (daemon: DaemonProcess) => Promise<void> = async () => undefined): Promise<void> {
+/** It must start, and end when told to; `code` 3: some data is only here then. */
+async function starts(args: readonly string[], body: (daemon: DaemonProcess) => Promise<void> = async () => undefined, code = 0): Promise<void> {
   const daemon = await DaemonProcess.start(['--socket-path', socket, ...args], { env: clean(KEYS) });
   try {
     await body(daemon);
   } finally {
-    assert.deepEqual(await daemon.stop(), { code: 0, signal: null }, daemon.stderr);
+    assert.deepEqual(await daemon.stop(), { code, signal: null }, daemon.stderr);
   }
 }
 
@@ -126,7 +126,7 @@ describe('what the provider says', () => {
       assert.equal(await files.write(file, 0, new TextEncoder().encode('kept')), 0);
       assert.equal(await files.close(file), -E.ACCES);
       end(client);
-    });
+    }, 3);
     assert.ok(!existsSync(join(cache, 'capabilities.json')), 'what nobody was allowed to try is not remembered');
     server.judge = () => null;
     await starts([...BUCKET, ...at(), '--cache-dir', cache], async (daemon) => {
@@ -251,20 +251,25 @@ describe('the cache directory', () => {
     const journal = join(path, 'journal');
     const identity = join(path, 'share.json');
     const before = { [journal]: readFileSync(journal), [identity]: readFileSync(identity) };
-    const record = (text: string): Buffer => {
-      const payload = Buffer.from(text);
+    const frame = (mark: string, payload: Buffer): Buffer => {
       const head = Buffer.alloc(12);
-      head.write('BFJ1');
+      head.write(mark);
       head.writeUInt32LE(payload.length, 4);
       head.writeUInt32LE(crc32(payload), 8);
       return Buffer.concat([head, payload]);
     };
-    const header = 'bucketfsd journal 1\n';
-    const damaged = Buffer.concat([Buffer.from(header), record('{"t":"drop","id":1}'), Buffer.from('garbage'), record('{"t":"drop","id":2}')]);
+    const record = (text: string): Buffer => frame('BFJ1', Buffer.from(text));
+    const synced = (offset: number): Buffer => {
+      const payload = Buffer.alloc(8);
+      payload.writeBigUInt64LE(BigInt(offset));
+      return frame('BFS1', payload);
+    };
+    const header = 'bucketfsd journal 2\n';
+    const damaged = Buffer.concat([Buffer.from(header), record('{"t":"drop","id":1}'), Buffer.from('garbage'), record('{"t":"drop","id":2}'), synced(58)]);
     const cases: [string, string | Buffer, string][] = [
-      [journal, 'bucketfsd journal 2\n', `${journal} has version 2, this bucketfsd knows version 1: start the one that wrote it; nothing was changed`],
+      [journal, 'bucketfsd journal 3\n', `${journal} has version 3, this bucketfsd knows version 2: start the one that wrote it; nothing was changed`],
       [journal, 'something else\n', `${journal} is no journal of bucketfsd; it was left as it is`],
-      [journal, damaged, `${journal} is damaged at byte 51, with good records behind it (byte 58): restore it, or move it away to give up what it says; nothing was changed`],
+      [journal, damaged, `${journal} is damaged at byte 51, which had been on the disk: restore it, or move it away to give up what it says; nothing was changed`],
       [journal, Buffer.concat([Buffer.from(header), record('{"t":"later"}')]),
         `${journal}: the journal has a record that this bucketfsd does not know (later): start the version that wrote it; nothing was changed`],
       [identity, '{"format":7,"location":"s3://bucket","prefix":""}', `${path} has format 7, this bucketfsd knows format 1: start the one that made it; nothing was changed`],

@@ -283,7 +283,7 @@ FACT("fallocate on a descriptor for reading is EBADF") {
 	FAILS(EBADF, fallocate((int)MUST(open("f", O_RDONLY)), 0, 0, 10));
 }
 
-FACT("SEEK_DATA and SEEK_HOLE find data and holes") {
+FACT_NEEDS("writethrough", "SEEK_DATA and SEEK_HOLE find data and holes") {
 	int fd = open_new("f");
 	EQ(MUST(pwrite(fd, "data", 4, MIB)), 4);
 	MUST(ftruncate(fd, 2 * MIB));
@@ -294,7 +294,7 @@ FACT("SEEK_DATA and SEEK_HOLE find data and holes") {
 	off_t hole = MUST(lseek(fd, MIB, SEEK_HOLE));
 	CHECK(hole > MIB && hole < 2 * MIB);
 }
-FACT("SEEK_DATA and SEEK_HOLE beyond the end are ENXIO; SEEK_DATA in a last hole too") {
+FACT_NEEDS("writethrough", "SEEK_DATA and SEEK_HOLE beyond the end are ENXIO; SEEK_DATA in a last hole too") {
 	int fd = open_new("f");
 	EQ(MUST(write(fd, "abc", 3)), 3);
 	MUST(ftruncate(fd, MIB));
