@@ -89,7 +89,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     for (const file of left) file.abandon();
     shop.ledger.hurry();
     await directory.settled();
-    shop.ledger.close();
+    await shop.ledger.close();
     return left.size === 0 && shop.ledger.operations.size === 0;
   } catch (error) {
     throw error instanceof StorageError && bucket !== null ? new StartError(sentence(error, bucket)) : error;

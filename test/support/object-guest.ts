@@ -77,8 +77,9 @@ export class ObjectGuest extends FuseClient {
 
   /** The daemon is gone, as with SIGKILL; whatever was under way may or may not happen. */
   async kill(): Promise<void> {
-    this.opened.abandon();
+    const abandoned = this.opened.abandon();
     await this.depart();
+    await abandoned;
   }
 
   discard(): void {

@@ -65,8 +65,8 @@ export interface OpenedObjects {
   left(): { readonly files: number; readonly bytes: number };
   /** Commit what can be, and end. @returns files of which something is in the cache directory only */
   close(): Promise<number>;
-  /** End as a killed daemon does: for tests of recovery. */
-  abandon(): void;
+  /** End as a killed daemon does, at once: for tests of recovery. @returns when its descriptors are closed */
+  abandon(): Promise<void>;
 }
 
 /**
@@ -115,19 +115,19 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
         fs.files.abandon();
         shop.ledger.hurry();
         await directory.settled();
-        shop.ledger.close();
+        await shop.ledger.close();
         await blocks?.close();
         directory.close();
         return left.files;
       },
-      abandon: () => {
+      abandon: async () => {
         progress.end();
         committer.abandon();
         shop.backgroundSync.close();
         fs.files.abandon();
-        shop.ledger.close();
-        void blocks?.abandon();
+        const ends = [shop.ledger.close(), blocks?.abandon()];
         directory.close();
+        await Promise.all(ends);
       },
     };
   } catch (error) {
@@ -152,10 +152,11 @@ async function openReadOnly(store: ObjectStore, budget: MemoryBudget, options: O
       directory?.close();
       return 0;
     },
-    abandon: () => {
+    abandon: async () => {
       fs.files.abandon();
-      void blocks?.abandon();
+      const ends = blocks?.abandon();
       directory?.close();
+      await ends;
     },
   };
 }

@@ -244,9 +244,11 @@ export class Ledger {
     this.hidden.delete(key);
   }
 
-  close(): void {
+  /** Nothing is accepted any more. @returns when what was being synced is over, and its descriptors are closed */
+  async close(): Promise<void> {
     this.hurry();
-    this.journal.close();
+    const renewing = this.#renewing;
+    await Promise.all([this.journal.close(), renewing]);
   }
 }
 
