@@ -46,7 +46,7 @@ test('the production workers read and write native memory of the process', async
   assert.equal(await pool.run('read', fd, memory.address, 1, 0, 0), 5);
   assert.equal(Buffer.from(memory.u8.subarray(64, 69)).toString(), 'hello');
   memory.u8.set(Buffer.from('HELLO'), 64);
-  assert.equal(await pool.run('write', fd, memory.address, 1, 6, 0, 0, 0), 5);
+  assert.equal(await pool.run('write', fd, memory.address, 1, 6, 0, 0, 0, 0), 5);
   assert.equal(readFileSync(join(directory, 'data'), 'utf8'), 'hello HELLO');
 });
 
