@@ -1,6 +1,7 @@
 # make            compile
 # make test       everything, in a real guest too; as root it installs the Debian packages that are missing
 # make test-unit  what needs no guest
+# make test-long  the random suites with many more cases (LONG="races kills"; hours in all)
 # make demo       a real guest mounts a share (SOURCE=s3 or SOURCE=gcs: a bucket)
 # make bench      comparison with virtiofsd (BENCH_ARGS="--rounds 5")
 # make bench-bucket  a bucket: comparison with s3fs and rclone (BENCH_ARGS=--quick)
@@ -13,6 +14,7 @@ DESTDIR ?=
 NODE ?= node
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
+LONG ?=
 # Spec lines for people, TAP for the totals.
 TEST_FLAGS = --test --test-timeout=600000 --enable-source-maps --test-reporter=spec --test-reporter-destination=stdout \
 	--test-reporter=tap --test-reporter-destination=build/tests.tap
@@ -29,7 +31,7 @@ compiled = $(patsubst %.ts,build/%.js,$(sort $(shell find $(1) -name '*.test.ts'
 UNIT_TESTS = $(filter-out build/test/e2e/%,$(call compiled,test))
 E2E_TESTS = $(filter build/test/e2e/%,$(call compiled,test))
 
-.PHONY: build test test-unit demo bench bench-bucket fuzz docs deps install uninstall clean
+.PHONY: build test test-unit test-long demo bench bench-bucket fuzz docs deps install uninstall clean
 
 build: node_modules/.package-lock.json
 	npx --no-install tsc -p tsconfig.json
@@ -48,6 +50,9 @@ test: deps build
 
 test-unit: build
 	@$(call run_tests,$(UNIT_TESTS))
+
+test-long: deps build
+	@NODE="$(NODE)" scripts/test-long.sh $(LONG)
 
 # The totals are printed last. With BUCKETFSD_NO_SKIP a test that did not run counts as failed.
 define run_tests
