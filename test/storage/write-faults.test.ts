@@ -1,5 +1,5 @@
 /**
- * Each call of the store that a change takes fails once, in every way: refused, lost on its way, or done with the answer lost. Then
+ * Each call of the store that a change takes fails once, in every way: refused, lost on its way, done with the answer lost, or done twice. Then
  * the daemon goes on and the guest tries again, or the daemon is killed and started again. Afterwards everything that was
  * acknowledged is in the bucket, what failed has happened or not, and nothing is left behind.
  */
@@ -33,6 +33,7 @@ const FAULTS: Readonly<Record<string, Fault>> = {
   'is refused': { kind: 'before', code: 'unavailable' },
   'is lost': { kind: 'lost-request' },
   'is done and its answer lost': { kind: 'lost-reply' },
+  'is done twice': { kind: 'repeated' },
 };
 
 /** What changes nothing fails in one way. */
@@ -152,7 +153,7 @@ const text = (view: Record<string, string>): string => Object.entries(view).map(
 async function nothingLeft(store: MemoryStore, cacheDirectory: string, fault: Wanted['fault']): Promise<void> {
   const { uploads } = await store.listUploads({ prefix: '' });
   // An upload that was begun without anybody having heard its id is nobody's: the provider's own rule ends it
-  const orphans = fault?.operation === 'beginUpload' && fault.fault.kind === 'lost-reply' ? 1 : 0;
+  const orphans = fault?.operation === 'beginUpload' && ['lost-reply', 'repeated'].includes(fault.fault.kind) ? 1 : 0;
   assert.ok(uploads.length <= orphans, `uploads left behind: ${uploads.map(({ key }) => key).join()}`);
   assert.deepEqual(readdirSync(join(cacheDirectory, 'staging')), [], 'staging files left behind');
 }

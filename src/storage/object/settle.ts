@@ -2,9 +2,9 @@
  * A condition on every write to a store: whoever makes, replaces, moves or removes an object says which version is to be there before, or that there is to be
  * none. Who loses hears `changed` or `not-found`. Writes that have no condition are in unconditional-writes.ts, with their reasons.
  *
- * A request that timed out may have taken effect, may take effect later, or never. Trying again is safe, since both attempts have the same condition and one
- * of them loses; but who lost against himself must not take it for somebody else's change. So each write carries an id of its own in the object's
- * metadata, and after any doubt the object is asked whose it is.
+ * A request that timed out may have taken effect, may take effect later, or never; a proxy may have sent it twice, and deliver the second answer. Trying again
+ * is safe, since both attempts have the same condition and one of them loses; but who lost against himself must not take it for somebody else's change. So
+ * each write carries an id of its own in the object's metadata, and whoever is in doubt, or has lost, asks the object whose it is.
  *
  * What comes late is as harmless as the condition is sharp. Generations are never used again. ETags come back with the content: a request that is
  * delivered late does what it says if the same content is there again by then.
@@ -80,14 +80,13 @@ export async function settledRename(
   store: ObjectStore, from: string, to: string, options: Omit<RenameOptions, 'condition'> & Conditional & { readonly commit: string | undefined }, settle = SETTLE,
 ): Promise<Version> {
   const { commit, ...rest } = options;
-  for (let attempt = 1, doubt = false; ; attempt++) {
+  for (let attempt = 1; ; attempt++) {
     try {
       return await store.rename(from, to, rest);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
-      const lost = doubt && (error.code === 'changed' || error.code === 'not-found');
+      const lost = error.code === 'changed' || error.code === 'not-found';
       if (error.detail.ambiguous !== true && !lost) throw error;
-      doubt = true;
       const [old, there] = await Promise.all([from, to].map((key) => inDoubt(store, key, rest, error)));
       if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
       if (!mayTryAgain(error, attempt, settle)) throw error;
@@ -178,19 +177,20 @@ async function settled(
 ): Promise<Version> {
   let condition = wanted;
   let stand: Version | null = null;
-  for (let attempt = 1, doubt = false; ; attempt++) {
+  for (let attempt = 1; ; attempt++) {
     try {
       return await write(condition);
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       const lost = error.code === 'changed' || error.code === 'not-found';
       const occupied = error.code === 'changed' && 'absent' in wanted && attempt < settle.attempts;
-      if (error.detail.ambiguous === true) doubt = true;
-      else if (!(doubt && lost) && !occupied) throw error;
+      if (error.detail.ambiguous !== true && !lost) throw error;
       const there = await inDoubt(store, key, options, error);
-      if (there !== null && doubt && isOurs(there)) return there.version;
+      if (there !== null && isOurs(there)) return there.version;
       condition = wanted;
       if (occupied && there === null) continue;
+      // Nothing has changed: it has lost against something that has failed itself (409)
+      const inVain = error.code === 'changed' && 'version' in wanted && there?.version === wanted.version && attempt < settle.attempts;
       if (occupied && there !== null && isRemoved(there)) {
         // Who removes it gets some time to come to an end; then it is replaced, whoever has left it
         if (there.version === stand) {
@@ -198,7 +198,7 @@ async function settled(
           continue;
         }
         stand = there.version;
-      } else if (!mayTryAgain(error, attempt, settle)) {
+      } else if (!inVain && !mayTryAgain(error, attempt, settle)) {
         throw error;
       }
       await sleep(settle.pause_ms, undefined, signalOf(options));

@@ -17,6 +17,8 @@ export type Fault =
   | { readonly kind: 'lost-request'; readonly code?: StorageErrorCode }
   /** Done when nobody waits any more: fails ambiguously at once, and takes effect after so many milliseconds. */
   | { readonly kind: 'late'; readonly ms: number }
+  /** Done twice, as by a proxy that sends a request again: the second answer comes. */
+  | { readonly kind: 'repeated' }
   | { readonly kind: 'delay'; readonly ms: number }
   /** A read that breaks off: some bytes have come. */
   | { readonly kind: 'torn' };
@@ -110,6 +112,9 @@ export class FaultyStore {
         late.then(() => this.#late.delete(late), () => this.#late.delete(late));
         throw new StorageError('timeout', call.subject, { ambiguous: true });
       }
+      case 'repeated':
+        await attempt(call.signal);
+        return attempt(call.signal);
       case 'delay':
         await sleep(fault.ms, undefined, call.signal === undefined ? {} : { signal: call.signal }).catch(() => {
           throw new StorageError('aborted', call.subject);

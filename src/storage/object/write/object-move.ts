@@ -92,8 +92,9 @@ export class ObjectMove {
       await this.remove(object.key, object.version);
     } catch (error) {
       // In doubt the copy may be all that there is
-      const kept = !(error instanceof StorageError) || error.detail.ambiguous === true || over !== null;
-      if (!kept) await this.removeIfThere(to, version);
+      if (!(error instanceof StorageError) || error.detail.ambiguous === true) throw error;
+      if ((await objectAt(store, object.key)) === null) return version;
+      if (over === null) await this.removeIfThere(to, version);
       throw error;
     }
     return version;
