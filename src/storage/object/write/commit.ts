@@ -46,22 +46,16 @@ export interface Committed {
 
 type Attempted = Omit<Committed, 'merged'>;
 
-interface Made {
-  readonly version: Version;
-  readonly metadata: Metadata;
-  readonly size: number;
-  readonly changes: number;
-}
-
 /** What an object is made of, and where. */
 interface Making {
   readonly key: string;
   readonly condition: Condition;
   /** As it is when it is called. */
   readonly metadata: () => Metadata;
-  readonly commit: string;
-  /** Called when it is certain what is in the object, and over before it is made. */
-  readonly begin: () => Promise<void>;
+  /** An id for what the file is when it is called; for an upload in parts one that no other has. */
+  readonly commit: (inParts: boolean) => string;
+  /** Called when it is certain what is at least in the object; `saved` is over before it is made. */
+  readonly begin: (commit: string) => { readonly changes: number; readonly saved: Promise<void> };
   /** What is not staged is gone with its object. */
   readonly onlyStaged?: boolean;
 }
@@ -132,7 +126,7 @@ export class CommitMaker {
   async stream(file: StagedFile, isOld: boolean): Promise<void> {
     if (isOld) await this.#inherit(file);
     const { sizes } = this.options;
-    const commit = file.nextCommit();
+    const commit = file.uploadCommit();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
     const upload = await PartedUpload.begin(this.#context, file, file.key!, () => growingLayout(sizes, this.shop.store.limits), sizes, metadata, commit);
     file.upload = upload;
@@ -153,9 +147,9 @@ export class CommitMaker {
     const metadata = this.#withMissing(this.metadata(file), missing);
     file.content.clearUnstaged();
     const condition: Condition = before === null ? { absent: true } : { version: before };
-    const making = { key, condition, metadata: () => metadata, commit: randomUUID(), begin: async () => undefined, onlyStaged: true };
-    const { version, changes } = await this.#make(file, making, null);
-    return { version, missing, changes };
+    const making = { key, condition, metadata: () => metadata, commit: () => randomUUID(), begin: () => ({ changes: file.changes, saved: Promise.resolve() }), onlyStaged: true };
+    const { base, changes } = await this.#make(file, making, null);
+    return { version: base.version, missing, changes };
   }
 
   /** As much of the list as there is room for beside the file's own attributes; all of it is in the log. */
@@ -189,13 +183,18 @@ export class CommitMaker {
     const stream = file.upload;
     const usable = stream !== null && stream.upload.key === file.key && file.size > this.options.sizes.putMaxBytes && file.size <= stream.layout.capacity && this.#suits(stream);
     if (stream !== null && !usable) await this.#dropStream(file, stream);
-    const commit = usable ? stream.commit : file.nextCommit();
-    const begin = (): Promise<void> => file.beginCommit(commit);
     try {
-      if (this.#describes(file)) return await this.#setMetadata(file, file.base!, commit, begin);
-      const making = { key: file.key!, condition: file.base === null ? { absent: true } as const : { version: file.base.version }, metadata: () => this.metadata(file), commit, begin };
-      const { version, size, metadata, changes } = await this.#make(file, making, usable ? stream : null);
-      return { base: { key: making.key, version, size }, metadata, changes, commit };
+      if (this.#describes(file)) return await this.#setMetadata(file, file.base!);
+      const { key, base } = file;
+      return await this.#make(file, {
+        key: key!, condition: base === null ? { absent: true } : { version: base.version }, metadata: () => this.metadata(file),
+        commit: (inParts) => (inParts ? file.uploadCommit() : file.nextCommit()),
+        begin: (commit) => {
+          const saved = file.beginCommit(commit);
+          saved.catch(() => undefined); // until it is waited for
+          return { saved, changes: file.changesIn(commit) };
+        },
+      }, usable ? stream : null);
     } catch (error) {
       if (error instanceof StorageError && error.code === 'bad-body') file.content.verify();
       throw error;
@@ -219,8 +218,7 @@ export class CommitMaker {
     const begun = there.metadata ?? {};
     // After a power failure it may have attributes that are newer than those that are left here
     const wanted = file.knowsOf(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
-    const { version, metadata } = await this.#describe(file, there.key, there.version, begun, wanted);
-    return { base: { key: there.key, version, size: there.size }, metadata, changes, commit };
+    return this.#describe(file, { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit }, wanted);
   }
 
   /** An upload that began before its file had holes may be cut so that it sends them: to begin anew costs what was sent already. */
@@ -235,73 +233,88 @@ export class CommitMaker {
     return !empty || this.shop.store.capabilities.metadataInPlace;
   }
 
-  async #setMetadata(file: StagedFile, base: Base, commit: string, begin: () => Promise<void>): Promise<Attempted> {
-    const { changes } = file;
+  async #setMetadata(file: StagedFile, base: Base): Promise<Attempted> {
+    const commit = file.nextCommit();
     const metadata = { ...this.metadata(file), [COMMIT]: commit };
-    await begin();
+    const saved = file.beginCommit(commit);
+    const changes = file.changesIn(commit);
+    await saved;
     const version = await this.#writes(file, commit, () => settledSetMetadata(this.shop.store, base.key, base.version, metadata));
     return { base: { ...base, version }, metadata, changes, commit };
   }
 
   /** @param uploads that were begun for it and could not be completed, since the file got shorter */
-  async #make(file: StagedFile, making: Making, stream: PartedUpload | null, uploads = 0): Promise<Made> {
+  async #make(file: StagedFile, making: Making, stream: PartedUpload | null, uploads = 0): Promise<Attempted> {
     const { store } = this.shop;
-    const { key, commit, condition } = making;
+    const { key, condition } = making;
     if (stream === null && file.size <= this.options.sizes.putMaxBytes) {
       if (making.onlyStaged !== true) await file.fill(0, file.size);
       // One moment of the file: what is changed from here on is for the next commit
-      const { changes, size } = file;
+      const { size } = file;
+      const commit = making.commit(false);
       const metadata = making.metadata();
       const content = size <= SNAPSHOT_BYTES ? contentOf(file, size) : null;
-      await making.begin();
+      const { changes, saved } = making.begin(commit);
+      await saved;
       const options = { commit, metadata, headers: file.attributes().headers, condition };
       const version = await this.#writes(file, commit, () =>
         content !== null ? settledPut(store, key, content, options) : file.content.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
-      return { version, metadata: { ...metadata, [COMMIT]: commit }, size, changes };
+      return { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit };
     }
     if (uploads === ATTEMPTS) throw new StorageError('short-body', `put ${store.location}/${key}`, { providerMessage: 'the file gets shorter whenever it is sent' });
     const upload = stream ?? (await this.#beginParts(file, making));
+    const { commit } = upload;
     file.upload = upload;
+    let made: Attempted;
     try {
-      const { changes, size } = file;
-      const begun = making.begin();
-      begun.catch(() => undefined); // until it is waited for
+      const { changes, saved } = making.begin(commit);
       const parts = await upload.parts();
       if (parts === null) {
         await this.#dropStream(file, upload);
         return await this.#make(file, making, null, uploads + 1);
       }
       file.content.verify();
-      await begun;
+      await saved;
       const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, condition }));
-      await upload.settled();
-      this.#clean(upload);
-      if (file.upload === upload) file.upload = null;
-      const wanted = { ...making.metadata(), [COMMIT]: commit };
-      return { ...(await this.#describe(file, key, version, upload.metadata, wanted)), size, changes };
+      made = { base: { key, version, size: parts.reduce((sum, { bytes }) => sum + bytes, 0) }, metadata: upload.metadata, changes, commit };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
       const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large', 'aborted'].includes(error.code);
       if (stream === null || conclusive) await this.#dropStream(file, upload);
       throw error;
     }
+    await upload.settled();
+    this.#clean(upload);
+    if (file.upload === upload) file.upload = null;
+    return this.#describe(file, made, { ...making.metadata(), [COMMIT]: commit });
   }
 
-  async #beginParts(file: StagedFile, { key, metadata, commit, onlyStaged = false }: Making): Promise<PartedUpload> {
+  async #beginParts(file: StagedFile, { key, metadata, commit: next, onlyStaged = false }: Making): Promise<PartedUpload> {
     const { store } = this.shop;
     const { sizes } = this.options;
     const plan = (): Layout | null => layoutFor(file.extents, copiesOf(file, store, onlyStaged), sizes, store.limits);
     if (plan() === null) throw new StorageError('too-large', `upload ${store.location}/${key}`);
+    const commit = next(true);
     return PartedUpload.begin({ ...this.#context, onlyStaged }, file, key, plan, sizes, { ...metadata(), [COMMIT]: commit }, commit);
   }
 
-  /** Attributes that were set after the upload was begun. */
-  async #describe(file: StagedFile, key: string, version: Version, begun: Metadata, wanted: Metadata): Promise<Pick<Made, 'version' | 'metadata'>> {
+  /** Attributes that were set after the upload was begun. If others are faster the object was made all the same: what is left are the attributes. */
+  async #describe(file: StagedFile, made: Attempted, wanted: Metadata): Promise<Attempted> {
+    const { base, metadata: begun, changes, commit } = made;
     const timed = file.timesAreSet || this.shop.store.capabilities.metadataInPlace;
     const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
-    if (same) return { version, metadata: begun };
+    if (same) return made;
     const metadata = { ...wanted, [CHANGE]: changeId() };
-    return { version: await settledSetMetadata(this.shop.store, key, version, metadata), metadata };
+    try {
+      return { ...made, base: { ...base, version: await settledSetMetadata(this.shop.store, base.key, base.version, metadata) }, metadata };
+    } catch (error) {
+      const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
+      if (lost && file.key === base.key) {
+        file.setAttributes(file.facts());
+        file.commitDone(base, changes, commit);
+      }
+      throw error;
+    }
   }
 
   /** What was sent before an upload was completed, where that leaves something behind. */

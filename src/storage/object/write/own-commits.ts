@@ -18,6 +18,8 @@ export const newToken = (): string => randomBytes(TOKEN_BYTES).toString('base64u
 
 export class OwnCommits {
   readonly #doubts: Map<string, Begun>;
+  /** Of those: begun more than once. */
+  readonly #repeated = new Set<string>();
   /** There were commits that are not in `#doubts`: what bears the token is ours, but for the one that is known to have happened. */
   #trustsToken: boolean;
   #last: string | null = null;
@@ -47,25 +49,31 @@ export class OwnCommits {
   /** The same id for the same changes: to try again must not leave one more. */
   next(changes: number): string {
     const same = [...this.#doubts].find(([, begun]) => begun.changes === changes);
-    return same?.[0] ?? `${this.token}.${randomUUID().slice(-12)}`;
+    return same?.[0] ?? this.another();
   }
 
+  another(): string {
+    return `${this.token}.${randomUUID().slice(-12)}`;
+  }
+
+  /** One that is in doubt already stays what it was: whatever is begun under its id now, it may be the former attempt that happens. */
   begin(commit: string, begun: Begun): void {
-    this.#doubts.delete(commit);
+    if (this.#doubts.has(commit)) return void this.#repeated.add(commit);
     this.#doubts.set(commit, begun);
     if (this.#doubts.size <= DOUBTS_MAX) return;
     this.#doubts.delete(this.#doubts.keys().next().value!);
     this.#trustsToken = true;
   }
 
-  /** It has certainly not happened. */
+  /** This attempt has certainly not happened; a former one under the same id may have, or may still. */
   failed(commit: string): void {
-    this.#doubts.delete(commit);
+    if (!this.#repeated.has(commit)) this.#doubts.delete(commit);
   }
 
   /** It has happened: on condition of what was there before, so that none of the others can any more. */
   done(commit: string): void {
     this.#doubts.clear();
+    this.#repeated.clear();
     this.#trustsToken = false;
     this.#last = commit;
   }

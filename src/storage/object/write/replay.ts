@@ -98,8 +98,9 @@ class ReplayedFile {
     this.state = { ...this.state, base };
   }
 
+  /** See OwnCommits.begin(). */
   begun(commit: string): void {
-    this.#begun.set(commit, { contents: this.#contents, changes: this.#changes });
+    if (!this.#begun.has(commit)) this.#begun.set(commit, { contents: this.#contents, changes: this.#changes });
   }
 
   /** @param commit absent in journals of version 1: the last one that was begun */

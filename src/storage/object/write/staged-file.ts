@@ -294,24 +294,29 @@ export class StagedFile {
     else this.#closeReader();
   }
 
-  /** The id for a commit of what the file is now, or of what it will be when an upload is complete. */
+  /** The id for a commit of what the file is at this moment. */
   nextCommit(): string {
     return this.#commits.next(this.#changes);
   }
 
+  /** The id for a commit of what the file will be when an upload is complete. */
+  uploadCommit(): string {
+    return this.#commits.another();
+  }
+
   /**
-   * A commit of what the file is at this moment is on its way. Where a sync has made sure of something, the journal is on the disk first: after a power failure
-   * what was synced must not be taken for newer than what was committed.
+   * A commit of what the file is at this moment is on its way; see changesIn() for what it has for certain. Where a sync has made sure of something, the journal
+   * is on the disk first: after a power failure what was synced must not be taken for newer than what was committed.
    * @throws an error of the file system
    */
   beginCommit(commit: string): Promise<void> {
     this.#open();
-    if (this.#commits.doubts.get(commit)?.changes !== this.#changes) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
+    if (!this.#commits.doubts.has(commit)) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
     this.#commits.begin(commit, { changes: this.#changes, contents: this.content.contents });
     return this.content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
   }
 
-  /** A commit has certainly not happened. */
+  /** This attempt of a commit has certainly not happened. */
   commitFailed(commit: string): void {
     this.#commits.failed(commit);
   }
