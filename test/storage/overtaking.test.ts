@@ -56,6 +56,42 @@ describe('reads', () => {
   }
 });
 
+describe('a read of a file that goes', () => {
+  for (const isStaged of [false, true]) {
+    test(`is of what has been kept of it, also if it was sent before and comes late (${isStaged ? 'written to' : 'only read'})`, async () => {
+      const memory = new MemoryStore({ limits: PARTS });
+      const content = pattern(60_000);
+      await memory.put('f', content);
+      let reads = 0;
+      let late = (): void => undefined;
+      const removed = new Promise<void>((resolve) => (late = resolve));
+      const store = intercept(memory, async (call, attempt) => {
+        if ((call.operation === 'read' || call.operation === 'fetch') && ++reads === 1) await removed;
+        const done = await attempt(call.signal);
+        if (call.operation === 'remove') late();
+        return done;
+      });
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const { node } = await g.lookup(ROOT, 'f');
+        const fh = await g.open(node);
+        if (isStaged) await guest.write(node, fh, 59_990, content.subarray(59_990));
+        const answers: number[] = [];
+        for (const request of [g.request(OP.READ, node, concat(u64(fh, 20_000), u32(1000, 0), u64(0), u32(0, 0))).bytes, g.request(OP.UNLINK, ROOT, name('f')).bytes]) {
+          answers.push(g.queue.chain([request], [2000], true).writable[0]);
+          g.queue.kick();
+          while (reads === 0) await turn();
+        }
+        await g.queue.wait(2);
+        for (const answer of answers) assert.equal(g.memory.dv.getInt32(answer + 4, true), 0);
+        assert.deepEqual(Buffer.from(g.memory.u8.slice(answers[0] + 16, answers[0] + 1016)), Buffer.from(content.subarray(20_000, 21_000)));
+        await guest.close(node, fh);
+      });
+      assert.deepEqual((await memory.list({ prefix: '' })).objects, []);
+    });
+  }
+});
+
 describe('what is written while the object is replaced or moved by ourselves', () => {
   const chmod = concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0));
   const move = concat(u64(ROOT), u32(0, 0), name('f'), name('g'));

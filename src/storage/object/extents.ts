@@ -109,6 +109,11 @@ export class Extents {
     this.#objectBytes = objectBytes;
   }
 
+  /** Of [from, to), what comes first that is still in the object only. */
+  firstInObject(from: number, to: number): Piece | undefined {
+    return this.pieces(from, to).find(({ where }) => where === 'object');
+  }
+
   /** The pieces of [from, to), as far as the file goes, in order and without gaps. */
   pieces(from = 0, to = this.#size): Piece[] {
     const pieces: Piece[] = [];

@@ -114,7 +114,8 @@ export class OpenFiles {
     const from = sourceOf(file);
     const result = this.#read(r, file);
     if (typeof result === 'number' || this.write === null) return result;
-    return result.catch((error: unknown) => readAgain(file, from, error, this.tree.gate, this.write!.committer, () => this.#read(r, file)));
+    const isHere = (): boolean => file.staged?.isStaged(r.offset, r.offset + r.size) === true;
+    return result.catch((error: unknown) => readAgain(file, from, error, this.tree.gate, this.write!.committer, isHere, () => this.#read(r, file)));
   }
 
   #read(r: FileSystemRequest, file: FileHandle): number | Promise<number> {

@@ -15,17 +15,17 @@ const ATTEMPTS = 10;
 /** Where a handle's bytes come from that are not staged. */
 export const sourceOf = (file: FileHandle): Base | null => (file.staged === null ? file.base : file.staged.base);
 
-/** The read of `before` has failed with `error`. @returns what it is worth when it is made again @throws `error`, or that of the last one */
+/** The read of `before` has failed with `error`; `isHere`: the bytes are staged by now. @returns what it is worth when it is made again @throws `error`, or that of the last one */
 export async function readAgain(
-  file: FileHandle, before: Base | null, error: unknown, gate: Gate, committer: Committer, read: () => number | Promise<number>,
+  file: FileHandle, before: Base | null, error: unknown, gate: Gate, committer: Committer, isHere: () => boolean, read: () => number | Promise<number>,
 ): Promise<number> {
   let [from, failure] = [before, error];
   for (let attempt = 1; attempt < ATTEMPTS; attempt++) {
     if (!(failure instanceof StorageError) || (failure.code !== 'changed' && failure.code !== 'not-found')) throw failure;
     await ownChanges(file, gate, committer);
     const now = sourceOf(file);
-    // Not by us
-    if (now?.version === from?.version && now?.key === from?.key) throw failure;
+    // Not by us; what we remove is staged before
+    if (now?.version === from?.version && now?.key === from?.key && !isHere()) throw failure;
     from = now;
     try {
       return await read();

@@ -8,6 +8,7 @@ import { assert } from '../../../base/assert.js';
 import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
+import { StorageError } from '../errors.js';
 import type { Extents } from '../extents.js';
 import { timeOf, type Facts } from '../facts.js';
 import { Reader } from '../reader.js';
@@ -363,14 +364,20 @@ export class StagedFile {
     return this.readStaged(r);
   }
 
-  /** Fetch what [from, to) still has in the object. */
+  /** Fetch what [from, to) still has in the object. It may have gone meanwhile, and be staged all the same: whoever has removed it has fetched it before. */
   async fill(from: number, to: number): Promise<void> {
     for (;;) {
-      const piece = this.extents.pieces(from, to).find((one) => one.where === 'object');
+      const piece = this.extents.firstInObject(from, to);
       if (piece === undefined) return;
+      const base = this.#base;
       const end = Math.min(piece.to, piece.from + FILL_BYTES);
-      await this.#baseReader().read(piece.from, end - piece.from, (at, address, n) =>
-        this.content.filled(piece.from + at, new Uint8Array(viewOf(address, n)), this.shop.ledger.files.has(this.id)));
+      try {
+        await this.#baseReader().read(piece.from, end - piece.from, (at, address, n) =>
+          this.content.filled(piece.from + at, new Uint8Array(viewOf(address, n)), this.shop.ledger.files.has(this.id)));
+      } catch (error) {
+        if (!(error instanceof StorageError) || this.disposed) throw error;
+        if (this.#base === base && this.extents.firstInObject(from, to)?.from === piece.from) throw error;
+      }
     }
   }
 
