@@ -20,9 +20,15 @@ export class Removal {
   async remove(node: ObjectNode, found: Version | null = null): Promise<void> {
     const file = node.staged;
     if (file !== null) await this.write.committer.stop(file);
-    await this.preserve(node);
-    if (file?.dirty === true) await this.#removeChanged(node, file, found);
-    else await removeAny(this.store, node.key, found ?? node.facts.version);
+    try {
+      await this.preserve(node);
+      if (file?.dirty === true) await this.#removeChanged(node, file, found);
+      else await removeAny(this.store, node.key, found ?? node.facts.version);
+    } catch (error) {
+      // The guest has been told, and goes on with the file
+      if (file !== null) this.write.committer.later(file);
+      throw error;
+    }
     await this.staging.unlinked(node);
     this.tree.changed(node.key);
     this.tree.nodes.detach(node);
@@ -45,9 +51,8 @@ export class Removal {
       await ledger.beginSafely(operation);
       await removeAny(this.store, node.key, version);
     } catch (error) {
-      // Nor is it done by the next start: the guest has been told, and goes on with the file
+      // Nor is it done by the next start
       ledger.finish(operation);
-      this.write.committer.later(file);
       throw error;
     }
     file.rename(null, file.base);

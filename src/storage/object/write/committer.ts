@@ -88,6 +88,7 @@ export class Committer {
     if (this.options.durability === 'remote') return this.committed(file);
     if (!file.dirty) return;
     await file.content.sync();
+    if (file.isPutAside) throw new FileError(E.STALE);
     this.later(file);
   }
 
@@ -206,7 +207,7 @@ export class Committer {
       this.#failures.delete(file);
       this.events.committed(file, committed);
     } catch (error) {
-      if (this.#stopping.has(file) && error instanceof StorageError && error.code === 'aborted') return;
+      if (this.#isStopped(file, error)) return;
       if (this.#closed) throw error;
       // It has lost its name meanwhile
       if (file.key === null) return;
@@ -214,6 +215,7 @@ export class Committer {
         if (error instanceof ConflictError && (file.onlyDescribed || file.isEmptied)) return this.#drop(file, error);
         if (error instanceof ConflictError) await this.#keep(file, error);
       } catch (second) {
+        if (this.#isStopped(file, second)) return;
         this.#failed(file, second);
         throw second;
       }
@@ -221,6 +223,10 @@ export class Committer {
       this.#failed(file, error);
       throw error;
     }
+  }
+
+  #isStopped(file: StagedFile, error: unknown): boolean {
+    return this.#stopping.has(file) && error instanceof StorageError && error.code === 'aborted';
   }
 
   #failed(file: StagedFile, error: unknown): void {

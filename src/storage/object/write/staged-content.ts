@@ -292,9 +292,10 @@ export class StagedContent {
         this.#loses(-(errnoOfSystem(error)));
         throw error;
       }
+      // It was committed meanwhile, or put aside
+      if (!this.owner.isKnown()) return;
       // Of records that were replaced by others nobody could say how many there were since
       if (this.ledger.rewrites !== rewrites) continue;
-      if (!this.owner.isKnown()) return;
       this.ledger.append({ t: 'synced', id: this.owner.id, after: this.#contents - moment.contents });
       this.#everSynced = true;
       if (this.#synced === null || this.#synced.contents < moment.contents) this.#synced = moment;
