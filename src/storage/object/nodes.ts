@@ -210,8 +210,16 @@ export class ObjectNodes {
     this.#packed.records.addHash(node.slot, hashOf(node.directory, key));
   }
 
-  /** A prefix's own node, and all below it, have keys that begin with another one now; what is known of them is believed no more. */
+  /**
+   * A prefix's own node, and all below it, have keys that begin with another one now; what is known of them is believed no more. There had been nothing below
+   * that one: who has something open there has what others have removed.
+   */
   renameBelow(from: string, to: string): void {
+    for (const slot of this.#slotsBelow(to)) {
+      const node = this.#objects.get(slot) ?? this.#unpack(slot);
+      if (!node.directory && (node.opens > 0 || node.staged !== null)) this.replace(node);
+      else this.detach(node);
+    }
     for (const slot of this.#slotsBelow(from)) {
       const node = this.#objects.get(slot);
       // One that was in the way of another one before may be gone, or an object
