@@ -3,6 +3,7 @@
  * effect at one moment. A copy takes two: it reads its source first and writes later.
  */
 import { createHash } from 'node:crypto';
+import { REMOVED } from '../../src/storage/object/asking.js';
 import { StorageError } from '../../src/storage/object/errors.js';
 import { compareUtf8 } from '../../src/storage/object/listing.js';
 import type {
@@ -65,6 +66,7 @@ interface Begun {
 }
 
 const LIST_MAX = 1000;
+const unlessRemoved = (there: Revision | null): Revision | null => (there !== null && REMOVED in there.metadata ? null : there);
 const md5 = (content: Uint8Array): string => createHash('md5').update(content).digest('hex');
 
 export class Bucket {
@@ -81,11 +83,25 @@ export class Bucket {
     readonly onChange: (change: Change) => void,
   ) {}
 
+  /** An object; null where there is none, or only what stands for a removed one. */
   at(key: string): Revision | null {
-    return this.#objects.get(key) ?? null;
+    return unlessRemoved(this.#at(key));
   }
 
   keys(): string[] {
+    return this.#keys().filter((key) => this.at(key) !== null);
+  }
+
+  /** Keys at which something stands for a removed object. */
+  removed(): string[] {
+    return this.#keys().filter((key) => this.at(key) === null);
+  }
+
+  #at(key: string): Revision | null {
+    return this.#objects.get(key) ?? null;
+  }
+
+  #keys(): string[] {
     return [...this.#objects.keys()].sort(compareUtf8);
   }
 
@@ -125,7 +141,7 @@ export class Bucket {
   remove(call: Call, version: Version | undefined): void {
     const { deleteIfVersion, atomicDelete } = this.provider.capabilities;
     if (version !== undefined && deleteIfVersion && atomicDelete) this.#require(call.operation, call.key, { version });
-    const before = this.at(call.key);
+    const before = this.#at(call.key);
     if (before === null) return;
     this.#objects.delete(call.key);
     this.#changed(call, call.key, before, null);
@@ -165,7 +181,7 @@ export class Bucket {
     const objects: ObjectInfo[] = [];
     const prefixes: string[] = [];
     let last = '';
-    for (const key of this.keys()) {
+    for (const key of this.#keys()) {
       if (!key.startsWith(prefix)) continue;
       const cut = delimiter === undefined ? -1 : key.indexOf(delimiter, prefix.length);
       const name = cut < 0 ? key : key.slice(0, cut + 1);
@@ -240,7 +256,7 @@ export class Bucket {
   }
 
   #require(operation: string, key: string, condition: Condition): void {
-    const there = this.at(key)?.version;
+    const there = this.#at(key)?.version;
     if ('absent' in condition) {
       if (there !== undefined) throw new StorageError('changed', operation, { status: 412 });
     } else if (there !== condition.version) {
@@ -260,14 +276,16 @@ export class Bucket {
   }
 
   #set(call: Call, like: Revision): Revision {
-    const before = this.at(like.key);
+    const before = this.#at(like.key);
     const made = { ...like, id: ++this.#ids, by: call.client, call };
     this.#objects.set(like.key, made);
     this.#changed(call, like.key, before, made);
     return made;
   }
 
-  #changed(call: Call, key: string, before: Revision | null, after: Revision | null): void {
+  #changed(call: Call, key: string, was: Revision | null, is: Revision | null): void {
+    const [before, after] = [unlessRemoved(was), unlessRemoved(is)];
+    if (before === null && after === null) return;
     const change = { number: this.changes.length + 1, at_ms: this.now_ms(), key, before, after, call };
     this.changes.push(change);
     const all = this.history.get(key) ?? [];

@@ -58,11 +58,21 @@ export class Files {
     }
     const node = this.guest.entry(reply);
     made.file!.handles++;
+    made.file!.node = node as bigint;
     return { file: made.file!, node: node as bigint, fh: reply.data.getBigUint64(ENTRY_BYTES, true) };
   }
 
   /** @returns null: there is no such file, or the model cannot tell which version was opened */
   async open(path: string, truncates = false): Promise<Handle | null> {
+    const file = this.guest.book.current(this.guest.key(path));
+    if (!truncates || file === null) return this.#open(path, truncates);
+    if (file.changing > 0) return this.#open(path, false);
+    const opened = this.#open(path, true);
+    file.emptied = opened.catch(() => undefined);
+    return opened;
+  }
+
+  async #open(path: string, truncates: boolean): Promise<Handle | null> {
     const key = this.guest.key(path);
     const since = this.guest.now(key);
     const before = this.guest.book.current(key);
@@ -71,6 +81,7 @@ export class Files {
     let node: bigint | number = 0;
     let candidates: (GuestFile | Revision)[] = [];
     const adopted: { file: GuestFile | null } = { file: null };
+    let asked = -1;
     for (let attempt = 1; attempt <= 2; attempt++) {
       node = await this.guest.walk(path);
       if (typeof node === 'number') {
@@ -79,13 +90,19 @@ export class Files {
         return null;
       }
       opened = await this.guest.daemon.call(OP.OPEN, node, u32(O_RDWR | (truncates ? O_TRUNC : 0), 0), 16, {
+        deferred: () => {
+          if (truncates) asked = before?.asks(Buffer.alloc(0)) ?? -1;
+        },
         answered: ({ error }) => {
-          if (error !== 0) return;
-          candidates = this.#candidates(key, since, before, wasDirty);
+          if (error !== 0) return before?.withdraw(asked);
+          candidates = this.#candidates(key, since, before, wasDirty, node as bigint);
           if (candidates.length !== 1) return;
           adopted.file = this.adopt(key, candidates[0], since);
           adopted.file.handles++;
-          if (truncates) adopted.file.data.push(Buffer.alloc(0));
+          adopted.file.node = node as bigint;
+          if (truncates && (asked < 0 || adopted.file !== before)) adopted.file.data.push(Buffer.alloc(0));
+          if (adopted.file === before) before?.answered(asked, true);
+          else before?.withdraw(asked);
         },
         lost: () => {
           if (truncates) this.#blur(key, 'a daemon that was killed was opening it with O_TRUNC');
@@ -106,15 +123,17 @@ export class Files {
   }
 
   /** Versions that an OPEN since then may have found: the guest's uncommitted file, and states of the bucket. */
-  #candidates(key: string, since: number, before: GuestFile | null, wasDirty: boolean): (GuestFile | Revision)[] {
-    const file = this.guest.book.current(key);
-    if (file !== null && file === before && wasDirty && file.data.committed < file.data.last) return [file];
+  #candidates(key: string, since: number, before: GuestFile | null, wasDirty: boolean, node: bigint): (GuestFile | Revision)[] {
+    const current = this.guest.book.current(key);
+    // To the guest's kernel another node is another file
+    const file = current !== null && (current.handles === 0 || current.node === node) ? current : null;
+    if (file !== null && file === before && wasDirty && file.data.committed < file.visible) return [file];
     // The daemon may not know yet that a file was put aside
-    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && !one.isKeptForSure());
+    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && (one.handles === 0 || one.node === node));
     if (file !== null && file.mayBeDirty) found.push(file);
     for (const revision of this.guest.bucket.statesSince(key, since)) {
       if (revision === null) continue;
-      const isOwn = file?.versions.has(revision.version) === true && exactly(file.data, revision.content, file.data.committed) >= 0;
+      const isOwn = file?.versions.has(revision.version) === true && (revision.by === this.guest.book.guest || exactly(file.data, revision.content, file.data.committed) >= 0);
       const known = isOwn ? file! : revision;
       if (!found.some((one) => one === known || (!(one instanceof GuestFile) && !(known instanceof GuestFile) && one.version === known.version))) found.push(known);
     }
@@ -131,7 +150,7 @@ export class Files {
 
   async #identified(path: string, node: bigint, fh: bigint, candidates: (GuestFile | Revision)[], since: number, truncates: boolean): Promise<Handle | null> {
     const key = this.guest.key(path);
-    if (candidates.length === 0 && !this.guest.book.isUnclear(key)) this.guest.oracle.fail('name', `${this.guest.daemon.name}: opening ${path} has succeeded, and nothing was there`);
+    if (candidates.length === 0 && !this.guest.book.isUnclear(key)) this.guest.oracle.fail('name', `${this.guest.daemon.name}: opening ${path} has succeeded, and nothing was there (${this.guest.book.files.filter((one) => one.hasHad(key)).map(String).join('; ')})`);
     if (truncates) this.#blur(key, 'others have changed it while it was opened with O_TRUNC');
     let chosen: (GuestFile | Revision)[] = [];
     if (candidates.length > 0 && !truncates) {
@@ -147,6 +166,7 @@ export class Files {
     if (chosen.length === 1) {
       const file = this.adopt(key, chosen[0], since);
       file.handles++;
+      file.node = node;
       return { file, node, fh };
     }
     await this.guest.daemon.call(OP.FLUSH, node, concat(u64(fh), u32(0, 0), u64(0)), 0);
@@ -171,7 +191,7 @@ export class Files {
     const what = `reading ${size} at ${offset} of file ${file.id}`;
     let from = 0;
     await this.guest.daemon.call(OP.READ, node, concat(u64(fh, offset), u32(size, 0), u64(0), u32(0, 0)), size, {
-      given: () => (from = file.data.last),
+      given: () => (from = file.visible),
       answered: ({ error, data }) => {
         this.guest.note(`${what}: ${error === 0 ? `${data.byteLength} bytes` : errnoText(error)}`);
         if (error !== 0) return this.#overtaken(handle, error, what) ? undefined : this.guest.unexpected(what, error);
@@ -184,49 +204,52 @@ export class Files {
 
   /** @returns whether it was done */
   async write(handle: Handle, offset: number, bytes: Uint8Array): Promise<boolean> {
-    const { file, node, fh } = handle;
+    const { file, fh } = handle;
     const what = `writing ${bytes.length} at ${offset} of file ${file.id}`;
-    let pending = -1;
-    const apply = (acknowledged: boolean): void => {
-      const value = file.data.value;
+    const apply = (value: Buffer): Buffer => {
       const after = Buffer.alloc(Math.max(value.length, offset + bytes.length));
       value.copy(after);
       after.set(bytes, offset);
-      file.data.push(after, acknowledged);
-      file.changed_ms = this.guest.daemon.machine.now_ms();
+      return after;
     };
-    const { error } = await this.guest.daemon.call(OP.WRITE, node, concat(u64(fh, offset), u32(bytes.length, 0), u64(0), u32(0, 0), bytes), 8, {
-      deferred: () => {
-        apply(false);
-        pending = file.data.last;
-      },
-      answered: (reply) => {
-        this.guest.note(`${what}: ${errnoText(reply.error)}`);
-        if (reply.error !== 0) return this.#overtaken(handle, reply.error, what) ? undefined : this.guest.unexpected(what, reply.error);
-        if (pending < 0) apply(true);
-        else file.data.acknowledged = Math.max(file.data.acknowledged, pending);
-      },
-    });
+    const { error } = await this.#change(handle, OP.WRITE, concat(u64(fh, offset), u32(bytes.length, 0), u64(0), u32(0, 0), bytes), 8, what, apply);
     return error === 0;
   }
 
   async truncate(handle: Handle, size: number): Promise<void> {
-    const { file, node, fh } = handle;
-    const what = `cutting file ${file.id} to ${size}`;
     const args = new DataView(new ArrayBuffer(88));
     args.setUint32(0, FATTR.SIZE | (1 << 6), true);
-    args.setBigUint64(8, fh, true);
+    args.setBigUint64(8, handle.fh, true);
     args.setBigUint64(16, BigInt(size), true);
-    await this.guest.daemon.call(OP.SETATTR, node, new Uint8Array(args.buffer), ATTR_BYTES, {
-      answered: ({ error }) => {
-        this.guest.note(`${what}: ${errnoText(error)}`);
-        if (error !== 0) return this.#overtaken(handle, error, what) ? undefined : this.guest.unexpected(what, error);
-        const after = Buffer.alloc(size);
-        file.data.value.copy(after, 0, 0, Math.min(size, file.data.value.length));
-        file.data.push(after);
+    await this.#change(handle, OP.SETATTR, new Uint8Array(args.buffer), ATTR_BYTES, `cutting file ${handle.file.id} to ${size}`, (value) => {
+      const after = Buffer.alloc(size);
+      value.copy(after, 0, 0, Math.min(size, value.length));
+      return after;
+    });
+  }
+
+  /** A request that changes data. */
+  async #change(handle: Handle, opcode: number, args: Uint8Array, room: number, what: string, apply: (value: Buffer) => Buffer): Promise<Reply> {
+    const { file, node } = handle;
+    await file.emptied;
+    file.changing++;
+    let asked = -1;
+    return this.guest.daemon.call(opcode, node, args, room, {
+      deferred: () => {
+        asked = file.asks(apply(file.data.value));
         file.changed_ms = this.guest.daemon.machine.now_ms();
       },
-    });
+      answered: ({ error }) => {
+        this.guest.note(`${what}: ${errnoText(error)}`);
+        if (error === 0) {
+          file.changed_ms = this.guest.daemon.machine.now_ms();
+          if (asked < 0) file.data.push(apply(file.data.value));
+        } else if (!this.#overtaken(handle, error, what)) {
+          this.guest.unexpected(what, error);
+        }
+        file.answered(asked, error === 0);
+      },
+    }).finally(() => file.changing--);
   }
 
   /** FSYNC or FLUSH. @returns 0 or −errno */
@@ -236,7 +259,7 @@ export class Files {
     const args = opcode === OP.FLUSH ? concat(u64(fh), u32(0, 0), u64(0)) : concat(u64(fh), u32(0, 0));
     let [data, attributes, given_ms] = [0, 0, 0];
     const { error } = await this.guest.daemon.call(opcode, node, args, 0, {
-      given: () => void ([data, attributes, given_ms] = [file.data.last, file.attributes.acknowledged, this.guest.daemon.machine.now_ms()]),
+      given: () => void ([data, attributes, given_ms] = [file.visible, file.attributes.acknowledged, this.guest.daemon.machine.now_ms()]),
       answered: (reply) => {
         this.guest.note(`${what}: ${errnoText(reply.error)}`);
         if (reply.error === 0) {

@@ -52,7 +52,7 @@ export class OtherClients {
     if (dice < 6) return this.#put(chance, key);
     if (dice < 8) return this.bucket.remove(this.network.call(OTHERS, 'remove', key), undefined);
     const source = this.bucket.at(prefix + chance.pick(paths));
-    if (source !== null) this.bucket.finishCopy(this.network.call(OTHERS, 'copy', source.key), source, key, { metadata: source.metadata });
+    if (source !== null && source.key !== key) this.bucket.finishCopy(this.network.call(OTHERS, 'copy', source.key), source, key, { metadata: source.metadata });
   }
 
   #put(chance: Chance, key: string): void {

@@ -35,6 +35,8 @@ export const baseOf = (path: string): string => path.slice(path.lastIndexOf('/')
 export class Guest {
   readonly locks = new PathLocks();
   readonly #lookups = new Map<bigint, number>();
+  /** Of each path's last lookup that took long: the changes that its answer may not know of, and when it came. */
+  readonly #answers = new Map<string, { readonly since: number; readonly at_ms: number }>();
 
   constructor(
     readonly daemon: Daemon,
@@ -65,6 +67,15 @@ export class Guest {
 
   /** @returns the node, or −errno */
   async walk(path: string): Promise<bigint | number> {
+    const since = this.#believed(this.key(path));
+    const node = await this.#walk(path);
+    const last = this.#answers.get(path);
+    const at_ms = this.daemon.machine.now_ms();
+    if (last === undefined || last.at_ms < at_ms - 2 * this.options.ttl_ms || since < last.since) this.#answers.set(path, { since, at_ms });
+    return node;
+  }
+
+  async #walk(path: string): Promise<bigint | number> {
     let node = ROOT;
     if (path === '') return node;
     for (const part of path.split('/')) {
@@ -95,14 +106,25 @@ export class Guest {
     if (count > 0) await this.daemon.call(OP.FORGET, node, u64(count));
   }
 
-  /** @returns the number of the last change that an answer of now must know of */
+  /** @returns the number of the last change that an answer of now must know of: what it was told is believed for a while after the answer has come */
   now(key: string): number {
+    const at = this.#believed(key);
+    const last = this.#answers.get(key.slice(this.options.prefix.length));
+    return last !== undefined && last.at_ms >= this.daemon.machine.now_ms() - this.options.ttl_ms ? Math.max(this.#own(key), Math.min(at, last.since)) : at;
+  }
+
+  /** Changes of its own it sees at once. */
+  #own(key: string): number {
+    const { changes } = this.bucket;
+    return (this.bucket.history.get(key) ?? []).findLast(({ change }) => changes[change - 1].call.client === this.daemon.name)?.change ?? 0;
+  }
+
+  #believed(key: string): number {
     const { changes } = this.bucket;
     if (this.options.ttl_ms === 0) return changes.length;
     const from_ms = this.daemon.machine.now_ms() - 2 * this.options.ttl_ms;
     let at = changes.length;
-    // Changes of its own it sees at once
-    const own = (this.bucket.history.get(key) ?? []).findLast(({ change }) => changes[change - 1].call.client === this.daemon.name)?.change ?? 0;
+    const own = this.#own(key);
     while (at > own && changes[at - 1].at_ms >= from_ms) at--;
     return at;
   }

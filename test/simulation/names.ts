@@ -51,7 +51,7 @@ export class Names {
       file.names.clear();
     }
     const there = this.guest.bucket.at(key);
-    if (there?.by === this.guest.book.guest && !this.guest.book.fog.has(key)) this.guest.oracle.fail('came back', `${this.guest.daemon.name}: ${key} was removed, and ${named(there)} is there`);
+    if (there?.by === this.guest.book.guest && !this.guest.book.fog.has(key) && !this.guest.oracle.excused.has(key)) this.guest.oracle.fail('came back', `${this.guest.daemon.name}: ${key} was removed, and ${named(there)} is there`);
   }
 
   async rename(from: string, to: string, flags = 0): Promise<void> {
@@ -149,6 +149,7 @@ export class Names {
       }
     }
     if (nothing) return;
+    for (const key of this.guest.bucket.keys()) if (tree ? key.startsWith(to) : key === to) this.guest.oracle.excused.set(key, 'a rename to it has failed');
     for (const file of tree ? [] : this.guest.book.at(to)) file.uncertain = true;
   }
 

@@ -10,6 +10,7 @@ export interface ProgramOptions {
   readonly seed: number;
   readonly name: string;
   readonly steps: number;
+  readonly mood: Mood;
   readonly paths: readonly string[];
   readonly directories: readonly string[];
   /** Steps that are left out. */
@@ -37,12 +38,12 @@ export class Program {
   ) {}
 
   async run(): Promise<void> {
-    const { seed, name, steps, skipped, pause } = this.options;
+    const { seed, name, steps, skipped, mood, pause } = this.options;
     try {
       for (let step = 0; step < steps; step++) {
         if (skipped.has(`${name}/${step}`)) continue;
         const chance = chanceOf(seed, 'step', name, step);
-        const [action, what] = pickAction(chance);
+        const [action, what] = pickAction(chance, mood);
         this.guest.note(`${name}/${step} ${what}`);
         await action(this, chance);
         if (chance.chance(60)) await pause(chance.skewed(0.1, 3_000));
@@ -231,14 +232,23 @@ const scatter: Action = async (p, chance) => {
   await finish(p, chance, path, handle);
 };
 
-const ACTIONS: readonly (readonly [number, string, Action])[] = [
-  [200, 'edit', edit], [150, 'goes on', goOn], [70, 'log', log], [80, 'read', read], [90, 'replace', replace], [80, 'unlink', remove], [110, 'rename', rename],
-  [50, 'rename directory', renameDirectory], [50, 'directory', directory], [90, 'chmod', chmod], [40, 'setxattr', setxattr], [3, 'scatter', scatter],
-];
-const SUM = ACTIONS.reduce((sum, [weight]) => sum + weight, 0);
+/** Actions that some seeds do more often than others. */
+export const MOODS = ['any', 'any', 'attributes', 'names', 'directories', 'databases', 'open files'] as const;
+export type Mood = (typeof MOODS)[number];
 
-function pickAction(chance: Chance): [Action, string] {
-  let dice = chance.below(SUM);
-  const [, what, action] = ACTIONS.find(([weight]) => (dice -= weight) < 0)!;
+const ACTIONS: readonly (readonly [weight: number, what: string, run: Action, moods: readonly Mood[]])[] = [
+  [200, 'edit', edit, ['attributes', 'open files']], [150, 'goes on', goOn, ['open files']], [70, 'log', log, ['attributes']], [80, 'read', read, ['open files']],
+  [90, 'replace', replace, ['names']], [80, 'unlink', remove, ['names']], [110, 'rename', rename, ['names']], [50, 'rename directory', renameDirectory, ['directories']],
+  [50, 'directory', directory, ['directories']], [90, 'chmod', chmod, ['attributes']], [40, 'setxattr', setxattr, ['attributes']], [3, 'scatter', scatter, ['databases']],
+];
+/** So many times as often. */
+const MOOD_FACTOR = 6;
+const DATABASE_FACTOR = 40;
+
+function pickAction(chance: Chance, mood: Mood): [Action, string] {
+  const factor = mood === 'databases' ? DATABASE_FACTOR : MOOD_FACTOR;
+  const weights = ACTIONS.map(([weight, , , moods]) => (moods.includes(mood) ? weight * factor : weight));
+  let dice = chance.below(weights.reduce((sum, weight) => sum + weight, 0));
+  const [, what, action] = ACTIONS[weights.findIndex((weight) => (dice -= weight) < 0)];
   return [action, what];
 }

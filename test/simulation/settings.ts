@@ -1,6 +1,7 @@
 /** Settings of a seed's world. */
 import type { Durability } from '../../src/storage/object/write/committer.js';
 import { chanceOf, type Chance } from './chance.js';
+import { MOODS, type Mood } from './programs.js';
 import { PROVIDERS, type Provider } from './provider.js';
 import { CALM, type Outage, type Weather } from './weather.js';
 
@@ -13,6 +14,7 @@ export interface Settings {
   /** Programs of each guest that run at the same time. */
   readonly programs: number;
   readonly steps: number;
+  readonly mood: Mood;
   /** Kills and orderly ends of each daemon. */
   readonly ends: number;
   /** Changes that other clients make. */
@@ -42,7 +44,7 @@ export function settingsOf(seed: number, alone: boolean): Settings {
   const paths = PATHS.slice(0, 2 + chance.below(PATHS.length - 1));
   return {
     seed, provider, guests, foreign, weather: weatherOf(chance), lies: false,
-    programs: 1 + chance.below(3), steps: 4 + chance.below(14), ends: chance.pick([0, 0, 1, 1, 2, 3]),
+    programs: 1 + chance.below(3), steps: 4 + chance.below(14), mood: chance.pick(MOODS), ends: chance.pick([0, 0, 1, 1, 2, 3]),
     durability: chance.pick(['remote', 'writeback']), writebackDelay_ms: chance.pick([0, 5, 300, 5_000]), ttl_ms: chance.pick([0, 0, 1_000]),
     posix: chance.pick(['lazy', 'full']), prefix: chance.pick(['', 'p/']), paths, directories: DIRECTORIES, rewrites: chance.pick([0, 0, 2, 30]),
   };
@@ -61,7 +63,7 @@ function outageOf(chance: Chance): Outage {
   return { from_ms, to_ms: from_ms + chance.skewed(1_000, 400_000), code: chance.pick([null, 'unreachable', 'unreachable', 'denied', 'expired']) };
 }
 
-export function describedSettings({ provider, weather, guests, programs, steps, ends, foreign, durability, writebackDelay_ms, ttl_ms, posix, prefix, paths, rewrites }: Settings): string {
+export function describedSettings({ provider, weather, guests, programs, steps, mood, ends, foreign, durability, writebackDelay_ms, ttl_ms, posix, prefix, paths, rewrites }: Settings): string {
   const outages = weather.outages.map(({ from_ms, to_ms, code }) => ` ${code ?? 'silent'} ${Math.round(from_ms)}-${Math.round(to_ms)} ms`).join(',');
-  return `${provider.name}, ${weather.name}${outages}, ${guests} guests with ${programs} programs of ${steps} steps on ${paths.join()}, ${foreign} changes of others, ${ends} ends, ${durability} ${writebackDelay_ms} ms, ttl ${ttl_ms}, ${posix}, prefix '${prefix}', rewrites ${rewrites}`;
+  return `${provider.name}, ${weather.name}${outages}, ${guests} guests with ${programs} programs of ${steps} steps (${mood}) on ${paths.join()}, ${foreign} changes of others, ${ends} ends, ${durability} ${writebackDelay_ms} ms, ttl ${ttl_ms}, ${posix}, prefix '${prefix}', rewrites ${rewrites}`;
 }

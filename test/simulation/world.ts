@@ -259,7 +259,7 @@ export class World {
       const name = `${daemon.name}.${life}${'abc'[i]}`;
       for (let step = 0; step < steps; step++) this.steps.push(`${name}/${step}`);
       return new Program(guest, files, names, attributes, {
-        seed: mixed(settings.seed, name), name, steps, paths: settings.paths, directories: settings.directories, skipped: this.omitted.steps,
+        seed: mixed(settings.seed, name), name, steps, mood: settings.mood, paths: settings.paths, directories: settings.directories, skipped: this.omitted.steps,
         pause: async (ms) => {
           const { process } = daemon;
           await this.#pause(ms);

@@ -71,13 +71,19 @@ export class GuestFile {
   /** Time of the last change of data, and of attributes. */
   changed_ms = 0;
   described_ms = -1;
-  /** The daemon knows that the conflict copy was made. */
-  isKeptForSure: () => boolean = () => true;
+  /** Open handles of its guest, and the node that they are of. */
   handles = 0;
+  node = 0n;
   /** The guest has heard ESTALE. */
   stale = false;
   /** A rename or removal of it failed or ended unknown: both outcomes are right. */
   uncertain = false;
+  /** Requests under way that change data. */
+  changing = 0;
+  /** It is being opened with O_TRUNC: whoever changes it waits. */
+  emptied: Promise<unknown> = Promise.resolve();
+  /** States of data whose requests are not answered: they may be there or not. */
+  readonly #asked = new Set<number>();
 
   constructor(
     /** Number among its guest's files. */
@@ -99,7 +105,33 @@ export class GuestFile {
 
   /** Whether its daemon may take it for dirty. */
   get mayBeDirty(): boolean {
-    return this.isDirty || !this.isDataAnswered() || !this.isAttributesAnswered();
+    return this.data.committed < this.visible || this.attributes.committed < this.attributes.last || !this.isDataAnswered() || !this.isAttributesAnswered();
+  }
+
+  /** The first state of data that a request of now may find. */
+  get visible(): number {
+    return this.#asked.size === 0 ? this.data.last : Math.min(...this.#asked) - 1;
+  }
+
+  /** The daemon is going to answer later. @returns the number of the state */
+  asks(after: Buffer): number {
+    this.data.push(after, false);
+    this.#asked.add(this.data.last);
+    return this.data.last;
+  }
+
+  /** `state`: see asks(). One that failed may be there or not. */
+  answered(state: number, isDone: boolean): void {
+    if (!this.#asked.delete(state)) return;
+    if (isDone) this.data.acknowledged = Math.max(this.data.acknowledged, state);
+    else this.uncertain = true;
+  }
+
+  /** It has not happened: see asks(). */
+  withdraw(state: number): void {
+    if (!this.#asked.delete(state)) return;
+    if (state === this.data.last && this.data.committed < state) this.data.values.pop();
+    else this.uncertain = true;
   }
 
   get isRemoved(): boolean {

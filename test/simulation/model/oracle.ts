@@ -194,7 +194,8 @@ export class Oracle {
     this.fail('attributes', `${what}: ${JSON.stringify(there)} is not what the guest has set: ${JSON.stringify(log.values.slice(Math.max(0, log.committed)))} (${String(file)})`);
   }
 
-  #written(book: Book, { key, before, call }: Change, after: Revision): void {
+  #written(book: Book, change: Change, after: Revision): void {
+    const { key, before, call } = change;
     const what = `${call.client} writes ${key} by request #${call.number}, ${after.content.length} bytes`;
     if (book.fog.has(key)) return;
     const parted = call.operation === 'completeUpload';
@@ -212,10 +213,14 @@ export class Oracle {
       if (own.length > 0) return this.fail('content', `${what}: ${explained(after.content, own.at(-1)!.data)} (${own.map(String).join('; ')})`);
       return this.fail(book.files.some((one) => one.hasHad(key)) ? 'came back' : 'nobody', `${what}: the guest has no file of that name`);
     }
-    if (!this.#follows(file, before) && !this.options.overwrites) {
+    // Of a rename, which replaces what is there, whoever made it
+    if (!this.#follows(file, before) && before !== null && file.names.size > 1 && isUnderWay(book, key)) {
+      this.#mayReplace(book, before, call.issuedAt, what);
+    } else if (!this.#follows(file, before) && !this.options.overwrites) {
       const removedAt = this.bucket().history.get(key)!.at(-2)?.change ?? 0;
       // The request was sent before others removed the object
       if (before === null && call.issuedAt < removedAt) return void this.excused.set(key, 'a request that came late');
+      if (before === null && this.#isCopied(book, change, after)) return;
       return before === null
         ? this.fail('came back', `${what}, which others have removed`)
         : this.fail('overwritten', `${what}: ${named(before)} is no state of this file (${String(file)})`);
@@ -257,7 +262,6 @@ export class Oracle {
       if (at < 0) continue;
       if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
       file.data.kept = Math.max(file.data.kept, at);
-      file.isKeptForSure = () => call.answered;
       return;
     }
     if (book.fog.has(key)) return;
@@ -311,6 +315,7 @@ export class Oracle {
   finish(): void {
     for (const book of this.books.values()) for (const file of book.files) this.#finished(book, file);
     for (const key of this.bucket().keys()) this.#mayBeThere(this.bucket().at(key)!);
+    for (const key of this.bucket().removed()) this.fail('left behind', `what stands for the removed object ${key}`);
   }
 
   #finished(book: Book, file: GuestFile): void {
@@ -318,7 +323,9 @@ export class Oracle {
     if (!file.data.isSafe) this.fail('lost', `content that was acknowledged is nowhere (${String(file)})`);
     const overtaken = file.stale || this.hasConflict(book, file);
     if (!file.attributes.isSafe && !overtaken) this.fail('lost', `attributes that were acknowledged are nowhere: ${JSON.stringify(file.attributes.values.at(file.attributes.acknowledged))} (${String(file)})`);
-    if (overtaken) return;
+    // A newer file of that name has replaced it
+    const isNewest = [...file.names].some((key) => book.files.findLast((one) => one.names.has(key)) === file);
+    if (overtaken || !isNewest) return;
     const there = [...file.names].map((key) => this.bucket().at(key)).filter((one) => one !== null);
     if (!there.some(({ content }) => exactly(file.data, content, file.data.acknowledged) >= 0)) this.fail('gone', `what was in the bucket is not there any more (${String(file)}): ${there.map(named).join() || 'nothing'}`);
   }
@@ -374,5 +381,12 @@ export function explained(content: Uint8Array, log: Log<Buffer>): string {
     const shown = (bytes: Uint8Array): string => JSON.stringify(Buffer.from(bytes.subarray(at, at + 20)).toString('latin1'));
     return `${content.length} instead of ${value.length} bytes, ${zeros ? 'zeros' : shown(content)} instead of ${shown(value)} from ${at} to ${end}`;
   });
-  return texts.slice(-3).join(' | ');
+  return `${nowhere(content, log)}; ${texts.slice(-3).join(' | ')}`;
+}
+
+/** Names the first bytes that are in no state. */
+function nowhere(content: Uint8Array, log: Log<Buffer>): string {
+  const at = content.findIndex((byte, i) => !log.values.some((value) => value[i] === byte));
+  if (at < 0) return 'each byte is of some state';
+  return `in no state from ${at} on: ${JSON.stringify(Buffer.from(content.subarray(at, at + 20)).toString('latin1'))}`;
 }
