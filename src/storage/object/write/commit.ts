@@ -258,7 +258,7 @@ export class CommitMaker {
       await saved;
       const options = { commit, metadata, headers: file.attributes().headers, condition };
       const version = await this.#writes(file, commit, () =>
-        content !== null ? settledPut(store, key, content, options) : file.content.sending((fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
+        content !== null ? settledPut(store, key, content, options) : file.content.sending(size, (fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
       return { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit };
     }
     if (uploads === ATTEMPTS) throw new StorageError('short-body', `put ${store.location}/${key}`, { providerMessage: 'the file gets shorter whenever it is sent' });

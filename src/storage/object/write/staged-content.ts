@@ -263,10 +263,13 @@ export class StagedContent {
     return content;
   }
 
-  /** Something reads the staging file: its descriptor stays open meanwhile, and the file is as long as it is to be. @throws an error of the file system */
-  async sending<T>(body: (fd: number) => Promise<T>): Promise<T> {
+  /**
+   * Something reads the staging file: its descriptor stays open meanwhile, and the file is as long as it is to be, and at least `bytes`: what is to be sent may
+   * have been cut off since that was planned. @throws an error of the file system
+   */
+  async sending<T>(bytes: number, body: (fd: number) => Promise<T>): Promise<T> {
     this.verify();
-    this.#staging.grow(this.extents.size);
+    this.#staging.grow(Math.max(bytes, this.extents.size));
     return this.#staging.using(body);
   }
 

@@ -195,7 +195,7 @@ export class PartedUpload {
       }
     }
     if (!this.onlyStaged) await file.fill(cell.from, cell.to);
-    return file.content.sending((fd) => store.putPart(upload, cell.number, { fd, offset: cell.from, bytes }, { signal }));
+    return file.content.sending(cell.to, (fd) => store.putPart(upload, cell.number, { fd, offset: cell.from, bytes }, { signal }));
   }
 
   async #copy(cell: Cell, signal: AbortSignal): Promise<Part> {
