@@ -63,8 +63,11 @@ export class AttributeRequests {
       if (file !== null) file.attributes.acknowledged = Math.max(file.attributes.acknowledged, file.attributes.committed);
       return;
     }
-    // That changes nothing
-    if (file !== null && sameAttributes(one.change(file.attributes.value), file.attributes.value)) return;
+    if (file !== null && sameAttributes(one.change(file.attributes.value), file.attributes.value)) {
+      // That changes nothing, but the daemon may commit it later
+      file.isAttributesAnswered = () => false;
+      return;
+    }
     if (file !== null && (!wasClean || !this.guest.options.waits)) {
       one.seen = true;
       file.attributes.push(one.change(file.attributes.value));

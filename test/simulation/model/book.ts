@@ -97,6 +97,11 @@ export class Book {
     return this.operations.findLast((one) => one.kind === 'move' && wasUnderWay(one, time_ms) && (maps(one, from) === to || maps(one, to) === from)) ?? null;
   }
 
+  /** Whether a move that was under way at that time has made this object, and takes it back. */
+  undoesAt(time_ms: number, { key, by, call }: Revision): boolean {
+    return by === this.guest && this.operations.some((one) => one.kind === 'move' && one.to === key && wasUnderWay(one, time_ms) && call.issued_ms >= one.begun_ms);
+  }
+
   /** Whether an operation that was under way at that time removes a key. */
   removesAt(time_ms: number, key: string): boolean {
     return this.operations.some((one) => wasUnderWay(one, time_ms) && (one.kind === 'move' ? maps(one, key) !== null || (one.tree && key.startsWith(one.to)) : one.from === key));

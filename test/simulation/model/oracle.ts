@@ -94,7 +94,7 @@ export class Oracle {
   #removed(book: Book, { key, before, call }: Change): void {
     if (before === null || call.operation === 'rename') return;
     const what = `${call.client} removes ${key} by request #${call.number}`;
-    if (!book.removesAt(call.issued_ms, key)) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
+    if (!book.removesAt(call.issued_ms, key) && !book.undoesAt(call.issued_ms, before)) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
     // The provider compares before it removes, not in one step
     if (call.comparedAt !== null && !this.bucket().provider.capabilities.atomicDelete && this.bucket().stateAt(key, call.comparedAt)?.id !== before.id) return;
     this.#mayReplace(book, before, call.issuedAt, what);
