@@ -264,14 +264,25 @@ export class Changes {
       if (there === null) {
         await this.#renameOnto(node, key, null, noReplace);
       } else {
-        // In the bucket first: who starts after a daemon that ended halfway must not find changes of what another object has replaced
-        if (there.staged !== null) await this.write.committer.committed(there.staged);
-        await replacing(there, () => this.#renameOnto(node, key, there, noReplace));
+        const over = there.staged === null ? there : await this.#committed(there, there.staged);
+        const rename = (): Promise<void> => (over === null ? this.#renameOnto(node, key, null, noReplace) : replacing(over, () => this.#renameOnto(node, key, over, noReplace)));
+        await (over === null || over === there ? rename() : inTurn(over, rename));
       }
       if (leaves) await this.#keepEmptied(parent, from);
     } finally {
       if (node.staged?.dirty === true) this.write.committer.later(node.staged);
     }
+  }
+
+  /**
+   * What is to be replaced is in the bucket first: who starts after a daemon that ended halfway must not find changes of it. @returns what is there by then:
+   * attributes may have gone with the version that they were set of, in whose place others had put another one
+   */
+  async #committed(there: ObjectNode, file: StagedFile): Promise<ObjectNode | null> {
+    await this.write.committer.committed(file);
+    if (file.key !== null || there.unlinked) return there;
+    const info = await objectAt(this.store, there.key);
+    return info === null ? null : this.tree.putObject(info);
   }
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {

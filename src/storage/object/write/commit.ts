@@ -115,7 +115,9 @@ export class CommitMaker {
           // Lost a race against something that has failed itself (409)
         } else {
           const contradicts = there === null && file.base !== null && !(await isGone(this.shop.store, key));
-          throw contradicts ? new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' }) : new ConflictError(key, file.base, there);
+          if (!contradicts) throw new ConflictError(key, file.base, there);
+          // Somebody may have made it in between
+          if (attempt === ATTEMPTS) throw new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
         }
         if (attempt >= ATTEMPTS) throw error;
       }
