@@ -287,6 +287,8 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
+    // One may have begun with what was written meanwhile: no other does from here on
+    if (there?.staged != null) await this.write.committer.over(there.staged);
     if (there !== null) await this.#removal.preserve(there);
     let file: StagedFile | null;
     // A commit makes the object of the key that it began with: none may be under way, or have come in between, when the key changes
