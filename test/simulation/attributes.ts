@@ -56,6 +56,8 @@ export class AttributeRequests {
     if (this.guest.book.isUnclear(key)) return;
     // It may be of another object by now, or go along with what was set of a former one
     if (this.guest.oracle.others(this.guest.book.guest, key, this.guest.options.waits ? since : this.#waitingSince(key, since))) return;
+    // Or of one that is being put aside
+    if (this.guest.book.at(key).some((file) => file.data.kept >= 0 && !file.isKeptAnswered())) return;
     const there = this.guest.bucket.at(key);
     const known = this.guest.book.current(key);
     const file = known !== null && (known.mayBeDirty || there === null || known.versions.has(there.version)) ? known : there === null ? null : this.files.adopt(key, there, since);

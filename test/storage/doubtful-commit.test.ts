@@ -9,7 +9,7 @@ import { intercept, type Call } from '../../src/storage/object/layers/intercept.
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
-import { OP } from '../support/guest.js';
+import { name, OP } from '../support/guest.js';
 import { MortalStore } from '../support/mortal-store.js';
 import { ObjectGuest } from '../support/object-guest.js';
 import { Guest, killedInRename, objectOf, PARTS, SMALL, withGuest } from '../support/writing-guest.js';
@@ -157,4 +157,20 @@ test('a file that others remove between its last part and attributes that came m
     await guest.close(node, fh);
   }, { write: REMOTE });
   assert.deepEqual((await memory.list({ prefix: '' })).objects.map(({ key }) => key), []);
+});
+
+test('a file that could not be removed while its commit was in doubt is in the bucket in the end', async () => {
+  const memory = new MemoryStore();
+  const faulty = new FaultyStore(memory);
+  const refused = { kind: 'before', code: 'denied' } as const;
+  const g = await ObjectGuest.start(faulty.store, { write: REMOTE });
+  const guest = new Guest(g);
+  const { entry: { node }, fh } = await g.create(ROOT, 'f');
+  await guest.write(node, fh, 0, Buffer.from('written'));
+  faulty.inject({ operation: 'put', nth: 1, fault: { kind: 'lost-request' } }, ...[1, 2, 3, 4].map((nth) => ({ operation: 'head' as const, nth, fault: refused })));
+  assert.notEqual(await guest.close(node, fh), 0);
+  assert.notEqual((await g.call(OP.UNLINK, ROOT, name('f'), 0)).error, 0);
+  faulty.heal();
+  assert.equal(await g.close(), 0);
+  assert.equal(String(await objectOf(memory, 'f')), 'written');
 });

@@ -17,7 +17,7 @@ import { name, OP } from '../support/guest.js';
 import { GuestKernel, type Description, type KernelOptions } from '../support/guest-kernel.js';
 import { answersHeld } from '../support/held-answers.js';
 import { ObjectGuest, type GuestOptions } from '../support/object-guest.js';
-import { objectOf, PARTS } from '../support/writing-guest.js';
+import { objectOf, PARTS, withGuest } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 
 const O_RDWR = 2;
@@ -235,6 +235,25 @@ describe('a file that another client has replaced while it is open', () => {
         assert.deepEqual(await cat(kernel, file), { content: Buffer.from('first'), error: 0 });
       });
     }
+  });
+
+  test('gives its name to what comes there with the directory around it', async () => {
+    const store = new MemoryStore();
+    await store.put('d/f', bytes('first'));
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const lookup = async (): Promise<bigint> => (await g.lookup((await g.lookup(1n, 'd')).node, 'f')).node;
+      const old = await lookup();
+      const fh = await g.open(old, O_RDWR);
+      await store.remove('d/f');
+      await store.put('e/f', bytes('second'));
+      assert.equal((await g.call(OP.RENAME2, 1n, concat(u64(1n), u32(0, 0), name('e'), name('d')), 0)).error, 0);
+      await guest.write(old, fh, 0, bytes('to the first'));
+      const node = await lookup();
+      assert.notEqual(node, old);
+      assert.equal(String(await guest.content(node)), 'second');
+      await guest.release(old, fh);
+    });
   });
 
   test('can be removed and renamed over by who has not heard of that', async () => {

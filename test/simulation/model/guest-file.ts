@@ -68,6 +68,8 @@ export class GuestFile {
   /** The last commit was answered, and nothing has changed since it began. */
   isDataAnswered: () => boolean = () => true;
   isAttributesAnswered: () => boolean = () => true;
+  /** The daemon knows that it was put aside. */
+  isKeptAnswered: () => boolean = () => true;
   /** Time of the last change of data, and of attributes. */
   changed_ms = 0;
   described_ms = -1;

@@ -62,7 +62,7 @@ export class Oracle {
     if (after === null) this.#removed(book, change);
     else if (after.call.source !== null && after.call.source.key !== key) this.#moved(book, change, after, after.call.source);
     else if (after.call.source !== null || change.call.operation === 'patch') this.#described(book, change, after);
-    else if (this.#isDescription(book, change, after)) this.#described(book, change, after);
+    else if (this.#isDescription(book, change, after) && !this.#isSameByChance(book, change, after)) this.#described(book, change, after);
     else if (this.#isWriting(book, change, after) || !this.#isCopied(book, change, after)) this.#written(book, change, after);
   }
 
@@ -75,6 +75,11 @@ export class Oracle {
   /** Whether only attributes change. */
   #isDescription(book: Book, { key, before, call }: Change, after: Revision): boolean {
     return before !== null && before.content.equals(after.content) && book.attributeChanges.some((one) => one.key === key && one.begunAt <= call.issuedAt);
+  }
+
+  /** Whether others had the same content there: the guest's own file replaces it. */
+  #isSameByChance(book: Book, { key, before, call }: Change, after: Revision): boolean {
+    return call.operation === 'put' && before!.by !== book.guest && book.at(key).some(({ data }) => exactly(data, after.content, data.committed + 1) >= 0);
   }
 
   /** Check a copy made by reading and writing, where the provider's copies honour no condition. @returns whether it is one */
@@ -262,6 +267,7 @@ export class Oracle {
       if (at < 0) continue;
       if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
       file.data.kept = Math.max(file.data.kept, at);
+      file.isKeptAnswered = () => call.answered;
       return;
     }
     if (book.fog.has(key)) return;
@@ -299,7 +305,8 @@ export class Oracle {
     if ([...file.names].some((key) => isUnderWay(book, key))) return;
     if (file.isRemoved || file.uncertain || [...file.names].some((key) => this.#isFoggy(key))) return;
     if (Math.max(file.data.committed, file.data.kept) < data) this.fail('lost', `fsync or close is answered, and the ${data}th content is not in the bucket (${String(file)})`);
-    if (file.attributes.committed < attributes && file.data.kept < 0) this.fail('lost', `fsync or close is answered, and the ${attributes}th attributes are not in the bucket (${String(file)})`);
+    // Attributes that wait go with the version that they were set of
+    if (file.attributes.committed < attributes && file.data.kept < 0 && !this.hasConflict(book, file)) this.fail('lost', `fsync or close is answered, and the ${attributes}th attributes are not in the bucket (${String(file)})`);
   }
 
   #isFoggy(key: string): boolean {
