@@ -144,7 +144,8 @@ export class DirectoryReader {
     const { object } = entry;
     const key = keyOf(directory, entry);
     const known = tree.nodes.find(object === null, key);
-    if (known?.staged?.dirty === true) return known;
+    // Of one that its object may know better nothing is told before it was asked
+    if (known?.staged?.dirty === true) return known.staged.commits.isUnheard ? null : known;
     if (head === undefined && this.options.posix === 'full' && known !== null && performance.now() < known.expires_ms) return known;
     if (object === null) {
       if (this.options.posix === 'off') return tree.putListedDirectory(key, null);

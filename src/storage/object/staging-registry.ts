@@ -45,6 +45,7 @@ export class StagingRegistry {
   ) {
     this.hidden = new HiddenObjects(tree.store, write.shop.ledger);
     tree.replaced = (node) => this.#replaced(node);
+    tree.settled = ({ staged }) => (staged === null ? null : write.committer.settled(staged));
   }
 
   /** How many handles use a staged file. */

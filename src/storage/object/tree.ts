@@ -148,6 +148,8 @@ export class Tree {
     const component = named.kind === 'component' ? named.component : await this.#longComponent(parent.key, named);
     const key = parent.key + component;
     if (parent.unlinked || Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
+    const asked = this.stagedAt(key, named.object);
+    if (asked !== null) await this.settled(asked);
     const staged = this.stagedAt(key, named.object);
     // The plain name of a file beside a directory is the directory's, if it is still there
     if (staged !== null && (staged.directory || named.object || !staged.suffixed)) return staged;
@@ -319,6 +321,9 @@ export class Tree {
   knowsFromListing(info: ObjectInfo): boolean {
     return this.options.posix === 'off' || info.metadata !== null;
   }
+
+  /** What a power failure left behind is as its object is; null: it is. Set by who commits. @throws StorageError */
+  settled: (node: ObjectNode) => Promise<void> | null = () => null;
 
   /** Another version is there than the one that was about to be changed; whoever has it open keeps that one. Set by who has the handles. */
   replaced: (node: ObjectNode) => void = () => undefined;

@@ -89,6 +89,39 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'a file is made, written and synced, and the journal on the disk has it as empty', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.create('f');
+      writeBack('journal');
+      await script.write('f', 0, text(1, 9 * KIB));
+      await script.fsync('f');
+    },
+  },
+  {
+    name: 'the same, and the guest goes on with it at once', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.create('f');
+      writeBack('journal');
+      await script.write('f', 0, text(1, 9 * KIB));
+      await script.fsync('f');
+    },
+    async after(script) {
+      await script.write('f', 9 * KIB, text(2, 3 * KIB));
+      await script.fsync('f');
+      await script.close('f');
+    },
+  },
+  {
+    name: 'a file is synced with another mode, and the journal on the disk has the one before', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.create('f');
+      await script.write('f', 0, text(1, 9 * KIB));
+      writeBack('journal');
+      await script.chmod('f', 0o600);
+      await script.fsync('f');
+    },
+  },
+  {
     name: 'records that were synced while the file was committed in the background', durability: 'writeback', delay_ms: 0,
     async before({ script, commit, writeBack }) {
       await script.write('other', 100, text(1, 1000));
@@ -98,6 +131,17 @@ const CASES: readonly Case[] = [
       writeBack('journal');
       await commit();
       await script.fsync('other');
+    },
+  },
+  {
+    name: 'a file is made, renamed, committed and synced', durability: 'writeback', delay_ms: 0,
+    async before({ script, commit, writeBack }) {
+      await script.create('f');
+      await script.write('f', 0, text(1, 9 * KIB));
+      writeBack('journal');
+      await script.rename('f', 'g');
+      await commit();
+      await script.fsync('g');
     },
   },
   {

@@ -124,6 +124,18 @@ export class CommitMaker {
     }
   }
 
+  /**
+   * After a power failure: the object may be that of a commit of which the journal on the disk does not know, and has more then than what was recorded before.
+   * @returns that commit, null: there is none
+   */
+  async settle(file: StagedFile): Promise<Committed | null> {
+    const there = await ifThere(this.shop.store.head(file.key!));
+    const own = there?.metadata?.[COMMIT];
+    if (there === null || there.version === file.base?.version || !file.isOwnCommit(own)) return null;
+    const changes = file.changesIn(own);
+    return changes < 0 ? null : { ...(await this.#heard(file, there, own, changes)), merged: false };
+  }
+
   /** Begin to send a file that is written from its beginning, before its size is known. */
   async stream(file: StagedFile, isOld: boolean): Promise<void> {
     if (isOld) await this.#inherit(file);
@@ -219,7 +231,7 @@ export class CommitMaker {
   async #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Promise<Attempted> {
     const begun = there.metadata ?? {};
     // After a power failure it may have attributes that are newer than those that are left here
-    const wanted = file.knowsOf(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
+    const wanted = file.commits.doubts.has(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
     return this.#describe(file, { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit }, wanted);
   }
 

@@ -55,6 +55,8 @@ export class Committer {
   readonly #failures = new Map<StagedFile, number>();
   /** Uploads that are being begun. */
   readonly #beginnings = new Map<StagedFile, Promise<void>>();
+  /** Files whose objects are asked. */
+  readonly #settling = new Map<StagedFile, Promise<void>>();
   readonly #background = new Set<Promise<void>>();
   /** How many of those are large. */
   #large = 0;
@@ -86,10 +88,32 @@ export class Committer {
   /** What fsync(2) and close(2) wait for. @throws FileError, StorageError, an error of the file system */
   async durable(file: StagedFile): Promise<void> {
     if (this.options.durability === 'remote') return this.committed(file);
-    if (!file.dirty) return;
+    // Also of one that is in the bucket by now: directories and attributes of before are promised with it
+    if (!file.dirty) return this.maker.shop.ledger.sync();
     await file.content.sync();
     if (file.isPutAside) throw new FileError(E.STALE);
     this.later(file);
+  }
+
+  /**
+   * Nobody is told of a file that a power failure left behind before its object was asked: it may have more. null: that is not needed.
+   * @throws StorageError
+   */
+  settled(file: StagedFile): Promise<void> | null {
+    if (!file.commits.isUnheard || file.key === null) return null;
+    const under = this.#settling.get(file);
+    if (under !== undefined) return under;
+    const settling = this.#settle(file).finally(() => this.#settling.delete(file));
+    this.#settling.set(file, settling);
+    return settling;
+  }
+
+  async #settle(file: StagedFile): Promise<void> {
+    const found = await this.maker.settle(file);
+    if (!file.commits.isUnheard) return;
+    if (found === null) return file.commits.heard();
+    file.commitDone(found.base, found.changes, found.commit);
+    this.events.committed(file, found);
   }
 
   /** Everything that was changed so far is in the object. */
@@ -202,6 +226,8 @@ export class Committer {
     this.#forgetDue(file);
     await this.#beginnings.get(file);
     try {
+      await this.settled(file);
+      if (!file.dirty) return;
       const committed = await this.maker.commit(file, this.#isOld(file));
       file.commitDone(committed.base, committed.changes, committed.commit);
       this.#failures.delete(file);

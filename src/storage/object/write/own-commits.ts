@@ -3,6 +3,7 @@
  * else's. The id of a commit is in the object's metadata; it begins with the file's token.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
+import type { Doubt, LeftFile } from './records.js';
 
 /** Remembered one by one; of those before only the token is. */
 const DOUBTS_MAX = 64;
@@ -14,6 +15,11 @@ export interface Begun {
   readonly contents: number;
 }
 
+/** What a commit of a former daemon has, in the numbers of this one: the content is the file's first change, attributes and name the second. */
+const BEGUN: Readonly<Record<Doubt['covers'], Begun>> = {
+  all: { changes: 2, contents: 1 }, content: { changes: 1, contents: 1 }, nothing: { changes: -1, contents: -1 },
+};
+
 export const newToken = (): string => randomBytes(TOKEN_BYTES).toString('base64url');
 
 export class OwnCommits {
@@ -23,14 +29,29 @@ export class OwnCommits {
   /** There were commits that are not in `#doubts`: what bears the token is ours, but for the one that is known to have happened. */
   #trustsToken: boolean;
   #last: string | null = null;
+  #isUnheard: boolean;
 
   constructor(
     readonly token: string,
     doubts: readonly (readonly [commit: string, begun: Begun])[] = [],
-    trustsToken = false,
+    unheard = false,
   ) {
     this.#doubts = new Map(doubts);
-    this.#trustsToken = trustsToken && token !== '';
+    this.#trustsToken = this.#isUnheard = unheard;
+  }
+
+  static of({ token, doubts, unheard }: LeftFile): OwnCommits {
+    return new OwnCommits(token, doubts.map(({ commit, covers }) => [commit, BEGUN[covers]] as const), unheard);
+  }
+
+  /** The object may be newer than what the journal has: nobody is told of the file before it was asked (see CommitMaker.settle()). */
+  get isUnheard(): boolean {
+    return this.#isUnheard;
+  }
+
+  /** The object was asked, and is none of ours that is newer. */
+  heard(): void {
+    this.#isUnheard = false;
   }
 
   /** There may be an object of this file, of which nobody has heard. */
@@ -40,6 +61,16 @@ export class OwnCommits {
 
   get doubts(): ReadonlyMap<string, Begun> {
     return this.#doubts;
+  }
+
+  /** What a commit that is ours has; undefined: nobody knows. One that an unheard file does not know was begun behind all that is known of it. */
+  begun(commit: string): Begun | undefined {
+    return this.#doubts.get(commit) ?? (this.#isUnheard ? BEGUN.all : undefined);
+  }
+
+  /** Doubts that have at least `from` of the records of the content, and less than `to`. */
+  between(from: number, to: number): string[] {
+    return [...this.#doubts].flatMap(([commit, { contents }]) => (contents >= from && contents < to ? [commit] : []));
   }
 
   has(commit: string): boolean {
@@ -74,7 +105,7 @@ export class OwnCommits {
   done(commit: string): void {
     this.#doubts.clear();
     this.#repeated.clear();
-    this.#trustsToken = false;
+    this.#trustsToken = this.#isUnheard = false;
     this.#last = commit;
   }
 }

@@ -51,6 +51,8 @@ export interface FileState extends Content {
   readonly attributes: Attributes;
   /** Attributes were changed since the object was made. */
   readonly described: boolean;
+  /** The machine was started anew: there may be commits whose records only its memory had. */
+  readonly unheard: boolean;
   /** Commits that may have happened, and were begun before the content got this far. */
   readonly doubts: readonly string[];
 }
@@ -92,10 +94,13 @@ export interface Operation {
   readonly over?: Version | null;
 }
 
+/** What journals of version 1 do not have. */
+type Later = 'token' | 'replaces' | 'described' | 'unheard';
+
 export type JournalRecord =
   /** The machine was started anew, if this is another boot than that of the records before. */
   | { readonly t: 'boot'; readonly boot: string }
-  | ({ readonly t: 'file' } & Omit<FileState, 'token' | 'replaces' | 'described'> & Partial<Pick<FileState, 'token' | 'replaces' | 'described'>>)
+  | ({ readonly t: 'file' } & Omit<FileState, Later> & Partial<Pick<FileState, Later>>)
   /** A range is in the staging file; `fetched`: as the object has it. */
   | { readonly t: 'wrote'; readonly id: number; readonly from: number; readonly to: number; readonly fetched?: true }
   /** The file has this size now; `fetched`: that is no change, but describes one of before. */

@@ -118,7 +118,7 @@ async function restored(shop: Workshop, pending: Pending, staged: ReadonlySet<nu
       report.push(await committedAlready(shop, state, state.key));
       continue;
     }
-    files.push(StagedFile.restore(shop, state, { rebooted: pending.rebooted, hasStaging: staged.has(state.id) }));
+    files.push(StagedFile.restore(shop, state, { hasStaging: staged.has(state.id) }));
     if (files.length <= REPORTED_MAX) report.push(`goes on: ${describeLeft(state, store.location)}`);
     if (state.fellBack) report.push(`${store.location}/${state.key}: what was written to it and never synced went with the machine's memory`);
     if (state.lost.length > 0) report.push(`${store.location}/${state.key}: the disk has lost ${bytesOf(state.lost)} bytes of it: it is not written to the bucket until they are written anew`);

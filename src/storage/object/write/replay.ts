@@ -18,8 +18,6 @@ export interface Pending {
   readonly hidden: Set<string>;
   /** No id of a file or an operation is larger. */
   readonly lastId: number;
-  /** The machine was started anew since the journal was written. */
-  readonly rebooted: boolean;
 }
 
 export class UnknownRecord extends Error {}
@@ -55,7 +53,7 @@ class ReplayedFile {
   #fellBack = false;
 
   constructor({ t: _t, size, objectBytes, staged, doubts, ...state }: FileRecord) {
-    this.state = { token: '', replaces: false, described: true, ...state };
+    this.state = { token: '', replaces: false, described: true, unheard: false, ...state };
     this.#now = Extents.of(size, objectBytes, staged);
     this.#origin = this.#now.copy();
     for (const commit of doubts) this.#begun.set(commit, { contents: -1, changes: -1 });
@@ -107,7 +105,7 @@ class ReplayedFile {
   done(base: NonNullable<FileState['base']>, commit: string | undefined): void {
     const begun = commit === undefined ? [...this.#begun.values()].at(-1) : this.#begun.get(commit);
     this.#committed = Math.max(this.#committed, begun?.contents ?? this.#contents);
-    this.state = { ...this.state, base, replaces: false, described: this.state.described && begun !== undefined && this.#describedAt > begun.changes };
+    this.state = { ...this.state, base, replaces: false, unheard: false, described: this.state.described && begun !== undefined && this.#describedAt > begun.changes };
     this.#begun.clear();
   }
 
@@ -116,6 +114,7 @@ class ReplayedFile {
     const safe = this.#safe();
     if (safe === null) return false;
     this.#lost = [];
+    this.state = { ...this.state, unheard: this.state.token !== '' };
     if (!isSameContent(safe, this.#now)) {
       this.#fellBack = true;
       this.#touched = false;
@@ -233,10 +232,9 @@ export class Replay {
 
   /** All records were added. */
   end(): Pending {
-    const rebooted = this.#boot !== null && this.#boot !== this.boot;
-    if (rebooted) this.#fallBack();
+    if (this.#boot !== null && this.#boot !== this.boot) this.#fallBack();
     const files = new Map([...this.#files].map(([id, file]) => [id, file.left()] as const));
-    return { files, operations: this.#operations, uploads: this.#uploads, hidden: this.#hidden, lastId: this.#lastId, rebooted };
+    return { files, operations: this.#operations, uploads: this.#uploads, hidden: this.#hidden, lastId: this.#lastId };
   }
 
   #bootedAs(boot: string): void {

@@ -16,10 +16,10 @@ import { COMMIT } from '../settle.js';
 import type { ObjectInfo } from '../store.js';
 import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
 import { contentLimits } from './layout.js';
-import { newToken, OwnCommits, type Begun } from './own-commits.js';
+import { newToken, OwnCommits } from './own-commits.js';
 import { StagedContent, type ContentLeft } from './staged-content.js';
 import type { PartedUpload } from './upload.js';
-import { isAttributesOnly, type Attributes, type Base, type Doubt, type FileState, type JournalRecord, type LeftFile } from './records.js';
+import { isAttributesOnly, type Attributes, type Base, type FileState, type JournalRecord, type LeftFile } from './records.js';
 import type { Workshop } from './workshop.js';
 
 /** So much of the object is fetched at once into the staging file. */
@@ -28,7 +28,6 @@ const FILL_BYTES = 8 << 20;
 export class StagedFile {
   /** Its bytes. */
   readonly content: StagedContent;
-  readonly #commits: OwnCommits;
   #key: string | null;
   #base: Base | null;
   replaces: boolean;
@@ -53,11 +52,10 @@ export class StagedFile {
     readonly shop: Workshop,
     readonly id: number,
     state: Omit<FileState, 'id' | 'doubts'>,
-    commits: OwnCommits,
+    readonly commits: OwnCommits,
     { changes, ...content }: Omit<ContentLeft, 'content'> & { readonly changes: number },
     left: { readonly hasStaging: boolean } | null = null,
   ) {
-    this.#commits = commits;
     this.#key = state.key;
     this.#base = state.base;
     this.replaces = state.replaces;
@@ -87,14 +85,14 @@ export class StagedFile {
 
   static #make(shop: Workshop, state: Pick<FileState, 'key' | 'base' | 'size' | 'objectBytes' | 'attributes'>): StagedFile {
     const token = newToken();
-    const whole = { ...state, token, staged: [], replaces: false, described: false };
+    const whole = { ...state, token, staged: [], replaces: false, described: false, unheard: false };
     return new StagedFile(shop, shop.ledger.nextId(), whole, new OwnCommits(token), { changes: 0, synced: null, lost: [] });
   }
 
   /** As the journal of a former daemon has it, perhaps of a former boot of the machine; it is in this daemon's ledger then. */
-  static restore(shop: Workshop, { id, ...state }: LeftFile, { rebooted, hasStaging }: { readonly rebooted: boolean; readonly hasStaging: boolean }): StagedFile {
-    const doubts = state.doubts.map(({ commit, covers }) => [commit, BEGUN[covers]] as const);
-    const file = new StagedFile(shop, id, state, new OwnCommits(state.token, doubts, rebooted), { changes: 2, synced: state.synced, lost: state.lost }, { hasStaging });
+  static restore(shop: Workshop, state: LeftFile, left: { readonly hasStaging: boolean }): StagedFile {
+    const { id } = state;
+    const file = new StagedFile(shop, id, state, OwnCommits.of(state), { changes: 2, synced: state.synced, lost: state.lost }, left);
     if (!isAttributesOnly(state)) file.#changedData = 1;
     if (state.described) file.#changedAttributes = 2;
     file.#fellBack = state.fellBack;
@@ -155,7 +153,7 @@ export class StagedFile {
 
   /** There may be an object of this file, of which it does not know. */
   get mayBeCommitted(): boolean {
-    return this.#commits.possible;
+    return this.commits.possible;
   }
 
   /** Nothing that was written is left of a new file: whatever there is by its name counts more. */
@@ -165,17 +163,12 @@ export class StagedFile {
 
   /** A commit of this id may be one of ours that nobody has heard of. */
   isOwnCommit(commit: string | undefined): commit is string {
-    return commit !== undefined && this.#commits.has(commit);
-  }
-
-  /** Everything that was changed before that commit is known here. */
-  knowsOf(commit: string): boolean {
-    return this.#commits.doubts.has(commit);
+    return commit !== undefined && this.commits.has(commit);
   }
 
   /** Of a commit that is ours: how many of the file's changes it has; −1: nobody knows. */
   changesIn(commit: string): number {
-    return this.#commits.doubts.get(commit)?.changes ?? (this.#fellBack ? 1 : -1);
+    return this.commits.begun(commit)?.changes ?? -1;
   }
 
   /** Somebody else has made another object: attributes that are to be set are those of one that has gone. */
@@ -208,14 +201,13 @@ export class StagedFile {
     const { id } = this;
     const { describedContents, contents: now } = this.content;
     // In the order of the journal: a commit that has all of the content at some moment was begun behind that
-    const doubts = (from: number, to: number): string[] => [...this.#commits.doubts].flatMap(([commit, { contents }]) => (contents >= from && contents < to ? [commit] : []));
-    const begins = (commits: readonly string[]): JournalRecord[] => commits.map((commit) => ({ t: 'begin', id, commit }));
+    const begins = (from: number, to: number): JournalRecord[] => this.commits.between(from, to).map((commit) => ({ t: 'begin', id, commit }));
     const state = {
-      id, token: this.#commits.token, key: this.#key, base: this.#base, replaces: this.replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
-      doubts: doubts(-Infinity, describedContents),
+      id, token: this.commits.token, key: this.#key, base: this.#base, replaces: this.replaces, attributes: this.attributes(), described: this.#changedAttributes > this.#committed,
+      unheard: this.commits.isUnheard, doubts: this.commits.between(-Infinity, describedContents),
     };
     yield* this.content.describe({
-      file: (content) => ({ t: 'file', ...state, ...content }), synced: begins(doubts(describedContents, now)), now: begins(doubts(now, Infinity)),
+      file: (content) => ({ t: 'file', ...state, ...content }), synced: begins(describedContents, now), now: begins(now, Infinity),
     });
   }
 
@@ -297,12 +289,12 @@ export class StagedFile {
 
   /** The id for a commit of what the file is at this moment. */
   nextCommit(): string {
-    return this.#commits.next(this.#changes);
+    return this.commits.next(this.#changes);
   }
 
   /** The id for a commit of what the file will be when an upload is complete. */
   uploadCommit(): string {
-    return this.#commits.another();
+    return this.commits.another();
   }
 
   /**
@@ -312,29 +304,30 @@ export class StagedFile {
    */
   beginCommit(commit: string): Promise<void> {
     this.#open();
-    if (!this.#commits.doubts.has(commit)) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
-    this.#commits.begin(commit, { changes: this.#changes, contents: this.content.contents });
+    if (!this.commits.doubts.has(commit)) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
+    this.commits.begin(commit, { changes: this.#changes, contents: this.content.contents });
     return this.content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
   }
 
   /** This attempt of a commit has certainly not happened. */
   commitFailed(commit: string): void {
-    this.#commits.failed(commit);
+    this.commits.failed(commit);
   }
 
   /** The object is what the file was at its n-th change. */
   commitDone(base: Base, changes: number, commit: string): void {
     const clean = this.#changes === changes;
-    const contents = this.#commits.doubts.get(commit)?.contents ?? (this.#fellBack ? this.content.contents : -1);
+    const hasMore = this.#fellBack || (this.commits.isUnheard && !this.commits.doubts.has(commit));
+    const contents = this.commits.begun(commit)?.contents ?? -1;
     this.shop.ledger.over({ t: 'done', id: this.id, base, clean, commit });
     if (clean) this.shop.ledger.files.delete(this.id);
     this.#committed = Math.max(this.#committed, changes);
     this.content.committed(contents);
     this.replaces = false;
     this.#setBase(base);
-    if (this.#fellBack && contents >= this.content.contents) this.content.reset(base.size);
+    if (hasMore && contents >= this.content.contents) this.content.reset(base.size);
     this.#fellBack = false;
-    this.#commits.done(commit);
+    this.commits.done(commit);
   }
 
   /** See isPutAside. */
@@ -438,8 +431,3 @@ export class StagedFile {
     this.shop.backgroundSync.note();
   }
 }
-
-/** What a commit of a former daemon has, in the numbers of this one: the content is its first change, attributes and name the second. */
-const BEGUN: Readonly<Record<Doubt['covers'], Begun>> = {
-  all: { changes: 2, contents: 1 }, content: { changes: 1, contents: 1 }, nothing: { changes: -1, contents: -1 },
-};
