@@ -23,7 +23,7 @@ export class Removal {
     try {
       await this.preserve(node);
       if (file?.dirty === true) await this.#removeChanged(node, file, found);
-      else await removeAny(this.store, node.key, found ?? node.facts.version);
+      else await this.#removeObject(node, found);
     } catch (error) {
       // The guest has been told, and goes on with the file
       if (file !== null) this.write.committer.later(file);
@@ -37,6 +37,11 @@ export class Removal {
   /** Who has a file open that is about to lose its name keeps what it is. @throws StorageError */
   preserve(node: ObjectNode): Promise<void> {
     return this.staging.preserve(node, () => hiddenKey(this.tree.options.prefix));
+  }
+
+  async #removeObject(node: ObjectNode, found: Version | null): Promise<void> {
+    await this.write.shop.ledger.settle(node.key);
+    await removeAny(this.store, node.key, found ?? node.facts.version);
   }
 
   /** Its data is in the journal: what is begun here is finished there. */

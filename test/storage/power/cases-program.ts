@@ -134,6 +134,18 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'a file takes the place of a new link', durability: 'writeback', delay_ms: 0,
+    async before({ script, commit, writeBack }) {
+      await script.symlink('f', 'other');
+      writeBack('journal');
+      await commit();
+      await script.create('g');
+      await script.write('g', 0, text(1, 9 * KIB));
+      await script.rename('g', 'f');
+      await commit();
+    },
+  },
+  {
     name: 'a file is made, renamed, committed and synced', durability: 'writeback', delay_ms: 0,
     async before({ script, commit, writeBack }) {
       await script.create('f');

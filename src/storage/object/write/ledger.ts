@@ -43,6 +43,9 @@ export class Ledger {
   #renewing: Promise<void> | null = null;
   /** The journal still says what is over. */
   #isStale = false;
+  /** Keys of files that a power failure would leave and that are over, which the journal on the disk does not say yet; and when they were noted. */
+  readonly #ended = new Map<string, number>();
+  #notes = 0;
   #soon: { readonly done: Promise<void>; readonly now: () => void } | null = null;
 
   constructor(
@@ -177,11 +180,27 @@ export class Ledger {
   }
 
   /** What was appended outlives the machine. */
-  sync(): Promise<void> {
-    return this.journal.sync();
+  async sync(): Promise<void> {
+    const ended = this.#ended.size === 0 ? [] : [...this.#ended];
+    await this.journal.sync();
+    for (const [key, note] of ended) if (this.#ended.get(key) === note) this.#ended.delete(key);
   }
 
-  /** The same, a while later and together with others; also of what is over. @throws an error of the disk */
+  /** A file that a power failure would leave is not to be committed at this key any more. */
+  ended(key: string): void {
+    this.#ended.set(key, ++this.#notes);
+  }
+
+  /**
+   * Rule: before the bucket is told of a name, the journal on the disk says what was promised under that name and is over. A power failure would bring it back
+   * otherwise, and it would be in conflict with what the bucket has by then. See also beginSafely().
+   * @throws an error of the disk
+   */
+  async settle(key: string): Promise<void> {
+    if (this.#ended.has(key)) await this.sync();
+  }
+
+  /** sync(), a while later and together with others; also of what is over. @throws an error of the disk */
   async syncSoon(): Promise<void> {
     if (this.#isStale) this.#rewrite();
     await this.#synced();

@@ -86,7 +86,9 @@ export class Mover {
       if (version !== null) moved(version);
       return version !== null;
     };
-    return isOpen ? this.#journaled({ kind: 'rename', from: object.key, to, tree: false, version: object.version, commit: commit!, over }, rename) : rename();
+    if (isOpen) return this.#journaled({ kind: 'rename', from: object.key, to, tree: false, version: object.version, commit: commit!, over }, rename);
+    for (const key of [object.key, to]) await this.ledger.settle(key);
+    return rename();
   }
 
   /** Whoever asked hears how it ended: only what nobody has heard of is for the next start. */

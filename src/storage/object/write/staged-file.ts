@@ -5,7 +5,7 @@
  * A directory that is not in the bucket yet, or whose attributes are not, is such a file too: its key is that of its marker, and it has no content.
  */
 import { assert } from '../../../base/assert.js';
-import { S_IFDIR, S_IFMT } from '../../../ffi/constants.js';
+import { S_IFDIR, S_IFMT, S_IFREG } from '../../../ffi/constants.js';
 import { viewOf } from '../../../ffi/memory.js';
 import type { FileSystemRequest } from '../../filesystem.js';
 import { StorageError } from '../errors.js';
@@ -146,6 +146,11 @@ export class StagedFile {
     return this.dirty && this.content.isUnsynced;
   }
 
+  /** As soon as the journal on the disk has it, a power failure leaves it there until it says that it is over. */
+  get #isPromised(): boolean {
+    return this.content.everSynced || (this.#attributes.mode & S_IFMT) !== S_IFREG;
+  }
+
   /** The disk has lost data of it: it cannot be committed before that is written anew. */
   get isLost(): boolean {
     return this.content.isLost;
@@ -254,10 +259,19 @@ export class StagedFile {
     if (replaced !== null && ledger.files.has(replaced.id)) records.push({ t: 'key', id: replaced.id, key: null, base: replaced.#base });
     if (key === null) for (const record of records) ledger.over(record);
     else if (records.length > 0) ledger.appendAll(records);
-    if (replaced !== null) replaced.#key = null;
+    if (replaced !== null) {
+      replaced.#ended();
+      replaced.#key = null;
+    }
     this.replaces = base !== null && (this.#base === null || this.replaces);
+    if (key !== this.#key) this.#ended();
     this.#key = key;
     this.#setBase(base);
+  }
+
+  /** Under its present key. */
+  #ended(): void {
+    if (this.#key !== null && this.#isPromised) this.shop.ledger.ended(this.#key);
   }
 
   /** Of a file that is not dirty: attributes and version that its object has by now. */
@@ -306,7 +320,7 @@ export class StagedFile {
     this.#open();
     if (!this.commits.doubts.has(commit)) this.shop.ledger.append({ t: 'begin', id: this.id, commit });
     this.commits.begin(commit, { changes: this.#changes, contents: this.content.contents });
-    return this.content.hasSynced ? this.shop.ledger.sync() : Promise.resolve();
+    return this.content.hasSynced ? this.shop.ledger.sync() : this.shop.ledger.settle(this.#key!);
   }
 
   /** This attempt of a commit has certainly not happened. */
@@ -320,7 +334,10 @@ export class StagedFile {
     const hasMore = this.#fellBack || (this.commits.isUnheard && !this.commits.doubts.has(commit));
     const contents = this.commits.begun(commit)?.contents ?? -1;
     this.shop.ledger.over({ t: 'done', id: this.id, base, clean, commit });
-    if (clean) this.shop.ledger.files.delete(this.id);
+    if (clean) {
+      this.shop.ledger.files.delete(this.id);
+      this.#ended();
+    }
     this.#committed = Math.max(this.#committed, changes);
     this.content.committed(contents);
     this.replaces = false;
