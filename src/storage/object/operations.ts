@@ -268,18 +268,26 @@ export class ObjectFileSystem {
     return 0;
   }
 
-  /** What names and attributes there are in it is where --durability wants it. */
+  /** What names and attributes there are in it is where --durability wants it; with writeback also the names of new files, which have to be synced for that. */
   #fsyncdir(r: FileSystemRequest): number {
     const { write } = this;
     if (!this.#directories.isOpen(r)) return -E.BADF;
-    const staged = this.tree.nodes.get(r.nodeLow, r.nodeHigh)?.staged ?? null;
-    if (write === null || (staged === null && write.committer.options.durability === 'remote')) return 0;
+    const node = this.tree.nodes.get(r.nodeLow, r.nodeHigh);
+    const staged = node?.staged ?? null;
+    const isRemote = write?.committer.options.durability === 'remote';
+    if (write === null || (staged === null && isRemote)) return 0;
     const synced = async (): Promise<number> => {
       if (staged !== null) await write.committer.durable(staged);
-      await Promise.all([write.shop.ledger.sync(), write.shop.directory.syncStaging()]);
+      const made = node === null || isRemote ? [] : this.#madeIn(node);
+      await Promise.all([...made.map((file) => file.content.sync()), write.shop.ledger.sync(), write.shop.directory.syncStaging()]);
       return 0;
     };
     return this.#later(r, () => this.files.waits.wait(r, synced()));
+  }
+
+  /** New files of a directory that a power failure would take. */
+  #madeIn({ key }: ObjectNode): StagedFile[] {
+    return [...this.tree.nodes.staged.below(key)].flatMap(({ key: one, staged }) => (staged?.isOnlyInMemory === true && !one.includes('/', key.length) ? [staged] : []));
   }
 
   async #syncfs(): Promise<number> {

@@ -134,6 +134,27 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'a file is made, closed and removed', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.create('f');
+      writeBack('journal');
+      await script.write('f', 0, text(1, 9 * KIB));
+      await script.close('f');
+      await script.unlink('f');
+      await script.syncNames();
+    },
+  },
+  {
+    name: 'a file is made, closed and renamed', durability: 'remote',
+    async before({ script, writeBack }) {
+      await script.create('f');
+      writeBack('journal');
+      await script.write('f', 0, text(1, 9 * KIB));
+      await script.close('f');
+      await script.rename('f', 'g');
+    },
+  },
+  {
     name: 'a file takes the place of a new link', durability: 'writeback', delay_ms: 0,
     async before({ script, commit, writeBack }) {
       await script.symlink('f', 'other');
@@ -154,6 +175,14 @@ const CASES: readonly Case[] = [
       await script.rename('f', 'g');
       await commit();
       await script.fsync('g');
+    },
+  },
+  {
+    name: 'a file is made, and its directory synced, but not the file', durability: 'writeback', delay_ms: LATER_MS,
+    async before({ script }) {
+      await script.create('f');
+      await script.syncNames();
+      await script.write('f', 0, text(1, 9 * KIB));
     },
   },
   {

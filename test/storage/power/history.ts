@@ -20,7 +20,7 @@ export type Change =
 
 export interface Request {
   readonly change?: Change;
-  /** The answer promises that what was changed before is safe: of this file, or (fsync of a directory, syncfs) names and attributes of all. */
+  /** The answer promises that what was changed before is safe: of this file, or (fsync of a directory, syncfs) names and attributes of all, and that new files of the share's own directory exist. */
   readonly confirms?: NodeId | 'names';
 }
 
@@ -105,6 +105,8 @@ export class History {
   #failed(id: number): void {
     const { confirms } = this.#pending.get(id)!.request;
     if (typeof confirms === 'number') this.#nodes.get(confirms)!.isUnsure = true;
+    // New files were synced for that, perhaps
+    else if (confirms === 'names') for (const node of this.#nodes.values()) if (node.safe < node.made) node.isUnsure = true;
   }
 
   #answered(id: number): void {
@@ -115,8 +117,11 @@ export class History {
     if (confirms === undefined) return;
     if (confirms === 'names') {
       this.#safe = Math.max(this.#safe, turn);
+      if (this.durability === 'remote') return;
       // Of a file that is changed they go along with its commit
-      if (this.durability === 'writeback') this.#safeAttributes = this.#safe;
+      this.#safeAttributes = this.#safe;
+      const names = this.#names.findLast((one) => one.turn <= turn)!.value;
+      for (const [path, id] of names) if (!path.includes('/')) this.#exists(this.#nodes.get(id)!);
       return;
     }
     const node = this.#nodes.get(confirms)!;
@@ -125,6 +130,11 @@ export class History {
     if (this.durability === 'writeback' && changed > node.safe && changed <= turn) this.#safe = this.#safeAttributes = Math.max(this.#safe, turn);
     node.safe = Math.max(node.safe, turn);
     node.isUnsure = false;
+  }
+
+  /** Whatever it has become. */
+  #exists(node: Node): void {
+    if (!node.isUnsure) node.safe = Math.max(node.safe, node.made);
   }
 
   #apply(change: Change): void {
@@ -186,6 +196,7 @@ export class History {
       const ids = [...new Set(possible.map((names) => names.get(path)))];
       // What the disk has lost has not taken the place of what was there
       if (ids.some((id) => id !== undefined && this.#nodes.get(id)!.isUnsure)) ids.push(...this.#names.map(({ value }) => value.get(path)));
+      for (const id of ids) if (id !== undefined && this.#nodes.get(id)!.safe < this.#nodes.get(id)!.made) ids.push(this.#before(path, id));
       const nodes = [...new Set(ids)].filter((id) => id !== undefined).map((id) => this.#nodes.get(id)!);
       const there = seen.get(path) ?? seen.get(`${path}/`);
       if (there === undefined) {
@@ -213,6 +224,13 @@ export class History {
       if (!names.includes(undefined)) problems.push(`nothing has become of what was safe as ${[...new Set(names)].join(' or ')}`);
     }
     return [...new Set(problems)];
+  }
+
+  /** What had the path when a new file took it that was never synced: that is there still if the new one is not. */
+  #before(path: string, id: NodeId): NodeId | undefined {
+    const holders = this.#names.map(({ value }) => value.get(path));
+    const at = holders.indexOf(id);
+    return holders[(at < 0 ? holders.length : at) - 1];
   }
 
   /** @returns null if this may have become of the node */

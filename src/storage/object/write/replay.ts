@@ -5,7 +5,7 @@
  * its last sync made sure of, or its object if a commit had more than that; never a range of the staging file that only the memory
  * of the machine had. Names and attributes are in the journal itself, and count as far as it goes.
  */
-import { S_IFLNK, S_IFMT } from '../../../ffi/constants.js';
+import { S_IFLNK, S_IFMT, S_IFREG } from '../../../ffi/constants.js';
 import { Extents, without, type Extent } from '../extents.js';
 import type { Upload } from '../store.js';
 import { contentOf, isSameContent, uploadId, type Content, type Doubt, type FileState, type JournalRecord, type LeftFile, type Operation } from './records.js';
@@ -111,6 +111,8 @@ class ReplayedFile {
 
   /** The machine was started anew. @returns whether there is still something to be done about the file */
   fallBack(): boolean {
+    // Nobody was promised that it is there, and it may have been removed, or moved, or replaced since it was made
+    if (!this.#hasSync && this.state.base === null && (this.state.attributes.mode & S_IFMT) === S_IFREG) return false;
     const safe = this.#safe();
     if (safe === null) return false;
     this.#lost = [];

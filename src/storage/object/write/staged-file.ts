@@ -146,6 +146,11 @@ export class StagedFile {
     return this.dirty && this.content.isUnsynced;
   }
 
+  /** A power failure would leave nothing of it, not even its name: see Replay. */
+  get isOnlyInMemory(): boolean {
+    return this.dirty && this.#base === null && !this.#isPromised;
+  }
+
   /** As soon as the journal on the disk has it, a power failure leaves it there until it says that it is over. */
   get #isPromised(): boolean {
     return this.content.everSynced || (this.#attributes.mode & S_IFMT) !== S_IFREG;
