@@ -3,7 +3,7 @@
  * nobody commits the file any more.
  *
  * What else could fail for the same reasons: a copy that fails once and is made anew; a writer that does not stop; another fsync that waits for the commit
- * that conflicts; the commit that follows a conflict by itself; a daemon killed right after; a name that goes while the store is asked what is there.
+ * that conflicts; the commit that follows a conflict by itself; a daemon killed right after, and a power failure; a name that goes while the store is asked what is there.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -171,6 +171,29 @@ describe('a conflict with writeback', () => {
     await next.close();
     return 'closed';
   }));
+});
+
+test('what was synced of a new file is kept beside another\'s, though more was written to it and the machine was started anew', async () => {
+  const memory = new MemoryStore({ limits: PARTS });
+  const held = new HeldStore(memory);
+  const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
+  const start = (bootId: string): Promise<ObjectGuest> => ObjectGuest.start(held.store, { write: { cacheDirectory, durability: 'writeback', writebackDelay_ms: 0, bootId } });
+  const before = await start('one');
+  const guest = new Guest(before);
+  held.fails = isCommit;
+  const { entry: { node }, fh } = await before.create(ROOT, 'f');
+  await guest.write(node, fh, 0, bytes('synced'));
+  assert.equal(await guest.fsync(node, fh), 0);
+  await guest.write(node, fh, 6, bytes(' and not'));
+  await before.kill();
+  held.fails = () => false;
+  await memory.put('f', bytes('theirs'));
+  const after = await start('another');
+  await after.opened.idle();
+  await after.close();
+  rmSync(cacheDirectory, { recursive: true });
+  assert.equal(String(await objectOf(memory, 'f')), 'theirs');
+  assert.equal(await copyOf(memory, 'f'), 'synced');
 });
 
 test('when a copy could not be made, and is made again, what only the lost version had is missing and not zeros', () => withHeld(async (guest, held) => {

@@ -238,7 +238,7 @@ export class Committer {
       // It has lost its name meanwhile
       if (file.key === null) return;
       try {
-        if (error instanceof ConflictError && (file.onlyDescribed || file.isEmptied)) return this.#drop(file, error);
+        if (error instanceof ConflictError && file.onlyDescribed) return this.#drop(file, error);
         if (error instanceof ConflictError) await this.#keep(file, error);
       } catch (second) {
         if (this.#isStopped(file, second)) return;

@@ -166,11 +166,6 @@ export class StagedFile {
     return this.commits.possible;
   }
 
-  /** Nothing that was written is left of a new file: whatever there is by its name counts more. */
-  get isEmptied(): boolean {
-    return this.#fellBack && this.#base === null;
-  }
-
   /** A commit of this id may be one of ours that nobody has heard of. */
   isOwnCommit(commit: string | undefined): commit is string {
     return commit !== undefined && this.commits.has(commit);
