@@ -262,3 +262,34 @@ describe(`a changed file and its journal (SEED=${SEED})`, () => {
     });
   }
 });
+
+describe('what was cut off when a daemon was killed, after a sync that had it,', () => {
+  const goesOn: Readonly<Record<string, (file: StagedFile) => number>> = {
+    'is written over': (file) => file.write(writeRequest(Buffer.alloc(50, 255)), 100), 'is grown over': (file) => file.truncate(150), 'is zeroed over': (file) => file.content.zero(100, 150, true),
+  };
+  for (const [how, change] of Object.entries(goesOn)) {
+    test(`is gone when it ${how}, and what was written there stays`, async () => {
+      const path = mkdtempSync(join(MEMORY, 'bucketfsd-staged-'));
+      const world = new World(path, () => 5, 'new');
+      world.write(0, 1000);
+      await world.file.content.sync();
+      world.truncate(100);
+      const left = world.left(BOOT)!;
+      world.file.abandon();
+      world.shop.ledger.close();
+      const ledger = new Ledger(Journal.open<JournalRecord>(world.directory.journalPath, () => undefined).journal, left.id, { boot: BOOT });
+      const file = StagedFile.restore({ ...world.shop, ledger }, left, { rebooted: false, hasStaging: true });
+      const result = change(file);
+      assert.equal(result, how === 'is written over' ? 50 : 0);
+      assert.equal(file.truncate(900), 0);
+      const expected = Buffer.alloc(900, 255);
+      world.now.copy(expected);
+      fill(expected, 0, how === 'is written over' ? 150 : 100, 900);
+      assert.deepEqual(Buffer.from(file.content.read(900)), expected);
+      file.abandon();
+      ledger.close();
+      world.directory.close();
+      rmSync(path, { recursive: true });
+    });
+  }
+});

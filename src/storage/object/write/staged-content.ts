@@ -131,8 +131,7 @@ export class StagedContent {
   /** The request's data goes to the staging file. @returns bytes written or −errno. */
   write(r: FileSystemRequest, offset: number): number {
     if (this.#isTooLarge(offset, offset + r.size)) return -E.FBIG;
-    if (offset + r.size > this.#uncutFrom) this.#cut();
-    const fd = this.#staging.fd();
+    const fd = this.#openedFor(offset + r.size);
     let n: number;
     do n = writePieces(fd, r, offset);
     while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.ledger.makeRoom());
@@ -152,7 +151,7 @@ export class StagedContent {
     if (end <= from) return 0;
     // Before anything is changed that could not be undone
     this.ledger.reserve();
-    if (end > this.#uncutFrom) this.#cut();
+    this.#openedFor(end);
     this.#staging.grow(Math.max(end, this.extents.size));
     this.#staging.punch(from, end);
     const errno = this.#staged(from, end);
@@ -180,10 +179,9 @@ export class StagedContent {
     if (this.#isTooLarge(size, size)) return -E.FBIG;
     const before = this.extents.size;
     try {
-      if (size > this.#uncutFrom) this.#cut();
       // Also where it is cut: from when the staging file was changed the next daemon knows the time
+      this.#openedFor(size);
       if (size > before) this.#staging.grow(size);
-      else this.#staging.fd();
       this.#record({ t: 'cut', id: this.owner.id, size });
     } catch (error) {
       return errnoOfSystem(error);
@@ -369,6 +367,16 @@ export class StagedContent {
   }
 
   /** What was cut off is no longer in the staging file, so that it does not come back when the file grows. @throws an error of the file system */
+  /**
+   * Rule: nothing is written behind what was cut off before that is gone. What a former daemon has left is only looked at when the staging file is opened, so that
+   * comes first. @returns the descriptor @throws an error of the file system
+   */
+  #openedFor(end: number): number {
+    const fd = this.#staging.fd();
+    if (end > this.#uncutFrom) this.#cut();
+    return fd;
+  }
+
   #cut(): void {
     this.#staging.clear(this.#uncutFrom);
     this.#uncutFrom = Infinity;
