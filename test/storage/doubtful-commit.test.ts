@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
+import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { FaultyStore } from '../../src/storage/object/stores/faulty.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
@@ -139,6 +140,28 @@ test('a commit that a killed daemon has sent is not taken for another client\'s 
     assert.deepEqual(await conflictsIn(memory), []);
   }, { write: { ...REMOTE, cacheDirectory } });
   rmSync(cacheDirectory, { recursive: true });
+});
+
+test('a commit of which no answer came stays in doubt when the next request is refused', async () => {
+  const memory = new MemoryStore();
+  let late = async (): Promise<unknown> => undefined;
+  let puts = 0;
+  const store = intercept(memory, async (call, attempt) => {
+    if (call.operation !== 'put' || ++puts > 2) return attempt(call.signal);
+    if (puts === 2) throw new StorageError('denied', call.subject);
+    late = () => attempt(undefined);
+    throw new StorageError('timeout', call.subject, { ambiguous: true });
+  });
+  await withGuest(store, async (guest) => {
+    const { entry: { node }, fh } = await guest.g.create(ROOT, 'f');
+    await guest.write(node, fh, 0, Buffer.alloc(100, 'a'));
+    assert.notEqual(await guest.fsync(node, fh), 0);
+    await late();
+    await guest.write(node, fh, 10, Buffer.from('new'));
+    assert.equal(await guest.close(node, fh), 0);
+    assert.equal(String((await objectOf(memory, 'f')).subarray(8, 15)), 'aanewaa');
+    assert.deepEqual(await conflictsIn(memory), []);
+  }, { write: REMOTE });
 });
 
 test('a file that others remove between its last part and attributes that came meanwhile does not come back', async () => {

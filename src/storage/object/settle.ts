@@ -80,13 +80,13 @@ export async function settledRename(
   store: ObjectStore, from: string, to: string, options: Omit<RenameOptions, 'condition'> & Conditional & { readonly commit: string | undefined }, settle = SETTLE,
 ): Promise<Version> {
   const { commit, ...rest } = options;
-  for (let attempt = 1; ; attempt++) {
+  for (let attempt = 1, doubt = false; ; attempt++) {
     try {
       return await store.rename(from, to, rest);
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      const lost = error.code === 'changed' || error.code === 'not-found';
-      if (error.detail.ambiguous !== true && !lost) throw error;
+    } catch (failure) {
+      const error = afterDoubt(failure, doubt);
+      doubt ||= error.detail.ambiguous === true;
+      if (error.detail.ambiguous !== true && !isLost(error)) throw error;
       const [old, there] = await Promise.all([from, to].map((key) => inDoubt(store, key, rest, error)));
       if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
       if (!mayTryAgain(error, attempt, settle)) throw error;
@@ -120,7 +120,7 @@ export async function removeStand(store: ObjectStore, key: string, version: Vers
     return true;
   } catch (error) {
     if (!(error instanceof StorageError)) throw error;
-    return error.code === 'not-found' || error.code === 'changed';
+    return isLost(error);
   }
 }
 
@@ -132,9 +132,9 @@ async function removeVersion(store: ObjectStore, key: string, version: Version, 
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
       return await remove();
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      if (doubt && (error.code === 'not-found' || error.code === 'changed')) return;
+    } catch (failure) {
+      const error = afterDoubt(failure, doubt);
+      if (doubt && isLost(error)) return;
       if (!mayTryAgain(error, attempt, settle)) throw error;
       doubt = true;
       await sleep(settle.pause_ms, undefined, signalOf(options));
@@ -157,7 +157,7 @@ export async function removeAny(store: ObjectStore, key: string, known: Version 
     try {
       return await removeVersion(store, key, version, options, settle);
     } catch (error) {
-      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found') || attempt === OVERTAKEN_MAX) throw error;
+      if (!(error instanceof StorageError) || !isLost(error) || attempt === OVERTAKEN_MAX) throw error;
       version = null;
     }
   }
@@ -177,12 +177,13 @@ async function settled(
 ): Promise<Version> {
   let condition = wanted;
   let stand: Version | null = null;
-  for (let attempt = 1; ; attempt++) {
+  for (let attempt = 1, doubt = false; ; attempt++) {
     try {
       return await write(condition);
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error;
-      const lost = error.code === 'changed' || error.code === 'not-found';
+    } catch (failure) {
+      const error = afterDoubt(failure, doubt);
+      doubt ||= error.detail.ambiguous === true;
+      const lost = isLost(error);
       const occupied = error.code === 'changed' && 'absent' in wanted && attempt < settle.attempts;
       if (error.detail.ambiguous !== true && !lost) throw error;
       const there = await inDoubt(store, key, options, error);
@@ -204,6 +205,14 @@ async function settled(
       await sleep(settle.pause_ms, undefined, signalOf(options));
     }
   }
+}
+
+const isLost = ({ code }: StorageError): boolean => code === 'changed' || code === 'not-found';
+
+/** An attempt that was in doubt stays so, however the ones after it have failed: unless they have lost. @throws what is no StorageError */
+function afterDoubt(error: unknown, doubt: boolean): StorageError {
+  if (!(error instanceof StorageError)) throw error;
+  return !doubt || isLost(error) || error.detail.ambiguous === true ? error : new StorageError(error.code, error.operation, { ...error.detail, ambiguous: true });
 }
 
 /** What is there. @throws `doubt` if that cannot be told: it stays */

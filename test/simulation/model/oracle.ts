@@ -79,7 +79,7 @@ export class Oracle {
 
   /** Whether others had the same content there: the guest's own file replaces it. */
   #isSameByChance(book: Book, { key, before, call }: Change, after: Revision): boolean {
-    return call.operation === 'put' && before!.by !== book.guest && book.at(key).some(({ data }) => exactly(data, after.content, data.committed + 1) >= 0);
+    return call.operation === 'put' && before!.by !== book.guest && book.at(key).some(({ data, stale }) => !stale && data.kept < 0 && exactly(data, after.content, data.committed + 1) >= 0);
   }
 
   /** Check a copy made by reading and writing, where the provider's copies honour no condition. @returns whether it is one */
