@@ -301,6 +301,7 @@ export class Changes {
         this.tree.changed(from);
       }
       if (there !== null) await this.staging.unlinked(there);
+      this.staging.gaveUp(key);
       this.tree.nodes.rename(node, key);
       this.tree.changed(from);
       this.tree.changed(key);

@@ -79,6 +79,8 @@ export class ObjectNodes {
   readonly #objects = new Map<number, ObjectNode>();
   /** Inode numbers of nodes whose key is no longer the one that they were made from, in 53 bits each. */
   readonly #moved = new Set<number>();
+  /** Those that go on without the name, since another client has put another object in their place. */
+  readonly #replaced = new Set<ObjectNode>();
   #sequence = 0;
   /** Requests that have begun, and those that have not ended, in that order. */
   #moment = 0;
@@ -189,6 +191,7 @@ export class ObjectNodes {
     const { slot } = node;
     if (node.refs > 0 || node.opens > 0 || node.staged !== null || slot === ROOT_NODE || this.#objects.get(slot) !== node) return;
     this.#objects.delete(slot);
+    this.#replaced.delete(node);
     this.#unlink(node);
     this.#moved.delete(numberIn53(node));
     if (isNamed(node)) this.#packed.records.removeHash(slot);
@@ -207,6 +210,7 @@ export class ObjectNodes {
     node.key = key;
     if (isStaged) this.staged.add(node);
     node.unlinked = node.replaced = false;
+    this.#replaced.delete(node);
     this.#packed.records.addHash(node.slot, hashOf(node.directory, key));
   }
 
@@ -235,6 +239,7 @@ export class ObjectNodes {
     this.#unname(node);
     this.#moved.add(numberIn53(node));
     node.unlinked = true;
+    this.#replaced.delete(node);
     this.release(node);
   }
 
@@ -243,7 +248,13 @@ export class ObjectNodes {
     this.#unname(node);
     this.#moved.add(numberIn53(node));
     node.replaced = true;
+    this.#replaced.add(node);
     this.release(node);
+  }
+
+  /** Nodes that had this key when another client put another object there, and are in use. */
+  replacedAt(key: string): ObjectNode[] {
+    return [...this.#replaced].filter((node) => node.key === key);
   }
 
   /** What was changed through a node that was replaced is at its key now: it has the name again. */
@@ -251,6 +262,7 @@ export class ObjectNodes {
     const there = this.find(node.directory, node.key);
     if (there !== null) this.replace(there);
     node.replaced = node.refused = false;
+    this.#replaced.delete(node);
     this.#packed.records.addHash(node.slot, hashOf(node.directory, node.key));
   }
 

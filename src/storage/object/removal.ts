@@ -30,6 +30,7 @@ export class Removal {
       throw error;
     }
     await this.staging.unlinked(node);
+    this.staging.gaveUp(node.key);
     this.tree.changed(node.key);
     this.tree.nodes.detach(node);
   }

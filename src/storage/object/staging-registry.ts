@@ -212,6 +212,19 @@ export class StagingRegistry {
     this.hidden.release(node);
   }
 
+  /**
+   * The guest has removed this name, or given it to another file: so it has for what others had replaced there, and is still open. Nothing that is written to it
+   * from now on has that name, here or after a restart. What was written to it before is kept as a conflict.
+   */
+  gaveUp(key: string): void {
+    for (const node of this.tree.nodes.replacedAt(key)) {
+      const file = node.staged;
+      if (file?.dirty === true) continue;
+      file?.rename(null, file.base);
+      this.tree.nodes.detach(node);
+    }
+  }
+
   /** Room on the disk that staging files take which nobody needs any more. @returns when it is free; null: there is none */
   freeing(): Promise<void> | null {
     const { directory, ledger } = this.write.shop;
