@@ -42,7 +42,7 @@ export class AttributeRequests {
       answered: ({ error }) => {
         this.guest.note(`attributes of ${path}: ${errnoText(error)}`);
         one.result = error === 0 ? 'done' : 'failed';
-        if (error === 0) return this.#described(one, since, wasClean);
+        if (error === 0) return this.#described(one, since, wasClean, node);
         if (error === -E.NOENT) this.guest.checkAbsent(key, since, `attributes of ${path}`);
         else if (error !== -E.STALE || !this.guest.oracle.others(this.guest.book.guest, key, since)) this.guest.unexpected(`attributes of ${path}`, error);
       },
@@ -50,7 +50,7 @@ export class AttributeRequests {
     });
   }
 
-  #described(one: { key: string; change: (before: Attributes) => Attributes; seen: boolean }, since: number, wasClean: boolean): void {
+  #described(one: { key: string; change: (before: Attributes) => Attributes; seen: boolean }, since: number, wasClean: boolean, node: bigint): void {
     const { key } = one;
     for (const one of this.guest.book.at(key)) one.described_ms = this.guest.daemon.machine.now_ms();
     if (this.guest.book.isUnclear(key)) return;
@@ -60,6 +60,8 @@ export class AttributeRequests {
     if (this.guest.book.at(key).some((file) => file.data.kept >= 0 && !file.isKeptAnswered())) return;
     const there = this.guest.bucket.at(key);
     const known = this.guest.book.current(key);
+    // Or of another one of that name that is not committed
+    if (this.guest.book.at(key).some((file) => file !== known && file.mayBeDirty && (file.handles === 0 || file.node === node))) return;
     const file = known !== null && (known.mayBeDirty || there === null || known.versions.has(there.version)) ? known : there === null ? null : this.files.adopt(key, there, since);
     if (one.seen) {
       if (file !== null) file.attributes.acknowledged = Math.max(file.attributes.acknowledged, file.attributes.committed);

@@ -130,7 +130,8 @@ export class Files {
     if (file !== null && file === before && wasDirty && file.data.committed < file.visible) return [file];
     // The daemon may not know yet that a file was put aside
     const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && (one.handles === 0 || one.node === node));
-    if (file !== null && file.mayBeDirty) found.push(file);
+    // After a restart the name may be that of any file that is not committed
+    for (const one of this.guest.book.at(key)) if (one.mayBeDirty && !found.includes(one) && (one === file || one.handles === 0 || one.node === node)) found.push(one);
     for (const revision of this.guest.bucket.statesSince(key, since)) {
       if (revision === null) continue;
       const isOwn = file?.versions.has(revision.version) === true && (revision.by === this.guest.book.guest || exactly(file.data, revision.content, file.data.committed) >= 0);

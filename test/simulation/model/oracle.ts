@@ -161,7 +161,8 @@ export class Oracle {
   }
 
   #fileOf(book: Book, key: string, revision: Revision): GuestFile {
-    const known = book.files.findLast((one) => one.versions.has(revision.version) && one.hasHad(key));
+    const own = book.files.filter((one) => one.versions.has(revision.version) && one.hasHad(key));
+    const known = own.findLast((one) => one.names.has(key)) ?? own.at(-1);
     if (known !== undefined) return known;
     return book.add(key, revision, this.bucket().changes.length - 1);
   }
