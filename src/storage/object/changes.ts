@@ -287,6 +287,7 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
+    for (const name of [from, key]) await this.staging.keepReplaced(name);
     // One may have begun with what was written meanwhile: no other does from here on
     if (there?.staged != null) await this.write.committer.over(there.staged);
     if (there !== null) await this.#removal.preserve(there);
@@ -301,7 +302,7 @@ export class Changes {
         this.tree.changed(from);
       }
       if (there !== null) await this.staging.unlinked(there);
-      this.staging.gaveUp(key);
+      for (const name of [from, key]) this.staging.gaveUp(name);
       this.tree.nodes.rename(node, key);
       this.tree.changed(from);
       this.tree.changed(key);
@@ -386,6 +387,7 @@ export class Changes {
         if (file !== null && Buffer.byteLength(to + one.key.slice(from.length)) > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
       }));
     }
+    for (const prefix of [from, to]) await this.staging.keepReplaced(prefix);
     if (!to.startsWith(parent.key)) await this.#keepDirectory(parent, from);
     await this.tree.gate.closed([from, to], async () => {
       const now = new Map<ObjectNode, string>();
@@ -427,6 +429,7 @@ export class Changes {
       }
       this.tree.allChanged();
       this.tree.nodes.renameBelow(from, to);
+      for (const prefix of [from, to]) this.staging.gaveUp(prefix);
     });
   }
 

@@ -252,9 +252,9 @@ export class ObjectNodes {
     this.release(node);
   }
 
-  /** Nodes that had this key when another client put another object there, and are in use. */
-  replacedAt(key: string): ObjectNode[] {
-    return [...this.#replaced].filter((node) => node.key === key);
+  /** Nodes that had this key, or one that begins with this prefix, when another client put another object there, and are in use. */
+  replacedAt(keyOrPrefix: string): ObjectNode[] {
+    return [...this.#replaced].filter(({ key }) => key === keyOrPrefix || (keyOrPrefix.endsWith('/') && key.startsWith(keyOrPrefix)));
   }
 
   /** What was changed through a node that was replaced is at its key now: it has the name again. */

@@ -19,6 +19,7 @@ export class Removal {
   /** What is there, whoever made it, by the version that was seen last; `found`: just now. @throws StorageError */
   async remove(node: ObjectNode, found: Version | null = null): Promise<void> {
     const file = node.staged;
+    await this.staging.keepReplaced(node.key);
     if (file !== null) await this.write.committer.stop(file);
     try {
       await this.preserve(node);

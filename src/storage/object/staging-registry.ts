@@ -213,11 +213,19 @@ export class StagingRegistry {
   }
 
   /**
-   * The guest has removed this name, or given it to another file: so it has for what others had replaced there, and is still open. Nothing that is written to it
-   * from now on has that name, here or after a restart. What was written to it before is kept as a conflict.
+   * The guest is about to remove this name, or names with this prefix, or to give it to another file: what was written to others that had it before is kept as a conflict first, since after
+   * a restart it would be what the name shows. How that ends is for those to hear who have them open.
    */
-  gaveUp(key: string): void {
-    for (const node of this.tree.nodes.replacedAt(key)) {
+  async keepReplaced(name: string): Promise<void> {
+    for (const { staged } of this.tree.nodes.replacedAt(name)) if (staged?.dirty === true) await this.write.committer.committed(staged).catch(() => undefined);
+  }
+
+  /**
+   * The guest has removed this name, or given it to another file: so it has for what others had replaced there, and is still open. Nothing that is written to it
+   * from now on has that name, here or after a restart.
+   */
+  gaveUp(name: string): void {
+    for (const node of this.tree.nodes.replacedAt(name)) {
       const file = node.staged;
       if (file?.dirty === true) continue;
       file?.rename(null, file.base);
