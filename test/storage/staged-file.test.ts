@@ -278,7 +278,7 @@ describe('what was cut off when a daemon was killed, after a sync that had it,',
       world.file.abandon();
       world.shop.ledger.close();
       const ledger = new Ledger(Journal.open<JournalRecord>(world.directory.journalPath, () => undefined).journal, left.id, { boot: BOOT });
-      const file = StagedFile.restore({ ...world.shop, ledger }, left, { rebooted: false, hasStaging: true });
+      const file = StagedFile.restore({ ...world.shop, ledger }, left, { hasStaging: true });
       const result = change(file);
       assert.equal(result, how === 'is written over' ? 50 : 0);
       assert.equal(file.truncate(900), 0);

@@ -225,6 +225,8 @@ export class StagedContent {
     if (bytes <= 0) return 0;
     if (this.#lost.length > 0 && overlaps(this.#lost, r.offset, r.offset + bytes)) return -this.#lostErrno;
     const fd = this.#staging.fd();
+    // It was put aside meanwhile
+    if (fd < 0) return -E.STALE;
     const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, 0);
     if (n < 0) return -c.errno();
     return n >= bytes ? bytes : this.#readHole(r, bytes);

@@ -371,8 +371,6 @@ export class StagedFile {
     const pieces = this.extents.pieces(r.offset, end);
     if (pieces.length === 1 && pieces[0].where === 'object') return this.#baseReader().serve(r, end - r.offset);
     await this.fill(r.offset, end);
-    // It was put aside meanwhile
-    if (this.disposed) throw new StorageError('changed', `read ${this.shop.store.location}/${this.#key}`);
     return this.readStaged(r);
   }
 
