@@ -4,6 +4,8 @@
  */
 import { closeSync, fdatasyncSync, mkdirSync, openSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { StorageError } from '../../../src/storage/object/errors.js';
+import { intercept } from '../../../src/storage/object/layers/intercept.js';
 import { MemoryStore, type MemoryContents } from '../../../src/storage/object/stores/memory.js';
 import type { Capabilities } from '../../../src/storage/object/store.js';
 import type { Durability } from '../../../src/storage/object/write/committer.js';
@@ -45,6 +47,8 @@ interface Stage {
   commit(): Promise<void>;
   /** The kernel writes the journal to the disk by itself, or the staging files, or everything. */
   writeBack(what: 'journal' | 'staging'): void;
+  /** The bucket does not answer any more. */
+  hold(): void;
   /** The daemon is killed, and another one comes, in the same boot of the machine. */
   kill(): Promise<void>;
 }
@@ -178,6 +182,22 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'attributes are changed before a file is synced that is in the bucket by then', durability: 'writeback', delay_ms: 0,
+    async before({ script, commit, hold }) {
+      for (const path of ['f', 'g']) {
+        await script.create(path);
+        await script.write(path, 0, text(1, 9 * KIB));
+        await script.fsync(path);
+      }
+      await script.chmod('f', 0o640);
+      await commit();
+      await script.write('g', 100, text(2, 10));
+      hold();
+      await script.chmod('g', 0o600);
+      await script.fsync('f');
+    },
+  },
+  {
     name: 'a file is made, and its directory synced, but not the file', durability: 'writeback', delay_ms: LATER_MS,
     async before({ script }) {
       await script.create('f');
@@ -275,8 +295,15 @@ async function run(one: Case, loss: Loss, number: number): Promise<CaseResult> {
     return { write };
   };
   const storeOf = (contents?: MemoryContents): MemoryStore => new MemoryStore({ name: 'cases', limits: PARTS, capabilities, ...(contents === undefined ? {} : { contents }) });
-  const store = storeOf();
-  for (const { path, content } of GIVEN) await store.put(path, content);
+  const memory = storeOf();
+  for (const { path, content } of GIVEN) await memory.put(path, content);
+  const held: (() => void)[] = [];
+  let [holds, isOver] = [false, false];
+  const store = intercept(memory, async (call, attempt) => {
+    if (holds && !isOver) await new Promise<void>((resolve) => held.push(resolve));
+    if (isOver) throw new StorageError('unavailable', call.subject);
+    return attempt(call.signal);
+  });
   const told: Told[] = [];
   const script = new Script(told, GIVEN);
   let guest = await ObjectGuest.start(store, optionsOf(disk.mountPoint, 'boot 1'));
@@ -294,6 +321,7 @@ async function run(one: Case, loss: Loss, number: number): Promise<CaseResult> {
       if (what === 'journal') syncFile(join(cache, 'journal'));
       else for (const name of readdirSync(join(cache, 'staging'))) syncFile(join(cache, 'staging', name));
     },
+    hold: () => void (holds = true),
     async kill() {
       await guest.kill();
       guest = await ObjectGuest.start(store, optionsOf(disk.mountPoint, 'boot 1'));
@@ -301,8 +329,11 @@ async function run(one: Case, loss: Loss, number: number): Promise<CaseResult> {
     },
   });
   const end = disk.position;
-  const contents = store.contents();
-  await guest.kill();
+  const contents = memory.contents();
+  isOver = true;
+  const killed = guest.kill();
+  for (const end of held) end();
+  await killed;
   await disk.stop();
   const problems = script.errors.map(({ label, errno }) => `${label} is ${errno}`);
   const aftermath = new Aftermath(format, disk.log, base, place);
