@@ -36,6 +36,8 @@ export class StagingRegistry {
   readonly hidden: HiddenObjects;
   readonly #uses = new Map<StagedFile, Use>();
   readonly #cleaning = new Underway();
+  /** See gaveUp(). */
+  readonly #nameless = new WeakSet<ObjectNode>();
 
   /** `handles`: of all open files. */
   constructor(
@@ -221,15 +223,17 @@ export class StagingRegistry {
   }
 
   /**
-   * The guest has removed this name, or given it to another file: so it has for what others had replaced there, and is still open. Nothing that is written to it
-   * from now on has that name, here or after a restart.
+   * The guest has removed this name, or given it to another file: so it has for what others had replaced there, and is still open. Whoever writes to that from now
+   * on hears ESTALE at once: it could not be kept under any name, and after a restart it would have this one.
    */
   gaveUp(name: string): void {
     for (const node of this.tree.nodes.replacedAt(name)) {
       const file = node.staged;
       if (file?.dirty === true) continue;
-      file?.rename(null, file.base);
-      this.tree.nodes.detach(node);
+      this.#nameless.add(node);
+      if (file === null) continue;
+      this.conflicting(file);
+      file.rename(null, file.base);
     }
   }
 
@@ -254,8 +258,9 @@ export class StagingRegistry {
     this.#uses.clear();
   }
 
-  /** For all handles that were opened as this version. */
+  /** For all handles that were opened as this version. @throws FileError ESTALE: see gaveUp() */
   stage(node: ObjectNode, base: Base): StagedFile {
+    if (this.#nameless.has(node)) throw new FileError(E.STALE);
     const staged = this.#link(node, StagedFile.of(this.write.shop, base, node.facts));
     if (node.unlinked) staged.rename(null, base);
     for (const handle of this.handles.values()) {
