@@ -8,7 +8,7 @@ import { inherited } from '../attachments.js';
 import { ifThere, isGone, objectAt } from '../asking.js';
 import { StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
-import { CHANGE, changeId, COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
+import { COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import { metadataFits, metadataOf } from './attributes.js';
@@ -40,6 +40,8 @@ export interface Committed {
   readonly changes: number;
   /** Its id. */
   readonly commit: string;
+  /** Set while it was sent in parts, and not in it. */
+  readonly left: 'nothing' | 'times' | 'attributes';
   /** It came on top of another client's version, of which it has what was not staged here. */
   readonly merged: boolean;
 }
@@ -105,7 +107,7 @@ export class CommitMaker {
         if (there !== null && file.isOwnCommit(own)) {
           // A commit of ours of which we did not hear
           const changes = file.changesIn(own);
-          if (changes >= 0) return { ...(await this.#heard(file, there, own, changes)), merged: this.#merged.delete(file) };
+          if (changes >= 0) return { ...this.#heard(file, there, own, changes), merged: this.#merged.delete(file) };
           file.rebase({ key: there.key, version: there.version, size: there.size });
         } else if (file.directory) {
           await this.#ontoMarker(file, there);
@@ -133,7 +135,7 @@ export class CommitMaker {
     const own = there?.metadata?.[COMMIT];
     if (there === null || there.version === file.base?.version || !file.isOwnCommit(own)) return null;
     const changes = file.changesIn(own);
-    return changes < 0 ? null : { ...(await this.#heard(file, there, own, changes)), merged: false };
+    return changes < 0 ? null : { ...this.#heard(file, there, own, changes), merged: false };
   }
 
   /** Begin to send a file that is written from its beginning, before its size is known. */
@@ -227,12 +229,12 @@ export class CommitMaker {
     }
   }
 
-  /** An object of ours: with attributes that were set after its upload was begun. */
-  async #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Promise<Attempted> {
+  /** An object of ours. */
+  #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Attempted {
     const begun = there.metadata ?? {};
     // After a power failure it may have attributes that are newer than those that are left here
     const wanted = file.commits.doubts.has(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
-    return this.#describe(file, { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit }, wanted);
+    return { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit, left: this.#left(file, begun, wanted) };
   }
 
   /** An upload that began before its file had holes may be cut so that it sends them: to begin anew costs what was sent already. */
@@ -254,7 +256,7 @@ export class CommitMaker {
     const changes = file.changesIn(commit);
     await saved;
     const version = await this.#writes(file, commit, () => settledSetMetadata(this.shop.store, base.key, base.version, metadata));
-    return { base: { ...base, version }, metadata, changes, commit };
+    return { base: { ...base, version }, metadata, changes, commit, left: 'nothing' };
   }
 
   /** @param uploads that were begun for it and could not be completed, since the file got shorter */
@@ -273,7 +275,7 @@ export class CommitMaker {
       const options = { commit, metadata, headers: file.attributes().headers, condition };
       const version = await this.#writes(file, commit, () =>
         content !== null ? settledPut(store, key, content, options) : file.content.sending(size, (fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
-      return { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit };
+      return { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit, left: 'nothing' };
     }
     if (uploads === ATTEMPTS) throw new StorageError('short-body', `put ${store.location}/${key}`, { providerMessage: 'the file gets shorter whenever it is sent' });
     const upload = stream ?? (await this.#beginParts(file, making));
@@ -290,7 +292,8 @@ export class CommitMaker {
       file.content.verify();
       await saved;
       const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, condition }));
-      made = { base: { key, version, size: parts.reduce((sum, { bytes }) => sum + bytes, 0) }, metadata: upload.metadata, changes, commit };
+      const left = this.#left(file, upload.metadata, { ...making.metadata(), [COMMIT]: commit });
+      made = { base: { key, version, size: parts.reduce((sum, { bytes }) => sum + bytes, 0) }, metadata: upload.metadata, changes, commit, left };
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
       const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large', 'aborted'].includes(error.code);
@@ -300,7 +303,7 @@ export class CommitMaker {
     await upload.settled();
     this.#clean(upload);
     if (file.upload === upload) file.upload = null;
-    return this.#describe(file, made, { ...making.metadata(), [COMMIT]: commit });
+    return made;
   }
 
   async #beginParts(file: StagedFile, { key, metadata, commit: next, onlyStaged = false }: Making): Promise<PartedUpload> {
@@ -312,23 +315,11 @@ export class CommitMaker {
     return PartedUpload.begin({ ...this.#context, onlyStaged }, file, key, plan, sizes, { ...metadata(), [COMMIT]: commit }, commit);
   }
 
-  /** Attributes that were set after the upload was begun. If others are faster the object was made all the same: what is left are the attributes. */
-  async #describe(file: StagedFile, made: Attempted, wanted: Metadata): Promise<Attempted> {
-    const { base, metadata: begun, changes, commit } = made;
-    const timed = file.timesAreSet || this.shop.store.capabilities.metadataInPlace;
-    const same = Object.keys({ ...begun, ...wanted }).every((name) => (!timed && TIMES.has(name)) || begun[name] === wanted[name as keyof typeof wanted]);
-    if (same) return made;
-    const metadata = { ...wanted, [CHANGE]: changeId() };
-    try {
-      return { ...made, base: { ...base, version: await settledSetMetadata(this.shop.store, base.key, base.version, metadata) }, metadata };
-    } catch (error) {
-      const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
-      if (lost && file.key === base.key) {
-        file.setAttributes(file.facts());
-        file.commitDone(base, changes, commit);
-      }
-      throw error;
-    }
+  /** What of the attributes is not in the object, since it was set after its upload was begun. */
+  #left(file: StagedFile, begun: Metadata, wanted: Metadata): Committed['left'] {
+    const differing = Object.keys({ ...begun, ...wanted }).filter((name) => begun[name] !== wanted[name as keyof typeof wanted]);
+    if (differing.some((name) => !TIMES.has(name))) return 'attributes';
+    return differing.length > 0 && (file.timesAreSet || this.shop.store.capabilities.metadataInPlace) ? 'times' : 'nothing';
   }
 
   /** What was sent before an upload was completed, where that leaves something behind. */

@@ -43,6 +43,8 @@ const LARGE_BYTES = 1 << 30;
 const DEFERRED_MAX = 10_000;
 /** A file that is written while it is put aside is put aside again so often, until writing it fails. */
 const COPIES_MAX = 3;
+/** While somebody goes on setting attributes of what is sent in parts. */
+const ROUNDS_MAX = 4;
 const RETRY_MIN_MS = 2_000;
 const RETRY_MAX_MS = 60_000;
 
@@ -112,8 +114,15 @@ export class Committer {
     const found = await this.maker.settle(file);
     if (!file.commits.isUnheard) return;
     if (found === null) return file.commits.heard();
-    file.commitDone(found.base, found.changes, found.commit);
-    this.events.committed(file, found);
+    this.#done(file, found);
+  }
+
+  /** What is not in the object is in the journal before that says that the rest is. @throws an error of the file system */
+  #done(file: StagedFile, committed: Committed): void {
+    if (committed.left !== 'nothing') file.setAttributes(file.facts());
+    file.commitDone(committed.base, committed.changes, committed.commit);
+    this.#failures.delete(file);
+    this.events.committed(file, committed);
   }
 
   /** Everything that was changed so far is in the object. */
@@ -227,11 +236,12 @@ export class Committer {
     await this.#beginnings.get(file);
     try {
       await this.settled(file);
-      if (!file.dirty) return;
-      const committed = await this.maker.commit(file, this.#isOld(file));
-      file.commitDone(committed.base, committed.changes, committed.commit);
-      this.#failures.delete(file);
-      this.events.committed(file, committed);
+      for (let round = 1; round <= ROUNDS_MAX && file.dirty; round++) {
+        const committed = await this.maker.commit(file, this.#isOld(file));
+        this.#done(file, committed);
+        // Whoever waits for the commit waits for attributes that were set while it was sent; times of data come with the next one
+        if (committed.left === 'nothing' || (committed.left === 'times' && !file.onlyDescribed)) return;
+      }
     } catch (error) {
       if (this.#isStopped(file, error)) return;
       if (this.#closed) throw error;
