@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
-import { ifThere, isRemoved, objectAt, pagesOf } from '../asking.js';
+import { ifThere, isGone, isRemoved, objectAt, pagesOf } from '../asking.js';
 import { isTransient, StorageError } from '../errors.js';
 import { COMMIT } from '../settle.js';
 import type { ObjectInfo, ObjectStore, Version } from '../store.js';
@@ -166,7 +166,10 @@ export class Mover {
 
   async #copyOne(operation: Operation, from: string, to: string, over: Version | null): Promise<Relocated | null> {
     const object = await ifThere(this.store.head(from, { attachments: true }));
-    if (object === null) return null;
+    if (object === null) {
+      if (await isGone(this.store, from)) return null;
+      throw new StorageError('unavailable', `rename ${this.store.location}/${from}`, { providerMessage: 'it is listed, and not found' });
+    }
     const { version: source } = object;
     if (isRemoved(object)) {
       await this.#one.removeIfThere(from, source);
