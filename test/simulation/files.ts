@@ -144,6 +144,9 @@ export class Files {
   /** The model's file for an opened version. */
   adopt(key: string, opened: GuestFile | Revision, since: number): GuestFile {
     if (opened instanceof GuestFile) return opened;
+    // Its attributes were set while it was opened
+    const same = this.guest.book.at(key).find((one) => one.handles === 0 && one.versions.has(opened.version) && one.versions.size > 1 && exactly(one.data, opened.content, one.data.committed) >= 0);
+    if (same !== undefined) return same;
     const before = this.guest.book.current(key);
     if (before !== null && before.handles === 0 && !before.isDirty) before.loses(key, this.guest.bucket.changes.length);
     return this.guest.book.add(key, opened, since);

@@ -6,8 +6,7 @@ import './builtins.js';
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { isKnown } from './known.js';
-import { emptySummary, play, playAll, summaryText } from './seeds.js';
+import { emptySummary, play, playAll, summaryText, type Summary } from './seeds.js';
 import { describedSettings, settingsOf } from './settings.js';
 
 const { values } = parseArgs({
@@ -37,19 +36,19 @@ async function trace(): Promise<void> {
 async function keepGoing(): Promise<void> {
   for (let seed = first; seed < first + count; seed++) {
     const { violation } = await play(settingsOf(seed, alone));
-    if (violation !== null) console.log(`SEED=${seed}${isKnown(violation) === null ? '' : ' (known)'} ${violation.message.split('\n').slice(0, 5).join('\n')}\n   ${describedSettings(settingsOf(seed, alone))}`);
+    if (violation !== null) console.log(`SEED=${seed} ${violation.message.split('\n').slice(0, 5).join('\n')}\n   ${describedSettings(settingsOf(seed, alone))}`);
   }
 }
 
 async function portion(): Promise<void> {
   const summary = emptySummary();
   const failure = await playAll(first, count, alone, summary, MINIMISE_MS);
-  process.send!({ failure, summary: { ...summary, known: [...summary.known] } });
+  process.send!({ failure, summary });
 }
 
 interface Answer {
   readonly failure: string | null;
-  readonly summary: Omit<ReturnType<typeof emptySummary>, 'known'> & { readonly known: readonly (readonly [string, number])[] };
+  readonly summary: Summary;
 }
 
 async function portions(): Promise<void> {
@@ -63,7 +62,6 @@ async function portions(): Promise<void> {
       next += PORTION;
       const { failure, summary } = await inChild(from, Math.min(PORTION, first + count - from));
       for (const name of ['seeds', 'events', 'changes', 'faults', 'kills'] as const) all[name] += summary[name];
-      for (const [what, times] of summary.known) all.known.set(what, (all.known.get(what) ?? 0) + times);
       if (failure === null) continue;
       failed = true;
       console.log(failure);

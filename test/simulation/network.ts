@@ -38,6 +38,8 @@ export interface NetworkOptions {
   readonly fileOf: (fd: number) => number;
   /** A body cannot be read any more. */
   readonly onBadBody: (what: string) => void;
+  /** Somebody is told that there is no such object, though there is. */
+  readonly onLie: (key: string) => void;
 }
 
 /** Called when a client is told of a version. */
@@ -283,6 +285,7 @@ class Sending<R, A> {
       case 'race':
         return this.#later(this.process, answer_ms, '409', () => this.#fail('changed', { status: 409 }));
       case 'missing':
+        this.network.options.onLie(this.call.key);
         return this.#later(this.process, answer_ms, '404', () => this.#fail('not-found', { status: 404 }));
       case 'twice':
         this.#effect(effect_ms, (answer) => void (this.#fate.second || answer()));

@@ -43,7 +43,7 @@ export function settingsOf(seed: number, alone: boolean): Settings {
   const provider = chance.pick(shared ? [PROVIDERS.aws, PROVIDERS.ceph, PROVIDERS.gcs] : [PROVIDERS.aws, PROVIDERS.ceph, PROVIDERS.gcs, PROVIDERS.plain]);
   const paths = PATHS.slice(0, 2 + chance.below(PATHS.length - 1));
   return {
-    seed, provider, guests, foreign, weather: weatherOf(chance), lies: false,
+    seed, provider, guests, foreign, weather: weatherOf(chance), lies: chanceOf(seed, 'lies').chance(30),
     programs: 1 + chance.below(3), steps: 4 + chance.below(14), mood: chance.pick(MOODS), ends: chance.pick([0, 0, 1, 1, 2, 3]),
     durability: chance.pick(['remote', 'writeback']), writebackDelay_ms: chance.pick([0, 5, 300, 5_000]), ttl_ms: chance.pick([0, 0, 1_000]),
     posix: chance.pick(['lazy', 'full']), prefix: chance.pick(['', 'p/']), paths, directories: DIRECTORIES, rewrites: chance.pick([0, 0, 2, 30]),

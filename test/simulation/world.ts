@@ -88,6 +88,7 @@ export class World {
     this.bucket = new Bucket(provider, () => this.scheduler.now_ms, (change) => this.oracle.changed(change));
     this.network = new Network(this.scheduler, this.bucket, {
       seed, weather, lies, spared: omitted.faults, fileOf: (fd) => this.machine.fileOf(fd), onBadBody: (what) => this.fail(new Violation('body', what)),
+      onLie: (key) => void this.oracle.excused.set(key, 'a wrong 404'),
     }, (client, key, version) => this.oracle.books.get(client)?.reveal(key, version));
     for (let number = 1; number <= guests; number++) this.#addGuest(`g${number}`);
   }
