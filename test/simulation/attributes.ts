@@ -54,14 +54,18 @@ export class AttributeRequests {
     const { key } = one;
     for (const one of this.guest.book.at(key)) one.described_ms = this.guest.daemon.machine.now_ms();
     if (this.guest.book.isUnclear(key)) return;
+    // Nobody can tell of which object they are; the daemon may commit them later
+    const isUnclear = (): void => {
+      for (const file of this.guest.book.at(key)) file.isAttributesAnswered = () => false;
+    };
     // It may be of another object by now, or go along with what was set of a former one
-    if (this.guest.oracle.others(this.guest.book.guest, key, this.guest.options.waits ? since : this.#waitingSince(key, since))) return;
+    if (this.guest.oracle.others(this.guest.book.guest, key, this.guest.options.waits ? since : this.#waitingSince(key, since))) return isUnclear();
     // Or of one that is being put aside
-    if (this.guest.book.at(key).some((file) => file.data.kept >= 0 && !file.isKeptAnswered())) return;
+    if (this.guest.book.at(key).some((file) => file.data.kept >= 0 && !file.isKeptAnswered())) return isUnclear();
     const there = this.guest.bucket.at(key);
     const known = this.guest.book.current(key);
     // Or of another one of that name that is not committed
-    if (this.guest.book.at(key).some((file) => file !== known && file.mayBeDirty && (file.handles === 0 || file.node === node))) return;
+    if (this.guest.book.at(key).some((file) => file !== known && file.mayBeDirty && (file.handles === 0 || file.node === node))) return isUnclear();
     const file = known !== null && (known.mayBeDirty || there === null || known.versions.has(there.version)) ? known : there === null ? null : this.files.adopt(key, there, since);
     if (one.seen) {
       if (file !== null) file.attributes.acknowledged = Math.max(file.attributes.acknowledged, file.attributes.committed);

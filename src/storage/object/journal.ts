@@ -271,7 +271,7 @@ export class Journal<R> {
   /** Nothing is accepted any more. @returns when a sync that was under way is over; a renewal fails, and is waited for by who asked for it */
   async close(): Promise<void> {
     this.#giveUp();
-    if (this.#using === 0) closeSync(this.#fd);
+    if (this.#using === 0 && this.#fd >= 0) closeSync(this.#fd);
     this.#fd = -1;
     this.#failed ??= systemError(E.BADF, 'write', `${this.path} is closed`);
     await this.#syncing.catch(() => undefined);

@@ -182,7 +182,7 @@ export class Oracle {
     for (let at = log.last; at >= from; at--) {
       if (!sameAttributes(log.values[at], there)) continue;
       log.committed = at;
-      file.isAttributesAnswered = () => call.answered;
+      file.isAttributesAnswered = () => call.answered && file.described_ms < call.issued_ms;
       return;
     }
     // Others may have set attributes under the same ETag; changes of our own go on top of any
@@ -197,10 +197,12 @@ export class Oracle {
     if (possible.some((value) => sameAttributes(value, there))) {
       log.push(there, false);
       log.committed = log.last;
+      file.isAttributesAnswered = () => call.answered && file.described_ms < call.issued_ms;
       return;
     }
     // With two names, a request that was sent before the rename may come late
-    if (book.fog.has(key) || file.uncertain || file.names.size > 1) return;
+    if (file.names.size > 1) return void this.excused.set(key, 'a request that came late');
+    if (book.fog.has(key) || file.uncertain) return;
     this.fail('attributes', `${what}: ${JSON.stringify(there)} is not what the guest has set: ${JSON.stringify(log.values.slice(Math.max(0, log.committed)))} (${String(file)})`);
   }
 
@@ -273,7 +275,8 @@ export class Oracle {
     const key = this.options.prefix + name.replace(/\.[0-9a-f]{8}$|\.\d+$/, '');
     const files = book.files.filter((one) => one.hasHad(key));
     const missing = missingIn(after);
-    for (const file of files.reverse()) {
+    const named = (file: GuestFile): number => (file.names.has(key) ? 1 : 0);
+    for (const file of files.sort((a, b) => named(b) - named(a) || b.id - a.id)) {
       const at = this.#keptState(file, after.content, missing);
       if (at < 0) continue;
       if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
