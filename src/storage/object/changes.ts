@@ -332,8 +332,8 @@ export class Changes {
   /** `there`: what is replaced; whoever else has put something there meanwhile had it before. */
   async #moveObject(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const { version, kept, headers } = node.facts;
-    // A commit that may have happened and could not be settled
-    if (version === null) throw new FileError(E.IO);
+    // It was put aside meanwhile, since others have made it too; or a commit may have happened and could not be settled
+    if (version === null) throw new FileError(node.staged === null ? E.STALE : E.IO);
     let over = there?.facts.version ?? null;
     for (let attempt = 1; ; attempt++) {
       try {

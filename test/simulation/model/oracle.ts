@@ -127,7 +127,7 @@ export class Oracle {
     const what = `${call.client} writes ${key} by request #${call.number}, a copy of ${named(source)}`;
     const operation = book.movesAt(call.issued_ms, source.key, key);
     if (operation === null) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
-    const own = book.files.filter((one) => one.versions.has(source.version));
+    const own = book.files.filter((one) => one.versions.has(source.version) && exactly(one.data, source.content, one.data.committed) >= 0);
     let file = own.findLast((one) => one.names.has(source.key)) ?? (operation.result === 'under way' ? undefined : own.findLast((one) => one.hasHad(source.key) || one.hasHad(key)));
     if (file === undefined) {
       file = book.add(key, source, call.issuedAt);

@@ -40,6 +40,11 @@ export class MoveRecovery {
     const gone = new Set<StagedFile>();
     // Objects first: one that is open is in the journal by itself while its tree is moved
     for (const operation of [...operations].sort((a, b) => Number(a.tree) - Number(b.tree))) {
+      if (operation.kind === 'clear') {
+        // It is in nobody's way: where that is not possible now, the next start may do it
+        if (await removeStand(this.store, operation.from, operation.version!)) this.ledger.finish(operation);
+        continue;
+      }
       let given: StorageError | null = null;
       try {
         report.push(...(await this.#resume(operation)));
@@ -79,8 +84,6 @@ export class MoveRecovery {
         await this.#mover.removeIfThere(from, version);
         return [`removed ${this.#say(from)}, which had been begun`];
       case 'clear':
-        await removeStand(this.store, from, version!);
-        return [];
       case 'attributes':
         return [];
       case 'rename':
