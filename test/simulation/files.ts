@@ -96,7 +96,10 @@ export class Files {
         answered: ({ error }) => {
           if (error !== 0) return before?.withdraw(asked);
           candidates = this.#candidates(key, since, before, wasDirty, node as bigint);
-          if (candidates.length !== 1) return;
+          if (candidates.length !== 1) {
+            if (truncates) this.#blur(key, 'others have changed it while it was opened with O_TRUNC');
+            return;
+          }
           adopted.file = this.adopt(key, candidates[0], since);
           adopted.file.handles++;
           adopted.file.node = node as bigint;

@@ -232,7 +232,7 @@ export class Oracle {
       const removedAt = this.bucket().history.get(key)!.at(-2)?.change ?? 0;
       // The request was sent before others removed the object
       if (before === null && call.issuedAt < removedAt) return void this.excused.set(key, 'a request that came late');
-      if (before === null && this.#isCopied(book, change, after)) return;
+      if (this.#isCopied(book, change, after)) return;
       // Nobody can tell a commit that never happened from one whose answer was lost, and whose object others have removed
       const made = this.bucket().history.get(key)!.findLast(({ revision }) => revision !== null && revision !== after)?.revision;
       if (before === null && made?.by === book.guest && !made.call.answered) {
