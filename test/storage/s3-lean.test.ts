@@ -235,9 +235,10 @@ describe('what goes wrong', () => {
     await store.check();
     assert.equal(server.count('list'), 1, 'the SDK has the same time');
     server.judge = () => ({ status: 403, code: 'RequestTimeTooSkewed', headers: { date: new Date(there_ms()).toUTCString() } });
-    await assert.rejects(store.head('late'), { code: 'denied' }, 'HEAD has no words');
-    await assert.rejects(store.read('late', { offset: 0, into: new Uint8Array(1) }), { code: 'clock-skew' });
+    await assert.rejects(store.head('late'), { code: 'clock-skew' }, 'HEAD has no words, and GET does');
     assert.equal(server.count('get'), 1);
+    await assert.rejects(store.read('late', { offset: 0, into: new Uint8Array(1) }), { code: 'clock-skew' });
+    assert.equal(server.count('get'), 2);
   });
 
   test('a refusal has all that it says: code, words, request, region, how long to wait', async () => {

@@ -103,8 +103,7 @@ export async function settledRename(
  * @returns the version of what is left in its place, when that could not be removed; else null
  */
 export async function settledRemove(store: ObjectStore, key: string, version: Version, options: CallOptions = {}, settle = SETTLE): Promise<Version | null> {
-  const { atomicDelete, putIfVersion } = store.capabilities;
-  if (atomicDelete || !putIfVersion) {
+  if (!removesByStand(store)) {
     await removeVersion(store, key, version, options, settle);
     return null;
   }
@@ -112,6 +111,9 @@ export async function settledRemove(store: ObjectStore, key: string, version: Ve
   const stand = await settledPut(store, key, Buffer.from(commit), { ...options, commit, metadata: { [REMOVED]: commit }, condition: { version } }, settle);
   return (await removeStand(store, key, stand, options, settle)) ? null : stand;
 }
+
+/** See settledRemove(): then it is known who has removed the object, also when a request came twice. */
+export const removesByStand = ({ capabilities: { atomicDelete, putIfVersion } }: ObjectStore): boolean => !atomicDelete && putIfVersion;
 
 /** What stands for a removed object; somebody else may remove it as well. @returns whether it is gone */
 export async function removeStand(store: ObjectStore, key: string, version: Version, options: CallOptions = {}, settle = SETTLE): Promise<boolean> {

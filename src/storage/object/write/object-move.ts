@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { objectAt } from '../asking.js';
 import { StorageError } from '../errors.js';
-import { COMMIT, settledCopy, settledRemove, settledRename } from '../settle.js';
+import { COMMIT, removesByStand, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Condition, Metadata, ObjectHeaders, ObjectStore, Version } from '../store.js';
 import type { Ledger } from './ledger.js';
 import type { Operation } from './records.js';
@@ -93,7 +93,8 @@ export class ObjectMove {
     } catch (error) {
       // In doubt the copy may be all that there is
       if (!(error instanceof StorageError) || error.detail.ambiguous === true) throw error;
-      if ((await objectAt(store, object.key)) === null) return version;
+      // Of a removal that came twice the second answer is that nothing is there: that may have been this one, or another client's
+      if (!removesByStand(store) && (await objectAt(store, object.key)) === null) return version;
       if (over === null) await this.removeIfThere(to, version);
       throw error;
     }
