@@ -113,6 +113,7 @@ async function removeMarker(w: World, { dir, name: entry, inode }: Place): Promi
   inode.uid = inode.gid = 0;
   inode.mtime = null;
   inode.xattrs.clear();
+  w.foreign.delete(inode);
   w.implicit.add(inode);
   await vanish(w, inode);
 }
