@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
+import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import { COMMIT } from '../../src/storage/object/settle.js';
@@ -54,6 +55,37 @@ describe('reads', () => {
       }, { write: { sizes: SMALL } });
     });
   }
+});
+
+test('attributes that are being sent when another client replaces the object go with what they were set of', async () => {
+  const memory = new MemoryStore({ limits: PARTS, capabilities: { rename: false, metadataInPlace: false } });
+  await memory.put('f', bytes('former'));
+  let refuse = (): void => undefined;
+  const refused = new Promise<void>((resolve) => (refuse = resolve));
+  let sent = (): void => undefined;
+  const isSent = new Promise<void>((resolve) => (sent = resolve));
+  const store = intercept(memory, async (call, attempt) => {
+    if (call.operation !== 'setMetadata') return attempt(call.signal);
+    sent();
+    await refused;
+    throw new StorageError('denied', call.subject);
+  });
+  const log: string[] = [];
+  await withGuest(store, async (guest) => {
+    const { g } = guest;
+    const { node } = await g.lookup(ROOT, 'f');
+    // The next OPEN asks the store, and is not answered by this lookup
+    assert.equal(await guest.close(node, await g.open(node)), 0);
+    assert.equal((await g.call(OP.SETATTR, node, concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)), 104)).error, 0);
+    await isSent;
+    await memory.put('f', bytes('another'));
+    await g.call(OP.OPEN, node, u32(0, 0), 16);
+    refuse();
+    await g.opened.idle();
+    log.push(...g.log);
+  }, { metadataTtl_ms: 0, write: { sizes: SMALL, durability: 'writeback', writebackDelay_ms: 0 } });
+  assert.deepEqual(log.filter((line) => /inside the daemon|could not be written/.test(line)), []);
+  assert.equal(readPosix((await memory.head('f')).metadata ?? {}).posix.mode, null);
 });
 
 describe('a read of a file that goes', () => {

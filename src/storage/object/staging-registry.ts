@@ -86,12 +86,15 @@ export class StagingRegistry {
     return this.stage(node, base);
   }
 
-  /** Another version has come, and this one has not been changed: who has it open goes on with the one that was opened. */
+  /** Another version has come, and this one's content has not been changed: who has it open goes on with the one that was opened. */
   #replaced(node: ObjectNode): void {
     const file = node.staged;
     if (file === null) return;
     this.#unlink(file, node);
-    if ((this.#uses.get(file)?.handles ?? 0) === 0) this.#dispose(file);
+    if ((this.#uses.get(file)?.handles ?? 0) > 0) return;
+    // Attributes that wait go with the version that they were set of, also when they are being sent
+    if (file.dirty) file.rename(null, file.base);
+    this.#dispose(file);
   }
 
   /** Until when what was told of the file's object is believed. */
