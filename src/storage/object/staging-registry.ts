@@ -173,6 +173,8 @@ export class StagingRegistry {
 
   /** Who has a file open that is about to lose its name keeps what it is. @throws FileError ESTALE: it is another object's name by now; StorageError */
   async preserve(node: ObjectNode, hiddenKey: () => string): Promise<void> {
+    // It has become that while its commit was waited for
+    if (node.replaced) throw new FileError(E.STALE);
     try {
       await this.#preserve(node, hiddenKey);
     } catch (error) {
