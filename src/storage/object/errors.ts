@@ -120,3 +120,7 @@ export function toErrno(code: StorageErrorCode): number {
       return E.IO;
   }
 }
+
+/** Another version is there than the request was about, or none any more. */
+export const isLost = (error: unknown): error is StorageError & { readonly code: 'changed' | 'not-found' } =>
+  error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');

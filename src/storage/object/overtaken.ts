@@ -2,7 +2,7 @@
  * Reads that our own changes overtake. A commit, a change of metadata or a rename replaces the version that a read has asked for; the server
  * has done it, and the answer that says so has not come yet. Such a read waits until that is over and reads what is there then.
  */
-import { StorageError } from './errors.js';
+import { isLost } from './errors.js';
 import type { FileHandle } from './file-handle.js';
 import { inTurn } from './nodes.js';
 import type { Gate } from './write/gate.js';
@@ -21,7 +21,7 @@ export async function readAgain(
 ): Promise<number> {
   let [from, failure] = [before, error];
   for (let attempt = 1; attempt < ATTEMPTS; attempt++) {
-    if (!(failure instanceof StorageError) || (failure.code !== 'changed' && failure.code !== 'not-found')) throw failure;
+    if (!isLost(failure)) throw failure;
     await ownChanges(file, gate, committer);
     const now = sourceOf(file);
     // Not by us; what we remove is staged before

@@ -12,7 +12,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ifThere, isRemoved, REMOVED } from './asking.js';
-import { StorageError, isTransient } from './errors.js';
+import { isLost, isTransient, StorageError } from './errors.js';
 import type { Body, CallOptions, Condition, CopyOptions, Metadata, ObjectInfo, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
 import { compared } from './unconditional-writes.js';
 
@@ -159,7 +159,7 @@ export async function removeAny(store: ObjectStore, key: string, known: Version 
     try {
       return await removeVersion(store, key, version, options, settle);
     } catch (error) {
-      if (!(error instanceof StorageError) || !isLost(error) || attempt === OVERTAKEN_MAX) throw error;
+      if (!isLost(error) || attempt === OVERTAKEN_MAX) throw error;
       version = null;
     }
   }
@@ -208,8 +208,6 @@ async function settled(
     }
   }
 }
-
-const isLost = ({ code }: StorageError): boolean => code === 'changed' || code === 'not-found';
 
 /** An attempt that was in doubt stays so, however the ones after it have failed: unless they have lost. @throws what is no StorageError */
 function afterDoubt(error: unknown, doubt: boolean): StorageError {

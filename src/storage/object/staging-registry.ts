@@ -2,7 +2,7 @@
 import { E } from '../../base/errno.js';
 import { Underway } from '../../base/underway.js';
 import { isArchived } from './attachments.js';
-import { StorageError } from './errors.js';
+import { isLost } from './errors.js';
 import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
@@ -178,7 +178,7 @@ export class StagingRegistry {
     try {
       await this.#preserve(node, hiddenKey);
     } catch (error) {
-      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
+      if (!isLost(error)) throw error;
       // Linux looks the name up again then, and is told of the other one
       this.tree.changed(node.key);
       throw new FileError(E.STALE);

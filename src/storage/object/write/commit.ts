@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
 import { ifThere, isGone, objectAt } from '../asking.js';
-import { StorageError } from '../errors.js';
+import { isLost, StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
 import { COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
@@ -98,8 +98,7 @@ export class CommitMaker {
         const committed = await this.#attempt(file);
         return { ...committed, merged: this.#merged.delete(file) };
       } catch (error) {
-        const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
-        if (!lost) throw error;
+        if (!isLost(error)) throw error;
         const there = await objectAt(this.shop.store, key);
         // It has lost its name meanwhile: what is there is no business of its
         if (file.key !== key) throw error;
@@ -223,7 +222,7 @@ export class CommitMaker {
       return await call();
     } catch (error) {
       // A provider may also say of what it has done that it was too late for that
-      const certain = error instanceof StorageError && error.detail.ambiguous !== true && error.code !== 'changed' && error.code !== 'not-found';
+      const certain = error instanceof StorageError && error.detail.ambiguous !== true && !isLost(error);
       if (certain) file.commitFailed(commit);
       throw error;
     }

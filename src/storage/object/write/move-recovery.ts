@@ -5,7 +5,7 @@
  * What somebody else has put where an object was to go stays. Ours stays at its old name then.
  */
 import { ifThere, isRemoved, objectAt } from '../asking.js';
-import { isTransient, StorageError } from '../errors.js';
+import { isLost, isTransient, StorageError } from '../errors.js';
 import { CHANGE, COMMIT, removeStand } from '../settle.js';
 import { EMPTY_MD5, type ObjectStore } from '../store.js';
 import type { TreeLog } from '../tree.js';
@@ -121,8 +121,7 @@ export class MoveRecovery {
           count++;
         });
       } catch (error) {
-        const changed = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
-        if (!(error instanceof OccupiedError) && !changed) throw error;
+        if (!(error instanceof OccupiedError) && !isLost(error)) throw error;
         stayed.push(object.key);
       }
     });

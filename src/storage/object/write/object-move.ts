@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { objectAt } from '../asking.js';
-import { StorageError } from '../errors.js';
+import { isLost, StorageError } from '../errors.js';
 import { COMMIT, removesByStand, settledCopy, settledRemove, settledRename } from '../settle.js';
 import type { Condition, Metadata, ObjectHeaders, ObjectStore, Version } from '../store.js';
 import type { Ledger } from './ledger.js';
@@ -85,8 +85,7 @@ export class ObjectMove {
         commit: id, metadata: metadata ?? {}, headers: headers ?? {}, sourceVersion: object.version, condition: conditionOf(over),
       });
     } catch (error) {
-      const lost = error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
-      throw lost && (await objectAt(store, object.key))?.version === object.version ? new OccupiedError(to, error) : error;
+      throw isLost(error) && (await objectAt(store, object.key))?.version === object.version ? new OccupiedError(to, error) : error;
     }
     try {
       await this.remove(object.key, object.version);
@@ -112,7 +111,7 @@ export class ObjectMove {
     try {
       await this.remove(key, version);
     } catch (error) {
-      if (!(error instanceof StorageError) || (error.code !== 'changed' && error.code !== 'not-found')) throw error;
+      if (!isLost(error)) throw error;
     }
   }
 }

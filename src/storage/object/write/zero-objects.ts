@@ -8,7 +8,7 @@ import { Underway } from '../../../base/underway.js';
 import * as c from '../../../ffi/libc.js';
 import { placeOf } from '../attachments.js';
 import { ifThere } from '../asking.js';
-import { StorageError } from '../errors.js';
+import { isLost, StorageError } from '../errors.js';
 import type { CallOptions, ObjectHeaders, ObjectStore, Part, PartSource, Upload, Version } from '../store.js';
 import { completeOwnKey, putToOwnKey, removeFromOwnKey } from '../unconditional-writes.js';
 import type { Ledger } from './ledger.js';
@@ -178,8 +178,7 @@ export class ZeroLease {
       try {
         return await this.zeros.store.copyPart(upload, number, zerosOf(made, bytes), options);
       } catch (error) {
-        const lost = error instanceof StorageError && (error.code === 'not-found' || error.code === 'changed');
-        if (!lost || again || !(await this.zeros.isGone(made))) throw error;
+        if (!isLost(error) || again || !(await this.zeros.isGone(made))) throw error;
       }
     }
   }
