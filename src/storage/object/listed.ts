@@ -47,6 +47,8 @@ interface Directory {
 export interface Clock {
   readonly changes: number;
   isChangedSince(key: string, stamp: number): boolean;
+  /** The same of what is in it, at any depth. */
+  isChangedBelowSince(key: string, stamp: number): boolean;
 }
 
 const DIRECTORIES_MAX = 64;
@@ -73,15 +75,18 @@ export class ListedDirectories {
 
   /** What is known of a key in the directory `prefix`; undefined: nothing. */
   find(prefix: string, key: string): Listed | undefined {
-    const directory = this.#directories.get(prefix);
-    if (directory === undefined) return undefined;
+    const known = this.#directories.get(prefix);
+    if (known === undefined) return undefined;
     const time = performance.now();
-    for (const segment of directory.segments) {
+    for (const segment of known.segments) {
       if (segment.expires_ms <= time || this.clock.isChangedSince(key, segment.stamp) || compareUtf8(key, segment.after) <= 0 || segment.outdated.has(key)) continue;
       if (segment.until !== null && compareUtf8(`${key}/`, segment.until) > 0) continue;
+      const directory = segment.prefixes.has(`${key}/`);
+      // One without a marker is there because of what we have made in it
+      if (!directory && this.clock.isChangedBelowSince(key, segment.stamp)) continue;
       segment.hits++;
-      if (segment.hits >= HITS_BEFORE_RENEWAL && !segment.renewed && segment.expires_ms - time < this.ttl_ms / 2) this.#renew(prefix, key, directory, segment);
-      return { object: segment.objects.get(key) ?? null, directory: segment.prefixes.has(`${key}/`) };
+      if (segment.hits >= HITS_BEFORE_RENEWAL && !segment.renewed && segment.expires_ms - time < this.ttl_ms / 2) this.#renew(prefix, key, known, segment);
+      return { object: segment.objects.get(key) ?? null, directory };
     }
     return undefined;
   }

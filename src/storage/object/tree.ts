@@ -53,6 +53,8 @@ export class Tree {
   readonly #absent = new Map<string, number>();
   /** What we changed, counted: an answer of the store that was asked for before may be older than that. */
   readonly #changed = new Map<string, number>();
+  /** The same of directories in which we changed something, at any depth. */
+  readonly #changedBelow = new Map<string, number>();
   #changes = 0;
   /** Of what is no longer in the map, and of changes to all keys. */
   #changedOthers = 0;
@@ -102,15 +104,24 @@ export class Tree {
   /** We made, changed or removed something at this key: whatever was known of it is known no more. */
   changed(key: string): void {
     const name = key.endsWith('/') ? key.slice(0, -1) : key;
+    this.#changes++;
     this.#absent.delete(name);
-    this.#changed.delete(name);
-    this.#changed.set(name, ++this.#changes);
-    if (this.#changed.size > CHANGED_MAX) {
-      const [oldest, at] = this.#changed.entries().next().value!;
-      this.#changedOthers = Math.max(this.#changedOthers, at);
-      this.#changed.delete(oldest);
+    this.#note(this.#changed, name);
+    for (let end = name.lastIndexOf('/'); end > 0; end = name.lastIndexOf('/', end - 1)) {
+      const above = name.slice(0, end);
+      this.#absent.delete(above);
+      this.#note(this.#changedBelow, above);
     }
     for (const directory of [false, true]) this.nodes.expire(directory, key);
+  }
+
+  #note(changed: Map<string, number>, name: string): void {
+    changed.delete(name);
+    changed.set(name, this.#changes);
+    if (changed.size <= CHANGED_MAX) return;
+    const [oldest, at] = changed.entries().next().value!;
+    this.#changedOthers = Math.max(this.#changedOthers, at);
+    changed.delete(oldest);
   }
 
   /** Whatever was known of names is known no more. */
@@ -128,6 +139,11 @@ export class Tree {
   isChangedSince(key: string, changes: number): boolean {
     const name = key.endsWith('/') ? key.slice(0, -1) : key;
     return this.#changedOthers > changes || (this.#changed.get(name) ?? 0) > changes;
+  }
+
+  /** The same of what is in the directory of that name, at any depth. */
+  isChangedBelowSince(key: string, changes: number): boolean {
+    return this.#changedOthers > changes || (this.#changedBelow.get(key) ?? 0) > changes;
   }
 
   /** The object of a key as it is, null: there is none. @throws StorageError */
