@@ -25,15 +25,21 @@ export class AttributeRequests {
     await this.#describe(path, (before) => ({ ...before, tag }), OP.SETXATTR, concat(u32(value.length, 0, 0, 0), nameBytes('user.tag'), value), 0);
   }
 
+  /** As Linux, which looks a name up once more where its node is another file's by now (ESTALE). */
   async #describe(path: string, change: (before: Attributes) => Attributes, opcode: number, args: Uint8Array, room: number): Promise<void> {
+    for (let attempt = 1; attempt <= 2; attempt++) if ((await this.#attempt(path, change, opcode, args, room, attempt)) !== -E.STALE) break;
+  }
+
+  /** @returns 0 or −errno */
+  async #attempt(path: string, change: (before: Attributes) => Attributes, opcode: number, args: Uint8Array, room: number, attempt: number): Promise<number> {
     const key = this.guest.key(path);
     const since = this.guest.now(key);
     const node = await this.guest.walk(path);
-    if (typeof node === 'number') return;
+    if (typeof node === 'number') return node;
     this.guest.note(`attributes of ${path} become ${JSON.stringify(change({ mode: 0, tag: null }))}`);
     const one = { key, change, begunAt: since, seen: false, result: 'under way' as 'under way' | 'done' | 'failed' | 'lost' };
     let wasClean = false;
-    await this.guest.daemon.call(opcode, node, args, room, {
+    const { error } = await this.guest.daemon.call(opcode, node, args, room, {
       given: () => {
         this.guest.book.attributeChanges.push(one);
         const file = this.guest.book.current(key);
@@ -44,10 +50,11 @@ export class AttributeRequests {
         one.result = error === 0 ? 'done' : 'failed';
         if (error === 0) return this.#described(one, since, wasClean, node);
         if (error === -E.NOENT) this.guest.checkAbsent(key, since, `attributes of ${path}`);
-        else if (error !== -E.STALE || !this.guest.oracle.others(this.guest.book.guest, key, since)) this.guest.unexpected(`attributes of ${path}`, error);
+        else if (error !== -E.STALE || !this.guest.oracle.others(this.guest.book.guest, key, attempt === 1 ? 0 : since)) this.guest.unexpected(`attributes of ${path}`, error);
       },
       lost: () => (one.result = 'lost'),
     });
+    return error;
   }
 
   #described(one: { key: string; change: (before: Attributes) => Attributes; seen: boolean }, since: number, wasClean: boolean, node: bigint): void {
@@ -65,7 +72,7 @@ export class AttributeRequests {
     const there = this.guest.bucket.at(key);
     const known = this.guest.book.current(key);
     // Or of another one of that name that is not committed
-    if (this.guest.book.at(key).some((file) => file !== known && file.mayBeDirty && (file.handles === 0 || file.node === node))) return isUnclear();
+    if (this.guest.book.at(key).some((file) => file !== known && file.mayBeDirty && file.mayBeOf(node))) return isUnclear();
     const file = known !== null && (known.mayBeDirty || there === null || known.versions.has(there.version)) ? known : there === null ? null : this.files.adopt(key, there, since);
     if (one.seen) {
       if (file !== null) file.attributes.acknowledged = Math.max(file.attributes.acknowledged, file.attributes.committed);

@@ -128,13 +128,12 @@ export class Files {
   /** Versions that an OPEN since then may have found: the guest's uncommitted file, and states of the bucket. */
   #candidates(key: string, since: number, before: GuestFile | null, wasDirty: boolean, node: bigint): (GuestFile | Revision)[] {
     const current = this.guest.book.current(key);
-    // To the guest's kernel another node is another file
-    const file = current !== null && (current.handles === 0 || current.node === node) ? current : null;
+    const file = current?.mayBeOf(node) === true ? current : null;
     if (file !== null && file === before && wasDirty && file.data.committed < file.visible) return [file];
     // The daemon may not know yet that a file was put aside
-    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && (one.handles === 0 || one.node === node));
+    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && one.mayBeOf(node));
     // After a restart the name may be that of any file that is not committed
-    for (const one of this.guest.book.at(key)) if (one.mayBeDirty && !found.includes(one) && (one === file || one.handles === 0 || one.node === node)) found.push(one);
+    for (const one of this.guest.book.at(key)) if (one.mayBeDirty && !found.includes(one) && one.mayBeOf(node)) found.push(one);
     for (const revision of this.guest.bucket.statesSince(key, since)) {
       if (revision === null) continue;
       const isOwn = file?.versions.has(revision.version) === true && (revision.by === this.guest.book.guest || exactly(file.data, revision.content, file.data.committed) >= 0);

@@ -52,6 +52,7 @@ export class Guest {
     this.#lookups.clear();
     for (const file of this.book.files) {
       file.handles = 0;
+      file.node = 0n;
       if (file.names.size < 2 || file.isDirty) continue;
       // Recovery has finished or given up the rename
       const there = [...file.names].filter((key) => file.versions.has(this.bucket.at(key)?.version ?? ''));
@@ -66,13 +67,18 @@ export class Guest {
   // Names
 
   /** @returns the node, or −errno */
-  async walk(path: string): Promise<bigint | number> {
+  walk(path: string): Promise<bigint | number> {
+    return this.asking(path, () => this.#walk(path));
+  }
+
+  /** Requests that ask for a path; what they are answered may be old by then, and is believed for a while. */
+  async asking<T>(path: string, body: () => Promise<T>): Promise<T> {
     const since = this.#believed(this.key(path));
-    const node = await this.#walk(path);
+    const answer = await body();
     const last = this.#answers.get(path);
     const at_ms = this.daemon.machine.now_ms();
     if (last === undefined || last.at_ms < at_ms - 2 * this.options.ttl_ms || since < last.since) this.#answers.set(path, { since, at_ms });
-    return node;
+    return answer;
   }
 
   async #walk(path: string): Promise<bigint | number> {

@@ -3,7 +3,7 @@ import { E } from '../../src/base/errno.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { name as nameBytes, OP } from '../support/guest.js';
 import { baseOf, ENTRY_BYTES, errnoText, isOneOf, type Guest } from './guest.js';
-import type { Book } from './model/book.js';
+import { mapsBack, type Book, type Operation } from './model/book.js';
 import type { GuestFile } from './model/guest-file.js';
 import { named } from './model/oracle.js';
 
@@ -11,6 +11,10 @@ export class Names {
   constructor(readonly guest: Guest) {}
 
   async unlink(path: string): Promise<void> {
+    await this.guest.asking(path, () => this.#unlink(path));
+  }
+
+  async #unlink(path: string): Promise<void> {
     const key = this.guest.key(path);
     const since = this.guest.now(key);
     const parent = await this.guest.parentOf(path);
@@ -81,7 +85,7 @@ export class Names {
         this.guest.note(`rename ${from} to ${to}: ${errnoText(error)}`);
         this.guest.book.end(operation!, error === 0 ? 'done' : 'failed');
         if (error === 0) return this.#moved(fromKey, toKey, tree, since);
-        if (isMove) this.#notMoved(fromKey, toKey, tree, error);
+        if (isMove) this.#notMoved(operation!, error);
         if (!isOneOf(error, [E.NOENT, E.STALE, E.EXIST, E.ISDIR, E.NOTDIR, E.NOTEMPTY, E.INVAL])) this.guest.unexpected(`renaming ${from} to ${to}`, error);
       },
       lost: () => {
@@ -138,19 +142,29 @@ export class Names {
     }
   }
 
-  #notMoved(from: string, to: string, tree: boolean, error: number): void {
+  #notMoved(operation: Operation, error: number): void {
+    const { from, to, tree } = operation;
     const changes = this.guest.bucket.changes.length;
     const nothing = isOneOf(error, [E.EXIST, E.ISDIR, E.NOTDIR, E.NOTEMPTY, E.INVAL]);
     for (const file of this.#below(from, tree)) {
       for (const key of [...file.names]) {
         if (!(tree ? key.startsWith(to) : key === to)) continue;
-        file.loses(key, changes);
+        const old = mapsBack(operation, key)!;
+        file.loses(this.#isLeft(file, operation, old, key) ? old : key, changes);
         if (!nothing) file.uncertain = true;
       }
     }
     if (nothing) return;
     for (const key of this.guest.bucket.keys()) if (tree ? key.startsWith(to) : key === to) this.guest.oracle.excused.set(key, 'a rename to it has failed');
     for (const file of tree ? [] : this.guest.book.at(to)) file.uncertain = true;
+  }
+
+  /** Whether an object of a tree stays where it was moved to: others have made one where it was. */
+  #isLeft(file: GuestFile, { tree, begunAt, begun_ms }: Operation, old: string, key: string): boolean {
+    const there = this.guest.bucket.at(key);
+    const { guest } = this.guest.book;
+    if (!tree || there === null || there.by !== guest || there.call.issued_ms < begun_ms || !file.versions.has(there.version)) return false;
+    return this.guest.bucket.statesSince(old, begunAt).slice(1).some((one) => one !== null && one.by !== guest);
   }
 
   async mkdir(path: string): Promise<void> {

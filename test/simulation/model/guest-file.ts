@@ -73,7 +73,7 @@ export class GuestFile {
   /** Time of the last change of data, and of attributes. */
   changed_ms = 0;
   described_ms = -1;
-  /** Open handles of its guest, and the node that they are of. */
+  /** Open handles of its guest, and the node that they are or were of; 0: this daemon has not opened it. */
   handles = 0;
   node = 0n;
   /** The guest has heard ESTALE. */
@@ -136,6 +136,11 @@ export class GuestFile {
     else this.uncertain = true;
   }
 
+  /** Whether a name with that node may be this file's: to the guest's kernel another node is another file. */
+  mayBeOf(node: bigint): boolean {
+    return this.node === node || this.node === 0n || (this.handles === 0 && !this.mayBeDirty);
+  }
+
   get isRemoved(): boolean {
     return this.names.size === 0;
   }
@@ -156,9 +161,9 @@ export class GuestFile {
   }
 }
 
-/** @returns the index of the last state, from `from` on, with exactly this content; −1: none */
-export function exactly(log: Log<Buffer>, content: Buffer, from: number): number {
-  for (let at = log.last; at >= Math.max(0, from); at--) if (log.values[at].equals(content)) return at;
+/** @returns the index of the last state, from `from` to `to`, with exactly this content; −1: none */
+export function exactly(log: Log<Buffer>, content: Buffer, from: number, to = log.last): number {
+  for (let at = to; at >= Math.max(0, from); at--) if (log.values[at].equals(content)) return at;
   return -1;
 }
 

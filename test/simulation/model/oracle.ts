@@ -58,7 +58,7 @@ export class Oracle {
       return;
     }
     // Markers of directories have no content
-    if (key.endsWith('/')) return;
+    if (key.endsWith('/')) return void (change.before !== null && this.#whenSent(change.before, change.call.issuedAt));
     if (after === null) this.#removed(book, change);
     else if (after.call.source !== null && after.call.source.key !== key) this.#moved(book, change, after, after.call.source);
     else if (after.call.source !== null || change.call.operation === 'patch') this.#described(book, change, after);
@@ -110,12 +110,17 @@ export class Oracle {
     const { provider } = this.bucket();
     if (this.options.overwrites) return;
     if (what.includes(' removes ') && !provider.capabilities.deleteIfVersion) return;
-    const then = this.bucket().stateAt(before.key, issuedAt);
-    // A request that comes late, when content is there again: its ETag is the same
-    if (then?.id !== before.id && this.#wasThere(before, issuedAt)) this.excused.set(before.key, 'a late request, and content that came back');
+    const then = this.#whenSent(before, issuedAt);
     const isNewer = then?.version !== before.version;
     if (isNewer && !this.#wasThere(before, issuedAt)) return this.fail('overwritten', `${what}: ${named(before)} has come after that was asked for`);
     if (before.by !== book.guest && !book.knows(before)) this.fail('overwritten', `${what}: ${named(before)}, of which it has not been told`);
+  }
+
+  /** What was there when a request was sent. One that comes late, when content is there again, is excused: its ETag is the same. */
+  #whenSent(before: Revision, issuedAt: number): Revision | null {
+    const then = this.bucket().stateAt(before.key, issuedAt);
+    if (then?.id !== before.id && this.#wasThere(before, issuedAt)) this.excused.set(before.key, 'a late request, and content that came back');
+    return then;
   }
 
   /** With ETags, content that comes back is the same version. */
@@ -140,6 +145,8 @@ export class Oracle {
       if (!target) this.#mayReplace(book, before, call.issuedAt, what);
     }
     file.versions.add(after.version);
+    // One that the model has met since the move began, whose daemon was killed
+    if (operation.result === 'lost' && file.names.has(source.key)) file.names.add(key);
     // With ETags the daemon cannot tell attributes that others have set meanwhile
     const there = attributesOf(after.metadata);
     if (!sameAttributes(there, file.attributes.value) && this.others(book.guest, source.key, 0)) {
@@ -161,6 +168,13 @@ export class Oracle {
     this.#attributes(book, file, after, what);
     file.versions.add(after.version);
     file.data.committed = Math.max(file.data.committed, exactly(file.data, after.content, file.data.committed));
+  }
+
+  /** A request that was sent before others removed the object has made an old state of a file anew: that is another file by now. */
+  #cameLate(book: Book, file: GuestFile, { key, number }: Change, after: Revision): void {
+    this.excused.set(key, 'a request that came late');
+    if (!file.isDirty && file.handles === 0) file.loses(key, number);
+    book.add(key, after, number);
   }
 
   #fileOf(book: Book, key: string, revision: Revision): GuestFile {
@@ -231,11 +245,10 @@ export class Oracle {
     } else if (!this.#follows(file, before) && !this.options.overwrites) {
       const removedAt = this.bucket().history.get(key)!.at(-2)?.change ?? 0;
       // The request was sent before others removed the object
-      if (before === null && call.issuedAt < removedAt) return void this.excused.set(key, 'a request that came late');
+      if (before === null && call.issuedAt < removedAt) return this.#cameLate(book, file, change, after);
       if (this.#isCopied(book, change, after)) return;
-      // Nobody can tell a commit that never happened from one whose answer was lost, and whose object others have removed
-      const made = this.bucket().history.get(key)!.findLast(({ revision }) => revision !== null && revision !== after)?.revision;
-      if (before === null && made?.by === book.guest && !made.call.answered) {
+      // Nobody can tell a commit that never happened from one whose answer was lost, and whose object others have replaced or removed
+      if (before === null && this.#isUnheard(book, file, key, after)) {
         this.excused.set(key, 'a commit whose answer was lost');
       } else {
         return before === null
@@ -244,14 +257,23 @@ export class Oracle {
       }
     }
     const at = parted ? containedUpTo(file.data, after.content) : exactly(file.data, after.content, file.data.committed);
+    // Sent of a state with the same content, as one that was cut to the size that it has
+    const isEarlier = !parted && exactly(file.data, after.content, file.data.committed + (file.isDataAnswered() ? 1 : 0), at - 1) >= 0;
     if (at < 0) return this.fail('content', `${what}: content from before what has been committed (${String(file)})`);
     file.data.committed = at;
     // Changes that came while parts were sent are sent again, even if they are in it
-    const isWhole = !parted || Math.max(file.changed_ms, file.described_ms) < call.begun_ms;
+    const isWhole = parted ? Math.max(file.changed_ms, file.described_ms) < call.begun_ms : !isEarlier;
     file.isDataAnswered = () => isWhole && call.answered;
     if (file.names.size > 1) for (const name of [...file.names]) if (name !== key && !isUnderWay(book, name)) file.loses(name, this.bucket().changes.length);
     file.versions.add(after.version);
     this.#attributes(book, file, after, what);
+  }
+
+  /** Whether no commit of the file under that name was answered, and others have removed what is not there any more. */
+  #isUnheard(book: Book, file: GuestFile, key: string, after: Revision): boolean {
+    const history = this.bucket().history.get(key)!;
+    const own = history.flatMap(({ revision }) => (revision !== null && revision !== after && revision.by === book.guest && file.versions.has(revision.version) ? [revision] : []));
+    return own.length > 0 && own.every(({ call }) => !call.answered) && this.bucket().changes[history.at(-2)!.change - 1].call.client !== book.guest;
   }
 
   /** Files that had that name and content when the request was sent. */
