@@ -52,6 +52,21 @@ export const E = {
 
 const NAMES = new Map<number, string>(Object.entries(E).map(([name, code]) => [code, `E${name === 'BIG' ? '2BIG' : name}`]));
 
+/** The kernel takes no larger errno in a reply: ERESTARTSYS and what follows are its own (fuse_dev_do_write() in Linux). */
+export const ERRNO_MAX = 511;
+
+/**
+ * Rule: the sign of a thrown system error is decided here only. node:fs throws a negated errno, SysError has it as errno(3) does, and both have codes that
+ * are no errno of Linux (0, libuv's own): those are EIO.
+ * @returns −errno; null for what is no error of a system call
+ */
+export function thrownErrno(error: unknown): number | null {
+  const { errno, syscall } = error as { errno?: unknown; syscall?: unknown };
+  if (typeof errno !== 'number' || typeof syscall !== 'string') return null;
+  const size = Math.abs(errno);
+  return Number.isInteger(size) && size >= 1 && size <= ERRNO_MAX ? -size : -E.IO;
+}
+
 /** There is no more room on a disk, or for this user. */
 export const isDiskFull = (errno: number): boolean => errno === E.NOSPC || errno === E.DQUOT;
 

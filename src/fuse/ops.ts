@@ -14,6 +14,8 @@ export type ReplyKind =
   | 'never' | 'empty' | 'entry' | 'attr' | 'open' | 'create' | 'data' | 'written' | 'statfs' | 'buffer' | 'sized-buffer' | 'entries'
   | 'lock' | 'position' | 'ioctl' | 'statx' | 'copied64';
 
+type ResultBound = 'none' | 'size' | 'length' | 'reply';
+
 export interface Operation {
   readonly name: string;
   readonly code: number;
@@ -24,6 +26,8 @@ export interface Operation {
   readonly reply: ReplyKind;
   /** Bytes of the fixed reply after the header; refused beforehand when the guest left less room. */
   readonly out: number;
+  /** What bounds a result: nothing but 0 is one, the size or the length that was asked for, the room of the reply block. */
+  readonly result: ResultBound;
   /** Arguments into the request; 0 or −errno. */
   readonly decode: (r: FuseRequest) => number;
   readonly run: (fs: FileSystem, r: FuseRequest) => number;
@@ -32,6 +36,11 @@ export interface Operation {
 /** max_pages of INIT counts the guest's pages: 256 of 64 KiB on arm64. Only WRITE is bounded in bytes, by max_write. */
 const READ_MAX_BYTES = 1 << 24;
 const WRITE_MAX_BYTES = 1 << 20;
+
+/** An attribute's value, or a list of names: XATTR_SIZE_MAX, XATTR_LIST_MAX. */
+const REPLY_MAX_BYTES = 65536;
+/** Its reply is that of WRITE, and the bytes are those of another argument. */
+const COPY_FILE_RANGE = 47;
 
 const nothing = (): number => 0;
 
@@ -221,7 +230,7 @@ const ROWS = {
   READDIRPLUS: [44, abi.ReadIn.bytes, 'none', 'entries', readdirIn, (fs, r) => fs.readdirplus(r)],
   RENAME2: [45, abi.Rename2In.bytes, 'all', 'empty', rename2In, (fs, r) => fs.rename(r)],
   LSEEK: [46, abi.LseekIn.bytes, 'none', 'position', lseekIn, (fs, r) => fs.lseek(r)],
-  COPY_FILE_RANGE: [47, abi.CopyFileRangeIn.bytes, 'none', 'written', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
+  COPY_FILE_RANGE: [COPY_FILE_RANGE, abi.CopyFileRangeIn.bytes, 'none', 'written', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
   SYNCFS: [50, 8, 'none', 'empty', nothing, (fs, r) => fs.syncfs(r)],
   TMPFILE: [51, abi.CreateIn.bytes, 'all', 'create', decodeTmpfile, (fs, r) => fs.tmpfile(r)],
   STATX: [52, abi.StatxIn.bytes, 'none', 'statx', statxIn, (fs, r) => fs.getattr(r)],
@@ -248,10 +257,28 @@ const OUT_BYTES: Record<ReplyKind, number> = {
   copied64: abi.CopyFileRangeOut.bytes,
 };
 
+const RESULTS: Partial<Record<ReplyKind, ResultBound>> = {
+  data: 'size', written: 'size', entries: 'size', ioctl: 'size', copied64: 'length', buffer: 'reply', 'sized-buffer': 'reply',
+};
+
 /** Operations by name; those that the server itself serves (INIT, FORGET ...) are in server.ts. */
 export const OPERATIONS: readonly Operation[] = Object.entries(ROWS as Record<string, Row>).map(
-  ([name, [code, bytes, rest, reply, decode, run]]) => ({ name, code, in: bytes, rest, reply, out: OUT_BYTES[reply], decode, run }),
+  ([name, [code, bytes, rest, reply, decode, run]]) => ({ name, code, in: bytes, rest, reply, out: OUT_BYTES[reply], result: code === COPY_FILE_RANGE ? 'length' : RESULTS[reply] ?? 'none', decode, run }),
 );
+
+/** The largest result that the request asked for: bytes where the reply has any, else 0. */
+export function mostOf(r: FuseRequest): number {
+  switch (r.op.result) {
+    case 'none':
+      return 0;
+    case 'size':
+      return r.size;
+    case 'length':
+      return r.length;
+    case 'reply':
+      return REPLY_MAX_BYTES;
+  }
+}
 
 /** Operations by opcode. */
 export const BY_CODE: readonly (Operation | undefined)[] = (() => {

@@ -5,11 +5,11 @@
  * the protocol has none (FORGET, an INTERRUPT that was understood). Nothing a guest sends makes this throw.
  */
 import { AssertionError } from '../base/assert.js';
-import { E } from '../base/errno.js';
+import { E, ERRNO_MAX } from '../base/errno.js';
 import { PENDING as FS_PENDING, ROOT_NODE, type FileSystem } from '../storage/filesystem.js';
 import * as abi from './abi.js';
 import type { Timeouts } from './encode.js';
-import { BY_CODE } from './ops.js';
+import { BY_CODE, mostOf } from './ops.js';
 import { putHeader } from './header.js';
 import { putReply } from './reply.js';
 import { FuseRequest, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
@@ -108,10 +108,21 @@ export class FuseServer implements Responder {
     if (deferred.length === 0) for (const next of this.#afterPending.splice(0)) next();
   }
 
+  /**
+   * Rule: a result of the file system is checked here, where it leaves it. Below zero it is an errno that a reply can carry, else no more than the
+   * guest has asked for; any other would tell the guest of bytes that nobody has written, so it is EIO and a line about our defect.
+   */
   #answer(r: FuseRequest, result: number): number {
+    if ((result | 0) !== result || result > mostOf(r) || result < -ERRNO_MAX) return this.#defect(r, result);
     if (result < 0) return this.#error(r, result);
     const bytes = putReply(r, result, this.#timeouts);
     return bytes < 0 ? this.#error(r, bytes) : bytes;
+  }
+
+  #defect(r: FuseRequest, result: number): number {
+    const fields = { opcode: r.op.name, result, most: mostOf(r) };
+    this.log.guest('defect', fields, 'a file system answered what nobody had asked for, and the request failed: please report this');
+    return this.#error(r, -E.IO);
   }
 
   /** An error reply: the header alone. */

@@ -7,7 +7,7 @@
 import { closeSync, constants, fdatasync, fdatasyncSync, fsync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
-import { E, isDiskFull, systemError } from '../../base/errno.js';
+import { E, isDiskFull, systemError, thrownErrno } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { frame, HEADER, readHeader, readRecords, syncedFrame } from './journal-frames.js';
 
@@ -295,7 +295,7 @@ function removeQuietly(path: string): void {
   try {
     unlinkSync(path);
   } catch (error) {
-    if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+    if (thrownErrno(error) === null) throw error;
   }
 }
 
@@ -372,7 +372,7 @@ function keepTail(aside: string, fd: number, end: number, bytes: number): boolea
     }
     return true;
   } catch (error) {
-    if (!isDiskFull(-((error as NodeJS.ErrnoException).errno ?? 0))) throw error;
+    if (!isDiskFull(-(thrownErrno(error) ?? 0))) throw error;
     if (out >= 0) unlinkSync(aside);
     return false;
   } finally {

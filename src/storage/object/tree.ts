@@ -1,5 +1,5 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
-import { E } from '../../base/errno.js';
+import { E, thrownErrno } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
 import { ifThere, isGone, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
@@ -425,8 +425,8 @@ const hasContent = (node: ObjectNode | null, version: Version | null): boolean =
 export function errnoOf(error: unknown): number {
   if (error instanceof FileError) return -error.errno;
   if (error instanceof StorageError) return -toErrno(error.code);
-  // Of the cache directory
-  const { errno, syscall } = error as NodeJS.ErrnoException;
-  if (typeof errno === 'number' && typeof syscall === 'string') return errno;
+  // Of the cache directory, or of memory
+  const errno = thrownErrno(error);
+  if (errno !== null) return errno;
   throw error;
 }

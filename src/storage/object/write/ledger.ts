@@ -1,5 +1,5 @@
 /** The journal of one share: written before anything is acknowledged, and made anew when most of what it says is over. */
-import { isDiskFull } from '../../../base/errno.js';
+import { isDiskFull, thrownErrno } from '../../../base/errno.js';
 import { Journal } from '../journal.js';
 import type { JournalRecord, Operation } from './records.js';
 import { uploadId } from './records.js';
@@ -95,7 +95,7 @@ export class Ledger {
       this.append(record);
       return true;
     } catch (error) {
-      if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+      if (thrownErrno(error) === null) throw error;
       this.#isStale = true;
       return false;
     }
@@ -141,7 +141,7 @@ export class Ledger {
     try {
       this.#rewrite();
     } catch (error) {
-      if (typeof (error as NodeJS.ErrnoException).errno !== 'number') throw error;
+      if (thrownErrno(error) === null) throw error;
     }
   }
 
@@ -271,5 +271,4 @@ export class Ledger {
   }
 }
 
-/** Errors of Node.js have the number negated. */
-const isFull = (error: unknown): boolean => isDiskFull(-((error as NodeJS.ErrnoException).errno ?? 0));
+const isFull = (error: unknown): boolean => isDiskFull(-(thrownErrno(error) ?? 0));

@@ -4,7 +4,7 @@
  *
  * The staging file has the file's own offsets; what is neither staged nor the object's is a hole in it.
  */
-import { E, isDiskFull, systemError } from '../../../base/errno.js';
+import { E, isDiskFull, systemError, thrownErrno } from '../../../base/errno.js';
 import { O_DIRECT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import type { FileSystemRequest } from '../../filesystem.js';
@@ -408,10 +408,10 @@ export class StagedContent {
 const overlaps = (ranges: readonly Extent[], from: number, to: number): boolean => ranges.some((one) => one.from < to && from < one.to);
 const bytesOf = (ranges: readonly Extent[]): number => ranges.reduce((sum, { from, to }) => sum + to - from, 0);
 
-/** −errno of an error of node:fs. */
+/** −errno of an error of a system call; any other is thrown again. */
 export function errnoOfSystem(error: unknown): number {
-  const { errno } = error as NodeJS.ErrnoException;
-  if (typeof errno !== 'number') throw error;
+  const errno = thrownErrno(error);
+  if (errno === null) throw error;
   return errno;
 }
 

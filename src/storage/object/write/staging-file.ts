@@ -5,7 +5,7 @@
  */
 import { closeSync, fdatasync, fdatasyncSync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
-import { E, systemError } from '../../../base/errno.js';
+import { E, systemError, thrownErrno } from '../../../base/errno.js';
 import * as c from '../../../ffi/libc.js';
 import { writebackError } from '../disk-errors.js';
 import type { CacheDirectory } from './cache-directory.js';
@@ -178,7 +178,7 @@ export class StagingFile implements DescriptorOwner {
     try {
       fdatasyncSync(this.#fd);
     } catch (error) {
-      this.events.lost(-((error as NodeJS.ErrnoException).errno ?? -E.IO));
+      this.events.lost(-(thrownErrno(error) ?? -E.IO));
     }
     this.#close();
   }
