@@ -76,7 +76,7 @@ describe('resumable sessions', () => {
     const error = await failure(own.put(`${key}1`, body, { condition: { absent: true } }));
     assert.deepEqual([error.code, error.detail.ambiguous, (await own.head(`${key}1`)).size], ['interrupted', true, body.bytes]);
     gcs.server.faults.inject(...lost);
-    const version = await settledPut(own, `${key}2`, body, { commit: 'c', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
+    const { version } = await settledPut(own, `${key}2`, body, { commit: 'c', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
     assert.equal((await own.head(`${key}2`)).version, version);
   });
 
@@ -136,7 +136,7 @@ describe('what breaks', () => {
       const error = await failure(gcs.store.put(`${key}-${kind}`, bytes('x'), { condition: { absent: true } }));
       assert.deepEqual([error.code, error.detail.ambiguous], ['interrupted', true]);
       gcs.server.faults.inject({ operation: 'objects.insert', harm: { kind } });
-      const version = await settledPut(gcs.store, key + kind, bytes('x'), { commit: 'c', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
+      const { version } = await settledPut(gcs.store, key + kind, bytes('x'), { commit: 'c', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
       assert.equal((await gcs.store.head(key + kind)).version, version);
       gcs.server.faults.inject({ operation: 'objects.delete', harm: { kind } });
       await settledRemove(gcs.store, key + kind, version, {}, { attempts: 3, pause_ms: 1 });

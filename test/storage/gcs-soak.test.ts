@@ -56,12 +56,12 @@ class Soak {
     const options = { commit: `c${number}`, condition: there === undefined ? { absent: true as const } : { version: there.version } };
     const kind = this.random();
     if (kind < 0.5) {
-      this.known.set(key, { content, version: await settledPut(this.store, key, content, options, SETTLE) });
+      this.known.set(key, { content, version: (await settledPut(this.store, key, content, options, SETTLE)).version });
     } else if (kind < 0.7) {
       const upload = await this.store.beginUpload(key, { metadata: { [COMMIT]: options.commit } });
       const cut = content.length >> 1;
       const parts = [await this.store.putPart(upload, 1, content.subarray(0, cut)), await this.store.putPart(upload, 2, content.subarray(cut))];
-      this.known.set(key, { content, version: await settledComplete(this.store, upload, parts, options, SETTLE) });
+      this.known.set(key, { content, version: (await settledComplete(this.store, upload, parts, options, SETTLE)).version });
       await this.store.abortUpload(upload);
     } else if (there !== undefined && kind < 0.8) {
       await settledRemove(this.store, key, there.version, {}, SETTLE);

@@ -175,7 +175,7 @@ describe('uploads in parts', () => {
     const upload = await gcs.store.beginUpload(key, { metadata: { 'bucketfsd-commit': 'c1' } });
     const part = await gcs.store.putPart(upload, 1, bytes('x'));
     gcs.server.faults.inject({ operation: 'objects.compose', harm: { kind: 'drop-after' } });
-    const version = await settledComplete(gcs.store, upload, [part], { commit: 'c1', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
+    const { version } = await settledComplete(gcs.store, upload, [part], { commit: 'c1', condition: { absent: true } }, { attempts: 3, pause_ms: 1 });
     assert.equal((await gcs.store.head(key)).version, version);
     await gcs.store.abortUpload(upload);
     assert.deepEqual(gcs.temporaries(), []);

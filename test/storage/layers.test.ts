@@ -216,7 +216,7 @@ describe('settling', () => {
     test(`a put is done exactly once when ${what}`, async () => {
       const { faults, store, inner } = faulty();
       faults.inject({ operation: 'put', nth: 1, fault });
-      const version = await settledPut(store, 'k', bytes('mine'), { condition: { absent: true }, commit: 'c1' }, SETTLE);
+      const { version } = await settledPut(store, 'k', bytes('mine'), { condition: { absent: true }, commit: 'c1' }, SETTLE);
       await faults.settle();
       const info = await inner.head('k');
       assert.deepEqual([info.version, info.metadata?.[COMMIT]], [version, 'c1']);
@@ -227,7 +227,7 @@ describe('settling', () => {
       const upload = await store.beginUpload('k', { metadata: { [COMMIT]: 'c2' } });
       const part = await store.putPart(upload, 1, bytes('mine'));
       faults.inject({ operation: 'completeUpload', nth: 1, fault });
-      const version = await settledComplete(store, upload, [part], { condition: { absent: true }, commit: 'c2' }, SETTLE);
+      const { version } = await settledComplete(store, upload, [part], { condition: { absent: true }, commit: 'c2' }, SETTLE);
       await faults.settle();
       assert.equal((await inner.head('k')).version, version);
     });
@@ -236,7 +236,7 @@ describe('settling', () => {
       const { faults, store, inner } = faulty();
       const source = await store.put('from', bytes('content'));
       faults.inject({ operation: 'copy', nth: 1, fault }, { operation: 'remove', nth: 1, fault });
-      const version = await settledCopy(store, 'from', 'to', { condition: { absent: true }, metadata: { a: 'b' }, commit: 'c3' }, SETTLE);
+      const { version } = await settledCopy(store, 'from', 'to', { condition: { absent: true }, metadata: { a: 'b' }, commit: 'c3' }, SETTLE);
       await settledRemove(store, 'from', source, {}, SETTLE);
       await faults.settle();
       const info = await inner.head('to');

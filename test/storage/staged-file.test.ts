@@ -128,7 +128,7 @@ class World {
 
   write(from: number, length: number): void {
     const content = this.bytes(length);
-    assert.equal(this.file.write(writeRequest(content), from), length);
+    assert.equal(this.file.content.write(writeRequest(content), from), length);
     const grown = Buffer.alloc(Math.max(this.now.length, from + length));
     this.now.copy(grown);
     content.copy(grown, from);
@@ -265,7 +265,7 @@ describe(`a changed file and its journal (SEED=${SEED})`, () => {
 
 describe('what was cut off when a daemon was killed, after a sync that had it,', () => {
   const goesOn: Readonly<Record<string, (file: StagedFile) => number>> = {
-    'is written over': (file) => file.write(writeRequest(Buffer.alloc(50, 255)), 100), 'is grown over': (file) => file.truncate(150), 'is zeroed over': (file) => file.content.zero(100, 150, true),
+    'is written over': (file) => file.content.write(writeRequest(Buffer.alloc(50, 255)), 100), 'is grown over': (file) => file.truncate(150), 'is zeroed over': (file) => file.content.zero(100, 150, true),
   };
   for (const [how, change] of Object.entries(goesOn)) {
     test(`is gone when it ${how}, and what was written there stays`, async () => {

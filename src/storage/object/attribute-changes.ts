@@ -135,27 +135,27 @@ export class AttributeChanges {
     }
     const commit = node.facts.kept?.[COMMIT];
     const replaced = node.directory ? await this.#small.replaceMarker(node, facts, metadata) : null;
-    const kept = replaced?.kept ?? { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }), [CHANGE]: changeId() };
+    const kept = replaced !== null ? replaced.kept : { ...metadata, ...(commit === undefined ? {} : { [COMMIT]: commit }), [CHANGE]: changeId() };
     const told = (now: Version): void => {
       this.tree.changed(node.key);
-      if (!node.directory) this.staging.moved(node, node.key, now);
+      if (!node.directory) this.staging.moved(node, node.key, { version: now, described: null });
       node.facts = { ...facts, version: now, kept };
       node.expires_ms = performance.now() + this.tree.options.metadataTtl_ms;
       if (node.staged?.base != null && !node.staged.dirty) node.staged.adopt(node.facts, { ...node.staged.base, version: now });
     };
     if (replaced !== null) told(replaced.version);
-    else await this.#replaceMetadata(node, version, kept, told);
+    else await this.#replaceMetadata(node, version, kept!, told);
   }
 
   /** What is written meanwhile to one that is open is of the version before: who starts after a daemon that was killed knows the new one by its id. */
   async #replaceMetadata(node: ObjectNode, version: Version, metadata: Metadata, told: (now: Version) => void): Promise<void> {
-    if (node.staged === null && node.opens === 0) return told(await settledSetMetadata(this.store, node.key, version, metadata));
+    if (node.staged === null && node.opens === 0) return told((await settledSetMetadata(this.store, node.key, version, metadata)).version);
     const { ledger } = this.staging.write.shop;
     const operation = { op: ledger.nextId(), kind: 'attributes', from: node.key, to: '', tree: false, version, commit: metadata[CHANGE] } as const;
     try {
       if (node.staged?.content.hasSynced === true) await ledger.beginSafely(operation);
       else ledger.begin(operation);
-      told(await settledSetMetadata(this.store, node.key, version, metadata));
+      told((await settledSetMetadata(this.store, node.key, version, metadata)).version);
     } finally {
       ledger.finish(operation);
     }

@@ -395,11 +395,11 @@ export class Changes {
         await this.#mover.moveTree({
           from, to, over: marker, emptied: there !== null,
           isOpen: (key) => [false, true].some((directory) => isHeldOpen(this.tree.nodes.find(directory, key))),
-          moved: (old, key, version, source) => {
+          moved: (old, key, made, source) => {
             described ||= old === from;
             for (const open of [this.tree.nodes.find(false, old), this.tree.nodes.find(true, old)]) {
               if (open === null) continue;
-              this.staging.moved(open, key, version, source);
+              this.staging.moved(open, key, made, source);
               now.set(open, key);
             }
           },

@@ -114,7 +114,7 @@ export class OpenFiles {
     const from = sourceOf(file);
     const result = this.#read(r, file);
     if (typeof result === 'number' || this.write === null) return result;
-    const isHere = (): boolean => file.staged?.isStaged(r.offset, r.offset + r.size) === true;
+    const isHere = (): boolean => file.staged?.content.isStaged(r.offset, r.offset + r.size) === true;
     return result.catch((error: unknown) => readAgain(file, from, error, this.tree.gate, this.write!.committer, isHere, () => this.#read(r, file)));
   }
 
@@ -122,7 +122,8 @@ export class OpenFiles {
     if (file.stale || file.merged) return -E.STALE;
     if (file.staged !== null) {
       if (r.offset >= file.staged.size) return 0;
-      return file.staged.isStaged(r.offset, r.offset + r.size) ? file.staged.readStaged(r) : file.staged.read(r);
+      const { content } = file.staged;
+      return content.isStaged(r.offset, r.offset + r.size) ? content.readStaged(r) : file.staged.read(r);
     }
     file.reader ??= this.tree.small.reader(file.base!, this.blocks);
     return file.reader.serve(r, r.size);
@@ -146,7 +147,7 @@ export class OpenFiles {
     } catch (error) {
       return errnoOf(error);
     }
-    const n = staged.write(r, r.offset);
+    const n = staged.content.write(r, r.offset);
     if (n <= 0) return n;
     this.write!.committer.wrote(staged);
     return file.synchronous || (r.flags & O_DSYNC) !== 0 ? this.waits.wait(r, this.write!.committer.durable(staged).then(() => n)) : n;

@@ -35,60 +35,74 @@ interface Conditional {
   readonly condition: Condition;
 }
 
+/** What a write has made. */
+export interface Made {
+  readonly version: Version;
+  /**
+   * Asked after a doubt: the object as it is, where somebody else has set attributes of it since. They are not those of the write, and the version is not the
+   * one that the write made. null: as far as is known it is as it was written.
+   */
+  readonly described: ObjectInfo | null;
+}
+
 /** `commit`: the id of this write. */
 type Committed<O> = Omit<O, 'condition'> & Conditional & { readonly commit: string };
 
-export function settledPut(store: ObjectStore, key: string, body: Body, options: Committed<PutOptions>, settle = SETTLE): Promise<Version> {
+export function settledPut(store: ObjectStore, key: string, body: Body, options: Committed<PutOptions>, settle = SETTLE): Promise<Made> {
   const { commit, condition, ...rest } = options;
   const metadata = { ...rest.metadata, [COMMIT]: commit };
   const { putIfAbsent, putIfVersion } = store.capabilities;
   const write = conditional(store, key, { absent: putIfAbsent, version: putIfVersion }, rest, (given) => store.put(key, body, { ...rest, ...given, metadata }));
-  return settled(store, key, condition, ({ metadata: there }) => there?.[COMMIT] === commit, rest, settle, write);
+  return settled(store, key, condition, byCommit(metadata), rest, settle, write);
 }
 
-/** The commit id is that of the metadata given to beginUpload(). */
+/** The commit id is that of the metadata given to beginUpload(), which has no id of a change. */
 export function settledComplete(
   store: ObjectStore, upload: Upload, parts: readonly Part[], options: Committed<CallOptions>, settle = SETTLE,
-): Promise<Version> {
+): Promise<Made> {
   const { commit, condition, ...rest } = options;
   const { completeIfAbsent, completeIfVersion } = store.capabilities;
   const honoured = { absent: completeIfAbsent, version: completeIfVersion };
   const write = conditional(store, upload.key, honoured, rest, (given) => store.completeUpload(upload, parts, { ...rest, ...given }));
-  return settled(store, upload.key, condition, ({ metadata }) => metadata?.[COMMIT] === commit, rest, settle, write);
+  return settled(store, upload.key, condition, byCommit({ [COMMIT]: commit }), rest, settle, write);
 }
 
 /** Needs the metadata that the copy shall have, since the id goes there. */
 export function settledCopy(
   store: ObjectStore, from: string, to: string, options: Committed<CopyOptions & Required<Pick<CopyOptions, 'metadata'>>>, settle = SETTLE,
-): Promise<Version> {
+): Promise<Made> {
   const { commit, condition, ...rest } = options;
   const metadata = { ...rest.metadata, [COMMIT]: commit };
   const { copyIfAbsent, copyIfVersion } = store.capabilities;
   const write = conditional(store, to, { absent: copyIfAbsent, version: copyIfVersion }, rest, (given) => store.copy(from, to, { ...rest, ...given, metadata }));
-  return settled(store, to, condition, ({ metadata: there }) => there?.[COMMIT] === commit, rest, settle, write);
+  return settled(store, to, condition, byCommit(metadata), rest, settle, write);
 }
 
 /** New metadata of exactly this version. Something in it is to be of this write alone: an id under COMMIT or CHANGE. */
-export function settledSetMetadata(store: ObjectStore, key: string, version: Version, metadata: Metadata, options: CallOptions = {}, settle = SETTLE): Promise<Version> {
+export function settledSetMetadata(store: ObjectStore, key: string, version: Version, metadata: Metadata, options: CallOptions = {}, settle = SETTLE): Promise<Made> {
   const honoured = { absent: false, version: store.capabilities.metadataInPlace || store.capabilities.copyIfVersion };
   const write = conditional(store, key, honoured, options, () => store.setMetadata(key, version, metadata, options));
-  return settled(store, key, { version }, (there) => Object.entries(metadata).every(([name, value]) => there.metadata?.[name] === value), options, settle, write);
+  const ours: Ours = {
+    metadata, isMadeBy: (there) => Object.entries(metadata).every(([name, value]) => there.metadata?.[name] === value),
+  };
+  return settled(store, key, { version }, ours, options, settle, write);
 }
 
-/** From this version to a key that is free, or has the version that is to be replaced. Nobody else has written the object that is where it went to. */
+/** From this version, which has this metadata, to a key that is free, or has the version that is to be replaced. Nobody else has written the object that is where it went to. */
 export async function settledRename(
-  store: ObjectStore, from: string, to: string, options: Omit<RenameOptions, 'condition'> & Conditional & { readonly commit: string | undefined }, settle = SETTLE,
-): Promise<Version> {
-  const { commit, ...rest } = options;
+  store: ObjectStore, from: string, to: string, options: Omit<RenameOptions, 'condition'> & Conditional & { readonly metadata: Metadata }, settle = SETTLE,
+): Promise<Made> {
+  const { metadata, ...rest } = options;
+  const ours = byCommit(metadata);
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
-      return await store.rename(from, to, rest);
+      return { version: await store.rename(from, to, rest), described: null };
     } catch (failure) {
       const error = afterDoubt(failure, doubt);
       doubt ||= error.detail.ambiguous === true;
       if (error.detail.ambiguous !== true && !isLost(error)) throw error;
       const [old, there] = await Promise.all([from, to].map((key) => inDoubt(store, key, rest, error)));
-      if (old === null && there !== null && there.metadata?.[COMMIT] === commit) return there.version;
+      if (old === null && there !== null && ours.isMadeBy(there)) return madeOf(there, ours);
       if (!mayTryAgain(error, attempt, settle)) throw error;
       await sleep(settle.pause_ms, undefined, signalOf(rest));
     }
@@ -108,7 +122,7 @@ export async function settledRemove(store: ObjectStore, key: string, version: Ve
     return null;
   }
   const commit = randomUUID();
-  const stand = await settledPut(store, key, Buffer.from(commit), { ...options, commit, metadata: { [REMOVED]: commit }, condition: { version } }, settle);
+  const { version: stand } = await settledPut(store, key, Buffer.from(commit), { ...options, commit, metadata: { [REMOVED]: commit }, condition: { version } }, settle);
   return (await removeStand(store, key, stand, options, settle)) ? null : stand;
 }
 
@@ -167,6 +181,20 @@ export async function removeAny(store: ObjectStore, key: string, known: Version 
 
 type Write = (condition: Condition) => Promise<Version>;
 
+/** How a write is known by what it has made. */
+interface Ours {
+  /** That it was given. */
+  readonly metadata: Metadata;
+  isMadeBy(there: ObjectInfo): boolean;
+}
+
+const byCommit = (metadata: Metadata): Ours => ({ metadata, isMadeBy: (there) => there.metadata?.[COMMIT] === metadata[COMMIT] });
+
+const madeOf = (there: ObjectInfo, { metadata }: Ours): Made => ({ version: there.version, described: isDescribedSince(there, metadata[CHANGE]) ? there : null });
+
+/** Whether somebody has set attributes of an object since it was written with this id of a change, or with none: the id of the commit stays then. */
+export const isDescribedSince = ({ metadata }: ObjectInfo, change: string | undefined): boolean => metadata?.[CHANGE] !== undefined && metadata[CHANGE] !== change;
+
 /** A write with its condition, or after the comparison where the provider does not honour it. */
 function conditional(
   store: ObjectStore, key: string, honoured: { readonly absent: boolean; readonly version: boolean }, options: CallOptions, write: (given: Partial<Conditional>) => Promise<Version>,
@@ -175,13 +203,13 @@ function conditional(
 }
 
 async function settled(
-  store: ObjectStore, key: string, wanted: Condition, isOurs: (there: ObjectInfo) => boolean, options: CallOptions, settle: SettleOptions, write: Write,
-): Promise<Version> {
+  store: ObjectStore, key: string, wanted: Condition, ours: Ours, options: CallOptions, settle: SettleOptions, write: Write,
+): Promise<Made> {
   let condition = wanted;
   let stand: Version | null = null;
   for (let attempt = 1, doubt = false; ; attempt++) {
     try {
-      return await write(condition);
+      return { version: await write(condition), described: null };
     } catch (failure) {
       const error = afterDoubt(failure, doubt);
       doubt ||= error.detail.ambiguous === true;
@@ -189,7 +217,7 @@ async function settled(
       const occupied = error.code === 'changed' && 'absent' in wanted && attempt < settle.attempts;
       if (error.detail.ambiguous !== true && !lost) throw error;
       const there = await inDoubt(store, key, options, error);
-      if (there !== null && isOurs(there)) return there.version;
+      if (there !== null && ours.isMadeBy(there)) return madeOf(there, ours);
       condition = wanted;
       if (occupied && there === null) continue;
       // Nothing has changed: it has lost against something that has failed itself (409)

@@ -5,7 +5,7 @@ import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import type { ObjectNode } from './nodes.js';
 import { COMMIT, settledPut } from './settle.js';
-import { EMPTY_MD5, type Metadata, type ObjectStore, type Version } from './store.js';
+import { EMPTY_MD5, type Metadata, type ObjectInfo, type ObjectStore, type Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { metadataFits, metadataOf } from './write/attributes.js';
 
@@ -20,7 +20,8 @@ export class SmallObjects {
     const metadata = this.metadata(facts, key.endsWith('/') ? E.NOSPC : E.NAMETOOLONG);
     try {
       const commit = randomUUID();
-      return { version: await settledPut(this.store, key, body, { commit, metadata, condition: { absent: true } }), kept: { ...metadata, [COMMIT]: commit } };
+      const { version, described } = await settledPut(this.store, key, body, { commit, metadata, condition: { absent: true } });
+      return { version, kept: keptOf(metadata, commit, described) };
     } catch (error) {
       if (error instanceof StorageError && error.code === 'changed') throw new FileError(E.EXIST);
       throw error;
@@ -28,13 +29,13 @@ export class SmallObjects {
   }
 
   /** Another one in place of a directory's own object, if that is known to be empty and its store would copy it. @returns null otherwise */
-  async replaceMarker(node: ObjectNode, facts: Facts, metadata: Metadata): Promise<{ version: Version; kept: Metadata } | null> {
+  async replaceMarker(node: ObjectNode, facts: Facts, metadata: Metadata): Promise<Pick<Facts, 'version' | 'kept'> & { readonly version: Version } | null> {
     const { capabilities } = this.store;
     const { version } = node.facts;
     if (capabilities.metadataInPlace || version !== EMPTY_MD5) return null;
     const commit = randomUUID();
-    const made = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, headers: facts.headers ?? {}, condition: { version } });
-    return { version: made, kept: { ...metadata, [COMMIT]: commit } };
+    const { version: made, described } = await settledPut(this.store, node.key, new Uint8Array(0), { commit, metadata, headers: facts.headers ?? {}, condition: { version } });
+    return { version: made, kept: keptOf(metadata, commit, described) };
   }
 
   /** A directory's own object. */
@@ -50,6 +51,9 @@ export class SmallObjects {
     return metadata;
   }
 }
+
+/** null, where somebody else has set attributes since: then the object is asked before they are changed. */
+const keptOf = (metadata: Metadata, commit: string, described: ObjectInfo | null): Metadata | null => (described === null ? { ...metadata, [COMMIT]: commit } : null);
 
 /** @throws FileError where metadata of objects is not used */
 export function requirePosix(tree: Tree): void {

@@ -7,7 +7,9 @@ import type { Facts } from './facts.js';
 import type { FileHandle } from './file-handle.js';
 import { baseOf, HiddenObjects } from './hidden.js';
 import type { ObjectNode } from './nodes.js';
+import type { Made } from './settle.js';
 import type { Version } from './store.js';
+import { describedBy } from './write/attributes.js';
 import type { Committed } from './write/commit.js';
 import { FileError, type Tree } from './tree.js';
 import type { Committer } from './write/committer.js';
@@ -108,9 +110,10 @@ export class StagingRegistry {
   }
 
   /** A commit made an object of the file. */
-  committed(file: StagedFile, { base, metadata, merged }: Committed): void {
+  committed(file: StagedFile, { base, metadata, merged, described }: Committed): void {
     const use = this.#uses.get(file);
     if (use === undefined) return;
+    if (described !== null && !file.dirty) file.describedBy(described);
     const { node } = use;
     if (node.staged === file && !node.unlinked) {
       // Unless what was changed under that name counts more
@@ -154,7 +157,7 @@ export class StagingRegistry {
   }
 
   /** The version `source` is at another key now, as another version. Who has another one open has one that is gone. */
-  moved(node: ObjectNode, key: string, version: Version, source: Version | null = node.facts.version): void {
+  moved(node: ObjectNode, key: string, { version, described }: Made, source: Version | null = node.facts.version): void {
     const before = node.facts.version;
     if (before !== source) return;
     for (const handle of this.handles.values()) {
@@ -165,10 +168,11 @@ export class StagingRegistry {
     const file = node.staged;
     if (file?.base != null && file.base.version === before) {
       file.rename(node.unlinked ? null : key, { key, version, size: file.base.size });
+      if (described !== null) file.describedBy(described);
     }
     if (node.told === before) node.told = version;
     if (node.cached === before) node.cached = version;
-    node.facts = { ...node.facts, version };
+    node.facts = { ...(described === null ? node.facts : describedBy(node.facts, described)), version };
   }
 
   /** Who has a file open that is about to lose its name keeps what it is. @throws FileError ESTALE: it is another object's name by now; StorageError */
@@ -190,7 +194,7 @@ export class StagingRegistry {
     const file = node.staged;
     // Of what was archived while it was open nobody can read anything
     if (node.facts.headers !== null && isArchived(node.facts.headers) && file?.dirty !== true) return;
-    if (file !== null && file.isStaged(0, file.size)) return;
+    if (file !== null && file.content.isStaged(0, file.size)) return;
     const base = file?.base ?? { key: node.key, version: node.facts.version, size: node.facts.size };
     if (base.size === 0) return;
     if (base.size <= PRESERVE_LOCALLY_BYTES) {

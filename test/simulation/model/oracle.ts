@@ -2,6 +2,7 @@
  * Checks every change of the bucket when it happens. A daemon writes only content that its guest has made of a file of that name, and replaces or
  * removes only what it knew to be there. At the end everything acknowledged is somewhere.
  */
+import { COMMIT } from '../../../src/storage/object/settle.js';
 import type { Bucket, Change, Revision } from '../bucket.js';
 import { maps, mapsBack, wasUnderWay, type Book } from './book.js';
 import { attributesOf, between, containedUpTo, exactly, type GuestFile, sameAttributes, type Attributes, type Log } from './guest-file.js';
@@ -242,7 +243,7 @@ export class Oracle {
     // Of a rename, which replaces what is there, whoever made it
     if (!this.#follows(file, before) && before !== null && file.names.size > 1 && isUnderWay(book, key)) {
       this.#mayReplace(book, before, call.issuedAt, what);
-    } else if (!this.#follows(file, before) && !this.options.overwrites) {
+    } else if (!this.#follows(file, before) && !this.#takesOver(file, before, there) && !this.options.overwrites) {
       const removedAt = this.bucket().history.get(key)!.at(-2)?.change ?? 0;
       // The request was sent before others removed the object
       if (before === null && call.issuedAt < removedAt) return this.#cameLate(book, file, change, after);
@@ -289,6 +290,13 @@ export class Oracle {
   #follows(file: GuestFile, before: Revision | null): boolean {
     if (before !== null) return file.versions.has(before.version) || file.replaces.has(before.version);
     return file.versions.size === 0 || file.names.size > 1 || file.uncertain;
+  }
+
+  /** Whether the replaced object is a commit of this file of which others have set attributes since, and these go on. */
+  #takesOver(file: GuestFile, before: Revision | null, there: Attributes): boolean {
+    if (before === null || before.metadata[COMMIT] === undefined || !sameAttributes(there, attributesOf(before.metadata))) return false;
+    const made = this.bucket().history.get(before.key)!.map(({ revision }) => revision);
+    return made.some((one) => one !== null && file.versions.has(one.version) && one.metadata[COMMIT] === before.metadata[COMMIT] && one.content.equals(before.content));
   }
 
   /** Check a conflict copy. */

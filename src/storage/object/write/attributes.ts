@@ -2,9 +2,9 @@
 import { S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import { inherited } from '../attachments.js';
 import { timeOf, type Facts } from '../facts.js';
-import { writePosix, type Time } from '../posix-metadata.js';
+import { PERMISSIONS, readPosix, writePosix, type Time } from '../posix-metadata.js';
 import { CHANGE, COMMIT } from '../settle.js';
-import type { Metadata, ObjectStore } from '../store.js';
+import type { Metadata, ObjectInfo, ObjectStore } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import type { Attributes, Base } from './records.js';
 
@@ -27,6 +27,15 @@ export function factsOf(attributes: Attributes, size: number, base: Base | null)
   const { mode, uid, gid, rdev, mtime, atime, ctime, symlink, kept, headers } = attributes;
   const xattrs = new Map(Object.entries(attributes.xattrs).map(([name, value]) => [name, new Uint8Array(Buffer.from(value, 'base64'))]));
   return { mode, uid, gid, rdev, size, mtime, atime, ctime, version: base?.version ?? null, symlink, xattrs, kept, headers };
+}
+
+/** Attributes that somebody else has set of the object since these were known; what it does not say stays. */
+export function describedBy(facts: Facts, { metadata }: ObjectInfo): Facts {
+  const { mode, uid, gid, mtime, atime, ctime, xattrs } = readPosix(metadata ?? {}).posix;
+  return {
+    ...facts, mode: mode === null ? facts.mode : (facts.mode & S_IFMT) | (mode & PERMISSIONS), uid: uid ?? facts.uid, gid: gid ?? facts.gid,
+    mtime: mtime ?? facts.mtime, atime: atime ?? facts.atime, ctime: ctime ?? facts.ctime, xattrs: xattrs ?? new Map<string, Uint8Array>(), kept: metadata,
+  };
 }
 
 /** What Linux leaves of a mode when the owner or, by somebody without rights, the content changes: set-group-id only where nobody of it may execute. */

@@ -8,7 +8,7 @@ import { inherited } from '../attachments.js';
 import { ifThere, isGone, objectAt } from '../asking.js';
 import { isLost, StorageError } from '../errors.js';
 import { readPosix } from '../posix-metadata.js';
-import { COMMIT, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
+import { COMMIT, isDescribedSince, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
 import { metadataFits, metadataOf } from './attributes.js';
@@ -44,6 +44,8 @@ export interface Committed {
   readonly left: 'nothing' | 'times' | 'attributes';
   /** It came on top of another client's version, of which it has what was not staged here. */
   readonly merged: boolean;
+  /** See Made: the metadata is this object's. */
+  readonly described: ObjectInfo | null;
 }
 
 type Attempted = Omit<Committed, 'merged'>;
@@ -102,12 +104,12 @@ export class CommitMaker {
         const there = await objectAt(this.shop.store, key);
         // It has lost its name meanwhile: what is there is no business of its
         if (file.key !== key) throw error;
-        const own = there?.metadata?.[COMMIT];
-        if (there !== null && file.isOwnCommit(own)) {
-          // A commit of ours of which we did not hear
-          const changes = file.changesIn(own);
-          if (changes >= 0) return { ...this.#heard(file, there, own, changes), merged: this.#merged.delete(file) };
-          file.rebase({ key: there.key, version: there.version, size: there.size });
+        // A commit of ours of which we did not hear
+        const heard = this.#heard(file, there);
+        if (heard !== null && heard.changes >= 0) return { ...heard, merged: this.#merged.delete(file) };
+        if (heard !== null) {
+          if (heard.described !== null) file.describedBy(heard.described);
+          file.rebase(heard.base);
         } else if (file.directory) {
           await this.#ontoMarker(file, there);
         } else if (this.options.overwrite && !file.onlyDescribed) {
@@ -116,7 +118,7 @@ export class CommitMaker {
           // Lost a race against something that has failed itself (409)
         } else {
           const contradicts = there === null && file.base !== null && !(await isGone(this.shop.store, key));
-          if (!contradicts) throw new ConflictError(key, file.base, there);
+          if (!contradicts) throw this.#conflict(file, key, there);
           // Somebody may have made it in between
           if (attempt === ATTEMPTS) throw new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
         }
@@ -131,10 +133,8 @@ export class CommitMaker {
    */
   async settle(file: StagedFile): Promise<Committed | null> {
     const there = await ifThere(this.shop.store.head(file.key!));
-    const own = there?.metadata?.[COMMIT];
-    if (there === null || there.version === file.base?.version || !file.isOwnCommit(own)) return null;
-    const changes = file.changesIn(own);
-    return changes < 0 ? null : { ...this.#heard(file, there, own, changes), merged: false };
+    const heard = there?.version === file.base?.version ? null : this.#heard(file, there);
+    return heard === null || heard.changes < 0 ? null : { ...heard, merged: false };
   }
 
   /** Begin to send a file that is written from its beginning, before its size is known. */
@@ -228,12 +228,33 @@ export class CommitMaker {
     }
   }
 
-  /** An object of ours. */
-  #heard(file: StagedFile, there: ObjectInfo, commit: string, changes: number): Attempted {
+  /** What was made, and perhaps described by somebody else since. @throws StorageError `changed`: see isContradicted() */
+  #made(file: StagedFile, made: Omit<Attempted, 'described'>, described: ObjectInfo | null): Attempted {
+    const attempted = { ...made, ...(described?.metadata == null ? {} : { metadata: described.metadata }), described };
+    if (isContradicted(file, attempted)) throw new StorageError('changed', `commit ${this.shop.store.location}/${made.base.key}`);
+    return uncontradicted(attempted);
+  }
+
+  #conflict(file: StagedFile, key: string, there: ObjectInfo | null): ConflictError {
+    const conflict = new ConflictError(key, file.base, there);
+    // What we have made and others have described has what is not staged
+    if (there !== null && file.isOwnCommit(there.metadata?.[COMMIT])) file.rebase({ key, version: there.version, size: there.size });
+    return conflict;
+  }
+
+  /** Of an object that is there: the commit of ours that made it; changes −1: what it has nobody knows. null: none, or it has become another's. */
+  #heard(file: StagedFile, there: ObjectInfo | null): Attempted | null {
+    const commit = there?.metadata?.[COMMIT];
+    if (there === null || !file.isOwnCommit(commit)) return null;
+    const changes = file.changesIn(commit);
     const begun = there.metadata ?? {};
     // After a power failure it may have attributes that are newer than those that are left here
     const wanted = file.commits.doubts.has(commit) ? { ...this.metadata(file), [COMMIT]: commit } : begun;
-    return { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit, left: this.#left(file, begun, wanted) };
+    const described = isDescribedSince(there, undefined) ? there : null;
+    const sent = described !== null && file.upload?.commit === commit ? file.upload.metadata : null;
+    const left = described === null ? this.#left(file, begun, wanted) : this.#left(file, sent ?? wanted, wanted);
+    const heard = { base: { key: there.key, version: there.version, size: there.size }, metadata: begun, changes, commit, left, described };
+    return isContradicted(file, heard) ? null : uncontradicted(heard);
   }
 
   /** An upload that began before its file had holes may be cut so that it sends them: to begin anew costs what was sent already. */
@@ -254,8 +275,8 @@ export class CommitMaker {
     const saved = file.beginCommit(commit);
     const changes = file.changesIn(commit);
     await saved;
-    const version = await this.#writes(file, commit, () => settledSetMetadata(this.shop.store, base.key, base.version, metadata));
-    return { base: { ...base, version }, metadata, changes, commit, left: 'nothing' };
+    const { version, described } = await this.#writes(file, commit, () => settledSetMetadata(this.shop.store, base.key, base.version, metadata));
+    return this.#made(file, { base: { ...base, version }, metadata, changes, commit, left: 'nothing' }, described);
   }
 
   /** @param uploads that were begun for it and could not be completed, since the file got shorter */
@@ -272,9 +293,9 @@ export class CommitMaker {
       const { changes, saved } = making.begin(commit);
       await saved;
       const options = { commit, metadata, headers: file.attributes().headers, condition };
-      const version = await this.#writes(file, commit, () =>
+      const { version, described } = await this.#writes(file, commit, () =>
         content !== null ? settledPut(store, key, content, options) : file.content.sending(size, (fd) => settledPut(store, key, { fd, offset: 0, bytes: size }, options)));
-      return { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit, left: 'nothing' };
+      return this.#made(file, { base: { key, version, size }, metadata: { ...metadata, [COMMIT]: commit }, changes, commit, left: 'nothing' }, described);
     }
     if (uploads === ATTEMPTS) throw new StorageError('short-body', `put ${store.location}/${key}`, { providerMessage: 'the file gets shorter whenever it is sent' });
     const upload = stream ?? (await this.#beginParts(file, making));
@@ -290,9 +311,9 @@ export class CommitMaker {
       }
       file.content.verify();
       await saved;
-      const version = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, condition }));
+      const { version, described } = await this.#writes(file, commit, () => settledComplete(store, upload.upload, parts, { commit, condition }));
       const left = this.#left(file, upload.metadata, { ...making.metadata(), [COMMIT]: commit });
-      made = { base: { key, version, size: parts.reduce((sum, { bytes }) => sum + bytes, 0) }, metadata: upload.metadata, changes, commit, left };
+      made = this.#made(file, { base: { key, version, size: parts.reduce((sum, { bytes }) => sum + bytes, 0) }, metadata: upload.metadata, changes, commit, left }, described);
     } catch (error) {
       // The parts that are good stay, for the next attempt: unless the provider no longer has the upload, or refuses it
       const conclusive = error instanceof StorageError && ['not-found', 'changed', 'invalid', 'too-large', 'aborted'].includes(error.code);
@@ -370,6 +391,16 @@ export class CommitMaker {
     this.#merged.add(file);
   }
 }
+
+/**
+ * Attributes that others have set of a commit before it was heard of count, and what was set here before goes with them. Where more was set here since, it would
+ * undo them: then it is another client's change of the object like any other.
+ */
+const isContradicted = (file: StagedFile, { described, changes, left }: Attempted): boolean =>
+  described !== null && (left === 'attributes' || file.isDescribedSince(Math.max(0, changes)));
+
+/** Times of content are those that others have set since. */
+const uncontradicted = (made: Attempted): Attempted => (made.described === null ? made : { ...made, left: 'nothing' });
 
 /** Ranges of a conflict copy that are zeros since nobody has them any more. */
 const MISSING = 'bucketfsd-missing';

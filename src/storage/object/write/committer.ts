@@ -120,6 +120,7 @@ export class Committer {
   /** What is not in the object is in the journal before that says that the rest is. @throws an error of the file system */
   #done(file: StagedFile, committed: Committed): void {
     if (committed.left !== 'nothing') file.setAttributes(file.facts());
+    if (committed.described !== null && file.changes > committed.changes) file.describedBy(committed.described);
     file.commitDone(committed.base, committed.changes, committed.commit);
     this.#failures.delete(file);
     this.events.committed(file, committed);

@@ -6,8 +6,8 @@
  */
 import { ifThere, isRemoved, objectAt } from '../asking.js';
 import { isLost, isTransient, StorageError } from '../errors.js';
-import { CHANGE, COMMIT, removeStand } from '../settle.js';
-import { EMPTY_MD5, type ObjectStore } from '../store.js';
+import { CHANGE, COMMIT, isDescribedSince, removeStand } from '../settle.js';
+import { EMPTY_MD5, type ObjectInfo, type ObjectStore } from '../store.js';
 import type { TreeLog } from '../tree.js';
 import type { Ledger } from './ledger.js';
 import { forTree, Mover, type Relocated } from './mover.js';
@@ -117,7 +117,7 @@ export class MoveRecovery {
         await this.#mover.moveOne(operation, object, key, over, open.has(object.key), (now) => {
           this.#relocated.set(object.key, now);
           const file = open.get(object.key);
-          if (file?.base?.version === now.source) file.rename(key, { ...file.base, key, version: now.version });
+          if (file?.base?.version === now.source && isUncontradicted(file, now.described)) file.rename(key, { ...file.base, key, version: now.version });
           count++;
         });
       } catch (error) {
@@ -139,7 +139,7 @@ export class MoveRecovery {
       await Promise.all(moving.slice(at, at + AT_ONCE).map(async (file) => {
         const key = kind === 'rename' ? to + file.key!.slice(from.length) : from;
         // What is not in the bucket yet goes with its directory
-        const base = file.base === null ? null : await this.#whereabouts(operation, file.base, key);
+        const base = file.base === null ? null : await this.#whereabouts(operation, file, file.base, key);
         if (base !== null || (file.base === null && tree)) file.rename(key, base);
       }));
     }
@@ -153,13 +153,17 @@ export class MoveRecovery {
   }
 
   /** What a file's base has become; null: it is what it was, or somebody else's. */
-  async #whereabouts(operation: Operation, base: Base, key: string): Promise<Base | null> {
+  async #whereabouts(operation: Operation, file: StagedFile, base: Base, key: string): Promise<Base | null> {
     const relocated = this.#relocated.get(base.key);
-    if (operation.tree && relocated !== undefined) return relocated.source === base.version ? { ...base, key, version: relocated.version } : null;
+    if (operation.tree && relocated !== undefined) {
+      return relocated.source === base.version && isUncontradicted(file, relocated.described) ? { ...base, key, version: relocated.version } : null;
+    }
     if (!operation.tree && (base.key !== operation.from || base.version !== operation.version)) return null;
     const there = await objectAt(this.store, key);
     const id = operation.tree ? copyId(operation, base.version) : operation.commit;
-    return there?.metadata?.[operation.kind === 'attributes' ? CHANGE : COMMIT] === id ? { ...base, key, version: there.version } : null;
+    if (there?.metadata?.[operation.kind === 'attributes' ? CHANGE : COMMIT] !== id) return null;
+    const described = operation.kind === 'rename' && isDescribedSince(there, file.attributes().kept[CHANGE]) ? there : null;
+    return isUncontradicted(file, described) ? { ...base, key, version: there.version } : null;
   }
 
   /** Of a file, or of a directory's marker: something else is there. An ETag alone may be the same. */
@@ -168,4 +172,12 @@ export class MoveRecovery {
     if (there === null || there.version !== operation.over) return true;
     return there.metadata?.[COMMIT] === (operation.tree ? copyId(operation, EMPTY_MD5) : operation.commit);
   }
+}
+
+/** Attributes that others have set of what was moved count; a file of which some were set here as well is another client's, and its commit a conflict. */
+function isUncontradicted(file: StagedFile, described: ObjectInfo | null): boolean {
+  if (described === null) return true;
+  if (file.isDescribedSince(0)) return false;
+  file.describedBy(described);
+  return true;
 }

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
 import { ifThere, isGone, isRemoved, objectAt, pagesOf } from '../asking.js';
 import { isTransient, StorageError } from '../errors.js';
-import { COMMIT } from '../settle.js';
+import { CHANGE, COMMIT, isDescribedSince, type Made } from '../settle.js';
 import type { ObjectInfo, ObjectStore, Version } from '../store.js';
 import { FileError, type TreeLog } from '../tree.js';
 import { requireNone } from '../write-access.js';
@@ -22,7 +22,7 @@ const UNDONE_MAX = 100_000;
 const AT_ONCE = 16;
 
 /** An object has another key, where it is another version: `source` is the one it was. */
-export type TellMoved = (from: string, now: string, version: Version, source: Version) => void;
+export type TellMoved = (from: string, now: string, made: Made, source: Version) => void;
 
 export interface TreeMove {
   /** Prefixes. */
@@ -42,14 +42,13 @@ export interface TreeMove {
   finished(): void;
 }
 
-export interface Relocated {
-  readonly version: Version;
+export interface Relocated extends Made {
   /** The one it was at its old key. */
   readonly source: Version;
 }
 
 /** An object of a tree that is being moved; null: it is not at its new key yet. */
-type Begun = Omit<Relocated, 'version'> & { readonly version: Version | null };
+type Begun = Pick<Relocated, 'source'> & { readonly version: Version | null };
 
 export class Mover {
   readonly #one: ObjectMove;
@@ -63,11 +62,11 @@ export class Mover {
   }
 
   /**
-   * `over`: what is replaced at the new key; null: nothing is there. `isOpen`: a guest has it open, and may be writing to it. `moved` is told the version at the
+   * `over`: what is replaced at the new key; null: nothing is there. `isOpen`: a guest has it open, and may be writing to it. `moved` is told what is at the
    * new key, before the journal says that it is done.
    * @throws OccupiedError, StorageError; what was answered with an error is not gone on with by the next start
    */
-  async move(object: Moved, to: string, over: Version | null, isOpen: boolean, moved: (version: Version) => void): Promise<void> {
+  async move(object: Moved, to: string, over: Version | null, isOpen: boolean, moved: (made: Made) => void): Promise<void> {
     if (await this.#rename(object, to, over, isOpen, moved)) return;
     const commit = randomUUID();
     await this.#journaled({ kind: 'rename', from: object.key, to, tree: false, version: object.version, commit, over }, async () => {
@@ -76,15 +75,15 @@ export class Mover {
   }
 
   /** As one step, or not at all. One that is open is in the journal, by the id that it has; one without such an id could not be found again. */
-  async #rename(object: Moved, to: string, over: Version | null, isOpen: boolean, moved: (version: Version) => void): Promise<boolean> {
+  async #rename(object: Moved, to: string, over: Version | null, isOpen: boolean, moved: (made: Made) => void): Promise<boolean> {
     if (!this.#one.renames) return false;
     const { metadata } = isOpen && object.metadata === null ? await this.store.head(object.key) : object;
     const commit = metadata?.[COMMIT];
     if (isOpen && commit === undefined) return false;
     const rename = async (): Promise<boolean> => {
-      const version = await this.#one.rename({ ...object, metadata }, to, over);
-      if (version !== null) moved(version);
-      return version !== null;
+      const made = await this.#one.rename({ ...object, metadata }, to, over);
+      if (made !== null) moved(made);
+      return made !== null;
     };
     if (isOpen) return this.#journaled({ kind: 'rename', from: object.key, to, tree: false, version: object.version, commit: commit!, over }, rename);
     for (const key of [object.key, to]) await this.ledger.settle(key);
@@ -139,7 +138,7 @@ export class Mover {
       if (noted) begun.set(key, { source: object.version, version: null });
       await this.moveOne(operation, object, to, over, move.isOpen(key), (now) => {
         if (noted) begun.set(key, now);
-        move.moved(key, to, now.version, now.source);
+        move.moved(key, to, now, now.source);
       });
     });
   }
@@ -151,7 +150,7 @@ export class Mover {
   async moveOne(operation: Operation, object: ObjectInfo, to: string, over: Version | null, isOpen: boolean, moved: (now: Relocated) => void): Promise<void> {
     for (let replaced = over; ; ) {
       try {
-        if (await this.#rename(object, to, replaced, isOpen, (version) => moved({ version, source: object.version }))) return;
+        if (await this.#rename(object, to, replaced, isOpen, (made) => moved({ ...made, source: object.version }))) return;
         const copied = await this.#copyOne(operation, object.key, to, replaced);
         return copied === null ? undefined : moved(copied);
       } catch (error) {
@@ -177,13 +176,13 @@ export class Mover {
     }
     const id = copyId(operation, source);
     try {
-      return { version: await this.#one.copyAndRemove(object, to, over, id), source };
+      return { ...(await this.#one.copyAndRemove(object, to, over, id)), source };
     } catch (error) {
       if (!(error instanceof OccupiedError)) throw error;
       const there = await objectAt(this.store, to);
       if (there?.metadata?.[COMMIT] !== id) throw error;
       await this.#one.remove(from, source);
-      return { version: there.version, source };
+      return { version: there.version, described: isDescribedSince(there, object.metadata?.[CHANGE]) ? there : null, source };
     }
   }
 
@@ -217,8 +216,8 @@ export class Mover {
   }
 
   async #putBack(there: ObjectInfo, old: string, moved: TellMoved): Promise<void> {
-    const version = (await this.#one.rename(there, old, null)) ?? (await this.#one.copyAndRemove(there, old, null, randomUUID()));
-    moved(old, old, version, there.version);
+    const made = (await this.#one.rename(there, old, null)) ?? (await this.#one.copyAndRemove(there, old, null, randomUUID()));
+    moved(old, old, made, there.version);
   }
 
   /** Whether everything below can be moved, before anything is: there is room for each new name, and nothing is archived or held. @throws FileError */

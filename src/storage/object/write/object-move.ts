@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { objectAt } from '../asking.js';
 import { isLost, StorageError } from '../errors.js';
-import { COMMIT, removesByStand, settledCopy, settledRemove, settledRename } from '../settle.js';
+import { removesByStand, settledCopy, settledRemove, settledRename, type Made } from '../settle.js';
 import type { Condition, Metadata, ObjectHeaders, ObjectStore, Version } from '../store.js';
 import type { Ledger } from './ledger.js';
 import type { Operation } from './records.js';
@@ -53,13 +53,13 @@ export class ObjectMove {
   }
 
   /**
-   * As one step. @returns the version at the new key; null where there is no such request
+   * As one step. @returns what is at the new key; null where there is no such request
    * @throws OccupiedError, StorageError `changed` or `not-found` of the object itself
    */
-  async rename(object: Moved, to: string, over: Version | null): Promise<Version | null> {
+  async rename(object: Moved, to: string, over: Version | null): Promise<Made | null> {
     if (!this.#renames) return null;
     try {
-      return await settledRename(this.store, object.key, to, { version: object.version, commit: object.metadata?.[COMMIT], condition: conditionOf(over) });
+      return await settledRename(this.store, object.key, to, { version: object.version, metadata: object.metadata ?? {}, condition: conditionOf(over) });
     } catch (error) {
       if (!(error instanceof StorageError)) throw error;
       if (error.code !== 'unsupported' && error.code !== 'not-found' && error.code !== 'changed') throw error;
@@ -76,12 +76,12 @@ export class ObjectMove {
    * A copy with this id, then the old one goes. What fails for good leaves the object where it was, and no copy of it where nothing was before.
    * @throws OccupiedError, StorageError `changed` or `not-found` of the object itself
    */
-  async copyAndRemove(object: Moved, to: string, over: Version | null, id: string): Promise<Version> {
+  async copyAndRemove(object: Moved, to: string, over: Version | null, id: string): Promise<Made> {
     const { store } = this;
     const { metadata, headers } = object.metadata === null || object.headers === null ? await store.head(object.key, { attachments: true }) : object;
-    let version: Version;
+    let made: Made;
     try {
-      version = await settledCopy(store, object.key, to, {
+      made = await settledCopy(store, object.key, to, {
         commit: id, metadata: metadata ?? {}, headers: headers ?? {}, sourceVersion: object.version, condition: conditionOf(over),
       });
     } catch (error) {
@@ -93,11 +93,11 @@ export class ObjectMove {
       // In doubt the copy may be all that there is
       if (!(error instanceof StorageError) || error.detail.ambiguous === true) throw error;
       // Of a removal that came twice the second answer is that nothing is there: that may have been this one, or another client's
-      if (!removesByStand(store) && (await objectAt(store, object.key)) === null) return version;
-      if (over === null) await this.removeIfThere(to, version);
+      if (!removesByStand(store) && (await objectAt(store, object.key)) === null) return made;
+      if (over === null) await this.removeIfThere(to, made.version);
       throw error;
     }
-    return version;
+    return made;
   }
 
   /** Exactly this version. What stands for it and could not be removed is left to the next start. */

@@ -14,7 +14,7 @@ import { timeOf, type Facts } from '../facts.js';
 import { Reader } from '../reader.js';
 import { COMMIT } from '../settle.js';
 import type { ObjectInfo } from '../store.js';
-import { attributesOf, factsOf, withoutPrivileges } from './attributes.js';
+import { attributesOf, describedBy, factsOf, withoutPrivileges } from './attributes.js';
 import { contentLimits } from './layout.js';
 import { newToken, OwnCommits } from './own-commits.js';
 import { StagedContent, type ContentLeft } from './staged-content.js';
@@ -216,11 +216,6 @@ export class StagedFile {
     });
   }
 
-  /** The request's data goes to the staging file. @returns bytes written or −errno. @throws an error of the file system */
-  write(r: FileSystemRequest, offset: number): number {
-    return this.content.write(r, offset);
-  }
-
   /** Somebody without rights writes. */
   killPrivileges(): void {
     const facts = this.facts();
@@ -284,6 +279,21 @@ export class StagedFile {
   /** What is attached to the object by now, and is to stay. */
   inherit(headers: Attributes['headers']): void {
     this.#attributes = { ...this.#attributes, headers };
+  }
+
+  /** Whether attributes were set here after the n-th change. */
+  isDescribedSince(changes: number): boolean {
+    return this.#changedAttributes > changes;
+  }
+
+  /**
+   * Somebody else has set attributes of the object, which are to stay; that is no change of this file. Where it has changes, its content is later than they are.
+   * @throws an error of the file system
+   */
+  describedBy(info: ObjectInfo): void {
+    this.#attributes = attributesOf(describedBy(this.facts(), info));
+    if (this.dirty) this.shop.ledger.append({ t: 'attributes', id: this.id, attributes: this.attributes() });
+    else this.#wrote_ms = 0;
   }
 
   /** What is not staged is there now; `same`: it is the same content. */
@@ -354,16 +364,6 @@ export class StagedFile {
     this.#isPutAside = true;
   }
 
-  /** Everything up to the end is answered without asking the store. */
-  isStaged(from: number, to: number): boolean {
-    return this.content.isStaged(from, to);
-  }
-
-  /** From the staging file; whoever asks has made sure that all of it is there. @returns bytes or −errno */
-  readStaged(r: FileSystemRequest): number {
-    return this.content.readStaged(r);
-  }
-
   /** @throws StorageError when the object is another one by now */
   async read(r: FileSystemRequest): Promise<number> {
     const end = Math.min(this.extents.size, r.offset + r.size);
@@ -371,7 +371,7 @@ export class StagedFile {
     const pieces = this.extents.pieces(r.offset, end);
     if (pieces.length === 1 && pieces[0].where === 'object') return this.#baseReader().serve(r, end - r.offset);
     await this.fill(r.offset, end);
-    return this.readStaged(r);
+    return this.content.readStaged(r);
   }
 
   /** Fetch what [from, to) still has in the object. It may have gone meanwhile, and be staged all the same: whoever has removed it has fetched it before. */
