@@ -4,7 +4,8 @@ import { resolve } from 'node:path';
 import { CommanderError } from 'commander';
 import { collectLegacy } from './cli/legacy.js';
 import { buildCommand, helpText } from './cli/help.js';
-import { OPTION_ENTRIES, OPTIONS, displayName, type OptionSpec, type OptionValues } from './cli/options.js';
+import type { OptionSpec } from './cli/option-spec.js';
+import { OPTION_ENTRIES, OPTIONS, displayName, type OptionValues } from './cli/options.js';
 import { parseSource, type BucketSource, type Source } from './cli/source.js';
 import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
 import { UsageError } from './lifecycle/errors.js';
@@ -16,6 +17,9 @@ export type Options = Omit<OptionValues, 'source' | 'socketPath' | 'socketGroup'
   readonly source: Source;
   readonly listen: ListenSpec;
 };
+
+/** S_ISUID and S_ISGID. */
+const SET_ID = 0o6000;
 
 /** What a bucket is opened with. */
 export type BucketSettings = Omit<Options, 'listen' | 'source'> & { readonly source: BucketSource };
@@ -123,6 +127,7 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
     readdirplus: rest.readdirplus && rest.cache !== 'never',
     cacheDir: rest.cacheDir === null ? null : resolve(rest.cacheDir),
   };
+  if ((rest.fileMode & SET_ID) !== 0 && !rest.privilegedMetadata) throw new UsageError('--file-mode with set-id bits makes whoever may put an object root in the guest: --privileged-metadata allows it');
   if (rest.kmsKey !== null && source.kind === 's3' && rest.sse !== 'aws:kms') throw new UsageError('--kms-key needs --sse=aws:kms');
   if (rest.sse !== null && source.kind === 'gcs') throw new UsageError('--sse is for S3: on Google Cloud Storage name a key with --kms-key');
   return { source, options };

@@ -57,6 +57,7 @@ export async function openBucket(options: BucketSettings, log: Logger, fileLimit
       prefix: source.prefix,
       metadataTtl_ms: options.metadataTtl * 1000,
       posix: options.posixMetadata,
+      privileged: options.privilegedMetadata,
       uid: options.uid,
       gid: options.gid,
       fileMode: options.fileMode,
@@ -175,7 +176,7 @@ function certificates(path: string): string {
 /** Settings without which the bucket cannot be found again; nothing secret. See recover.ts. */
 const REOPEN = [
   'endpoint', 'region', 'profile', 'pathStyle', 'unsigned', 'requesterPays', 'expectedBucketOwner', 'caBundle', 'gcsProject', 'storageClass', 'sse', 'kmsKey', 'onConflict',
-  'posixMetadata',
+  'posixMetadata', 'privilegedMetadata',
 ] as const satisfies readonly (keyof BucketSettings)[];
 
 export interface Remembered {

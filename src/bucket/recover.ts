@@ -67,7 +67,7 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
     await plain.check();
     const store = withCapabilities(plain, await capabilitiesOf(plain, directory.path, bucket, log));
     const budget = MemoryBudget.within(bucket.memoryBudget * MIB);
-    const { shop, files, report } = await recover(directory, store, budget, log);
+    const { shop, files, report } = await recover(directory, store, budget, bucket.privilegedMetadata, log);
     for (const line of report) output.line(line);
     const maker = new CommitMaker(shop, { posix: bucket.posixMetadata, sizes: COMMIT_SIZES, hiddenKey: () => hiddenKey(identity.prefix), overwrite: bucket.onConflict === 'overwrite' });
     const left = new Set(files);

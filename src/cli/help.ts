@@ -1,6 +1,7 @@
 /** What the options table looks like for people: --help, and the options section of docs/OPERATIONS.md. */
 import { Command, Option } from 'commander';
-import { GROUPS, OPTION_ENTRIES, type OptionSpec } from './options.js';
+import { GROUPS, type OptionSpec } from './option-spec.js';
+import { OPTION_ENTRIES } from './options.js';
 
 const SUMMARY = 'Shares a host directory or a bucket into a virtual machine: a virtiofs daemon that speaks vhost-user.';
 const WIDTH = 100;

@@ -1,6 +1,7 @@
 /** The -o list of the C virtiofsd, which libvirt still writes: `-o source=/dir,cache=always,no_xattr`. */
 import { UsageError } from '../lifecycle/errors.js';
-import { OPTION_ENTRIES, type OptionKey, type OptionSpec } from './options.js';
+import type { OptionSpec } from './option-spec.js';
+import { OPTION_ENTRIES, type OptionKey } from './options.js';
 import { collect, type Collected } from './values.js';
 
 interface Target {

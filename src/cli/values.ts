@@ -1,6 +1,7 @@
 /** Text of the command line to checked values; what does not fit is a UsageError with one sentence. */
 import { UsageError } from '../lifecycle/errors.js';
-import { OPTION_ENTRIES, type OptionKey, type OptionSpec, type OptionValues } from './options.js';
+import type { OptionSpec } from './option-spec.js';
+import { OPTION_ENTRIES, type OptionKey, type OptionValues } from './options.js';
 
 /** Longest string where the table says nothing: PATH_MAX. */
 const STRING_MAX_BYTES = 4096;

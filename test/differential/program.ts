@@ -79,7 +79,7 @@ async function recordShare(share: ShareKind, place: string, name: string): Promi
   const [home, socket, at] = [join(place, name), join(directory, `${name}.sock`), join(directory, name)];
   mkdirSync(home, { mode: 0o755 });
   const provider: Provider | null = share.store === 'directory' ? null : await PROVIDERS[share.store]('recordings');
-  const own = provider === null ? ['--source', home, ...DIRECTORY_OPTIONS] : ['--source', provider.source, ...provider.options, '--cache-dir', home];
+  const own = provider === null ? ['--source', home, ...DIRECTORY_OPTIONS] : ['--source', provider.source, ...provider.options, '--privileged-metadata', '--cache-dir', home];
   const daemon = await DaemonProcess.start(['--socket-path', socket, '--log-level', 'info', ...own, ...share.options], { env: provider?.env ?? {}, life_ms: LIFE_MS });
   try {
     const client = await mounted(socket, at, share.queues);

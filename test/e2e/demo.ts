@@ -26,8 +26,8 @@ async function type(guest: Guest, commands: readonly string[]): Promise<string> 
 
 async function mounted(guest: Guest): Promise<void> {
   say(`guest: booted ${await guest.sh('uname -sr')} under QEMU`)
-  await guest.mount()
-  say('guest# mount -t virtiofs share /mnt')
+  await guest.sh('mount -t virtiofs -o nosuid,nodev share /mnt')
+  say('guest# mount -t virtiofs -o nosuid,nodev share /mnt')
 }
 
 function directory(): Promise<boolean> {

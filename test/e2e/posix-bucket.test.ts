@@ -20,7 +20,7 @@ const only = process.env['E2E_ONLY']
 
 async function runFacts(): Promise<Fact[]> {
   const provider = await s3Provider('facts')
-  const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--cache-dir', '{DIR}', '--source', provider.source, ...provider.options]
+  const argv = [process.execPath, MAIN, '--socket-path', '{SOCK}', '--cache-dir', '{DIR}', '--privileged-metadata', '--source', provider.source, ...provider.options]
   try {
     return await withGuest({ argv, env: provider.env }, { kernel: '6.12' }, async (_daemon, guest) => {
       await guest.mount()

@@ -109,7 +109,7 @@ export class World {
     const { settings } = this;
     const directory = mkdtempSync(join(existsSync(MEMORY) ? MEMORY : tmpdir(), 'bucketfsd-simulation-'));
     const options: ObjectOptions = {
-      prefix: settings.prefix, metadataTtl_ms: settings.ttl_ms, posix: settings.posix, uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
+      prefix: settings.prefix, metadataTtl_ms: settings.ttl_ms, posix: settings.posix, privileged: true, uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
       write: {
         cacheDirectory: directory, durability: settings.durability, onConflict: settings.provider.guarded ? 'keep' : 'overwrite', writebackDelay_ms: settings.writebackDelay_ms, sizes: SIZES,
       },

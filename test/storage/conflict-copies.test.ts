@@ -248,7 +248,7 @@ test('a commit that conflicts after its file has lost its name is nobody\'s conf
   const log: string[] = [];
   const sink = { guest: (_key: string, _fields: object, message: string) => void log.push(message), error: (_fields: object, message: string) => void log.push(message) };
   const cache = CacheDirectory.open(directory, { location: memory.location, prefix: '' });
-  const { shop } = await recover(cache, memory, new MemoryBudget(1 << 20), sink);
+  const { shop } = await recover(cache, memory, new MemoryBudget(1 << 20), true, sink);
   const time = { seconds: 0, nanoseconds: 0 };
   const file = StagedFile.create(shop, 'f', {
     mode: 0o100644, uid: 0, gid: 0, rdev: 0, size: 0, mtime: time, atime: time, ctime: time, version: null, symlink: null, xattrs: new Map(), kept: {}, headers: {},

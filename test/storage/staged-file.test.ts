@@ -95,7 +95,7 @@ class World {
       append(records);
     };
     const log = { guest: () => true };
-    this.shop = { store: new MemoryStore(), budget: new MemoryBudget(1 << 20), directory: this.directory, ledger, blocks: null, backgroundSync: new BackgroundSync(ledger.files, log) };
+    this.shop = { store: new MemoryStore(), budget: new MemoryBudget(1 << 20), directory: this.directory, ledger, blocks: null, privileged: true, backgroundSync: new BackgroundSync(ledger.files, log) };
     this.shop.backgroundSync.close();
     this.now = kind === 'new' ? Buffer.alloc(0) : this.bytes(random(SIZE_MAX));
     const version = kind === 'new' ? null : this.object(this.now);

@@ -7,7 +7,7 @@ import { Random } from '../model/random.js';
 
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 const INFO = { key: 'k', size: 0, version: '1', modified_ms: 0, metadata: null, headers: null };
-const { facts } = describeObject(INFO, { uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755 }, false);
+const { facts } = describeObject(INFO, { uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, privileged: false }, false);
 
 function nodesWithRoot(): ObjectNodes {
   const nodes = new ObjectNodes();

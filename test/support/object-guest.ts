@@ -10,8 +10,9 @@ import type { Device } from '../../src/vhost/device.js';
 import { TestBackend } from './backend.js';
 import { FuseClient } from './guest.js';
 
+/** Everything that POSIX knows counts: what the daemon leaves out by default is a matter of privileged-metadata.test.ts. */
 const DEFAULTS: Omit<ObjectOptions, 'write'> = {
-  prefix: '', metadataTtl_ms: 0, posix: 'full', uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
+  prefix: '', metadataTtl_ms: 0, posix: 'full', privileged: true, uid: 0, gid: 0, fileMode: 0o644, directoryMode: 0o755, readdirplus: true,
 };
 
 export type GuestOptions = Partial<Omit<ObjectOptions, 'write' | 'blocks'>> & {

@@ -4,7 +4,8 @@ import { describe, test } from 'node:test';
 import { parseCommandLine, version, type Options } from '../../src/cli.js';
 import { helpText, optionsMarkdown } from '../../src/cli/help.js';
 import { splitList } from '../../src/cli/legacy.js';
-import { OPTION_ENTRIES, type OptionSpec } from '../../src/cli/options.js';
+import type { OptionSpec } from '../../src/cli/option-spec.js';
+import { OPTION_ENTRIES } from '../../src/cli/options.js';
 import { failureOf, UsageError } from '../../src/lifecycle/errors.js';
 
 const BASE = ['--fd', '3', '--source', '/srv'];
@@ -50,7 +51,7 @@ describe('defaults', () => {
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
       gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, cacheSize: 0, cacheFill: 'on', dryRun: false,
-      metadataTtl: 1, posixMetadata: 'full', memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
+      metadataTtl: 1, posixMetadata: 'full', privilegedMetadata: false, memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
     });
   });
 

@@ -8,8 +8,9 @@ import type { Facts } from './facts.js';
 import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { StagingRegistry } from './staging-registry.js';
 import { PERMISSIONS, type Time } from './posix-metadata.js';
+import { isUserXattr } from './privileges.js';
 import { CHANGE, changeId, COMMIT, settledSetMetadata } from './settle.js';
-import { requirePosix, SmallObjects } from './small-objects.js';
+import { requirePosix, requirePrivilege, SmallObjects } from './small-objects.js';
 import type { Metadata, ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { requireWritable } from './write-access.js';
@@ -18,7 +19,6 @@ import { now, withoutPrivileges } from './write/attributes.js';
 const XATTR_CREATE = 1;
 const XATTR_REPLACE = 2;
 const XATTR_VALUE_MAX = 65_536;
-const USER_XATTR = 'user.';
 /** No user and no group: what chown(2) leaves as it is. */
 export const NO_ID = 0xffff_ffff;
 /** Special values of tv_nsec (utimensat(2)). */
@@ -54,6 +54,7 @@ export class AttributeChanges {
     if (this.tree.options.posix === 'off' && given.staged?.dirty === true && (r.valid & (FATTR.MODE | FATTR.UID | FATTR.GID)) === 0 && isNow(r)) return;
     await this.#describe(given, (facts) => {
       const mode = (r.valid & FATTR.MODE) !== 0 ? (facts.mode & S_IFMT) | (r.mode & PERMISSIONS) : chowns(r) && !given.directory ? withoutPrivileges(facts.mode) : facts.mode;
+      if ((r.valid & FATTR.MODE) !== 0) requirePrivilege(this.tree, mode, 0);
       const uid = (r.valid & FATTR.UID) === 0 ? facts.uid : r.setUid;
       const gid = (r.valid & FATTR.GID) === 0 ? facts.gid : r.setGid;
       const [atime, mtime] = timesOf(r, facts);
@@ -166,14 +167,14 @@ function xattrName(r: FileSystemRequest): string {
   const name = xattrNameOf(r.nameBytes());
   if (name === null) throw new FileError(E.INVAL);
   // The others mean something to a kernel; here nobody would keep their promises
-  if (!name.startsWith(USER_XATTR)) throw new FileError(E.OPNOTSUPP);
+  if (!isUserXattr(name)) throw new FileError(E.OPNOTSUPP);
   return name;
 }
 
 /** null: a prefix without a name behind it, or bytes that are no text, which metadata cannot have. */
 export function xattrNameOf(bytes: Uint8Array): string | null {
   const name = Buffer.from(bytes).toString();
-  return name === USER_XATTR || (name.includes('\ufffd') && !Buffer.from(name).equals(bytes)) ? null : name;
+  return name === 'user.' || (name.includes('\ufffd') && !Buffer.from(name).equals(bytes)) ? null : name;
 }
 
 const keepsOwner = (r: FileSystemRequest): boolean => (r.valid & FATTR_CHANGES) === 0 && r.session.killprivV2;

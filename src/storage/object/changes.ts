@@ -13,7 +13,7 @@ import { inTurn, presentFacts, replacing, type ObjectNode } from './nodes.js';
 import type { StagingRegistry, WriteSide } from './staging-registry.js';
 import { PERMISSIONS } from './posix-metadata.js';
 import { Removal } from './removal.js';
-import { requirePosix, SmallObjects } from './small-objects.js';
+import { requirePosix, requirePrivilege, SmallObjects } from './small-objects.js';
 import type { ObjectStore, Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
 import { requireNone } from './write-access.js';
@@ -180,6 +180,7 @@ export class Changes {
     // Linux: a caller whose id the file system cannot keep
     if (!described && (r.uid === NO_ID || r.gid === NO_ID)) throw new FileError(E.OVERFLOW);
     const permissions = r.mode & PERMISSIONS & ~r.umask;
+    requirePrivilege(this.tree, type | permissions, type === S_IFREG ? 0 : r.rdev);
     const above = presentFacts(parent);
     return {
       mode: type | (described ? (type === S_IFDIR ? options.directoryMode : options.fileMode) : permissions),

@@ -1,7 +1,8 @@
 /** What a guest is told of an object or a directory: from the listing, the metadata, and defaults. */
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
 import { STATX, STATX_BASIC_STATS } from '../statx.js';
-import { PERMISSIONS, readPosix, type Time } from './posix-metadata.js';
+import { PERMISSIONS, type Time } from './posix-metadata.js';
+import { readBelieved } from './privileges.js';
 import type { Metadata, ObjectHeaders, ObjectInfo, Version } from './store.js';
 
 /** For what objects do not say. */
@@ -11,6 +12,8 @@ export interface Defaults {
   /** Permission bits. */
   readonly fileMode: number;
   readonly directoryMode: number;
+  /** Whether metadata may lend rights in the guest: see privileges.ts. */
+  readonly privileged: boolean;
 }
 
 export interface Facts {
@@ -40,13 +43,13 @@ const BLKSIZE = 1 << 17;
 
 export interface Described {
   readonly facts: Facts;
-  /** Names of metadata that make no sense, for the log. */
+  /** Names of metadata that make no sense or do not count, for the log. */
   readonly ignored: readonly string[];
 }
 
 /** `usePosix`: whether metadata counts. Directories: `info` is the marker's, null if there is none. */
 export function describeObject(info: ObjectInfo, defaults: Defaults, usePosix: boolean): Described {
-  const { posix, ignored } = readPosix(usePosix ? info.metadata ?? {} : {});
+  const { posix, ignored } = readBelieved(usePosix ? info.metadata ?? {} : {}, defaults.privileged, false);
   const modified = timeOf(info.modified_ms);
   const mtime = posix.mtime ?? modified;
   const type = posix.mode === null || (posix.mode & S_IFMT) === 0 ? S_IFREG : posix.mode & S_IFMT;
@@ -73,7 +76,7 @@ export function describeObject(info: ObjectInfo, defaults: Defaults, usePosix: b
 }
 
 export function describeDirectory(marker: ObjectInfo | null, defaults: Defaults, usePosix: boolean, started: Time): Described {
-  const { posix, ignored } = readPosix(usePosix ? marker?.metadata ?? {} : {});
+  const { posix, ignored } = readBelieved(usePosix ? marker?.metadata ?? {} : {}, defaults.privileged, true);
   const modified = marker === null ? started : timeOf(marker.modified_ms);
   const mtime = posix.mtime ?? modified;
   return {

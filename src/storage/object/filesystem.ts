@@ -80,7 +80,7 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
   let blocks: BlockCache | null = null;
   try {
     blocks = await openBlocks(directory, store, budget, options, log);
-    const { shop, files, report } = await recover(directory, store, budget, log, blocks, write.bootId);
+    const { shop, files, report } = await recover(directory, store, budget, options.privileged, log, blocks, write.bootId);
     const tree = treeOf(shop.store, budget, options, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
     const maker = new CommitMaker(shop, { posix: options.posix, sizes, hiddenKey: () => hiddenKey(options.prefix), overwrite: write.onConflict === 'overwrite' });

@@ -4,6 +4,7 @@ import { E } from '../../base/errno.js';
 import { StorageError } from './errors.js';
 import type { Facts } from './facts.js';
 import type { ObjectNode } from './nodes.js';
+import { modeRefusal } from './privileges.js';
 import { COMMIT, settledPut } from './settle.js';
 import { EMPTY_MD5, type Metadata, type ObjectInfo, type ObjectStore, type Version } from './store.js';
 import { FileError, type Tree } from './tree.js';
@@ -54,6 +55,12 @@ export class SmallObjects {
 
 /** null, where somebody else has set attributes since: then the object is asked before they are changed. */
 const keptOf = (metadata: Metadata, commit: string, described: ObjectInfo | null): Metadata | null => (described === null ? { ...metadata, [COMMIT]: commit } : null);
+
+/** @throws FileError where the mode that a guest gives would lend rights that nobody may claim: see privileges.ts */
+export function requirePrivilege({ options }: Tree, mode: number, rdev: number): void {
+  const errno = options.posix === 'off' ? 0 : modeRefusal(mode, rdev, options.privileged);
+  if (errno !== 0) throw new FileError(errno);
+}
 
 /** @throws FileError where metadata of objects is not used */
 export function requirePosix(tree: Tree): void {

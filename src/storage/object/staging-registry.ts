@@ -172,7 +172,7 @@ export class StagingRegistry {
     }
     if (node.told === before) node.told = version;
     if (node.cached === before) node.cached = version;
-    node.facts = { ...(described === null ? node.facts : describedBy(node.facts, described)), version };
+    node.facts = { ...(described === null ? node.facts : describedBy(node.facts, described, this.write.shop.privileged)), version };
   }
 
   /** Who has a file open that is about to lose its name keeps what it is. @throws FileError ESTALE: it is another object's name by now; StorageError */

@@ -395,7 +395,7 @@ export class Tree {
 
   #told(key: string, described: Described): Described['facts'] {
     if (described.ignored.length > 0) {
-      this.log.guest('metadata', { key, names: described.ignored }, `metadata of ${this.store.location}/${key} makes no sense and is ignored: ${described.ignored.join(', ')}`);
+      this.log.guest('metadata', { key, names: described.ignored }, `metadata of ${this.store.location}/${key} makes no sense or does not count, and is ignored: ${described.ignored.join(', ')}`);
     }
     return described.facts;
   }

@@ -1,8 +1,9 @@
 /** What a file is, apart from its content: from facts to metadata and back. */
-import { S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
+import { S_IFDIR, S_IFLNK, S_IFMT, S_ISGID, S_ISUID } from '../../../ffi/constants.js';
 import { inherited } from '../attachments.js';
 import { timeOf, type Facts } from '../facts.js';
-import { PERMISSIONS, readPosix, writePosix, type Time } from '../posix-metadata.js';
+import { PERMISSIONS, writePosix, type Time } from '../posix-metadata.js';
+import { foreignXattrs, readBelieved } from '../privileges.js';
 import { CHANGE, COMMIT } from '../settle.js';
 import type { Metadata, ObjectInfo, ObjectStore } from '../store.js';
 import type { PosixMode } from '../tree.js';
@@ -30,8 +31,8 @@ export function factsOf(attributes: Attributes, size: number, base: Base | null)
 }
 
 /** Attributes that somebody else has set of the object since these were known; what it does not say stays. */
-export function describedBy(facts: Facts, { metadata }: ObjectInfo): Facts {
-  const { mode, uid, gid, mtime, atime, ctime, xattrs } = readPosix(metadata ?? {}).posix;
+export function describedBy(facts: Facts, { metadata }: ObjectInfo, privileged: boolean): Facts {
+  const { mode, uid, gid, mtime, atime, ctime, xattrs } = readBelieved(metadata ?? {}, privileged, (facts.mode & S_IFMT) === S_IFDIR).posix;
   return {
     ...facts, mode: mode === null ? facts.mode : (facts.mode & S_IFMT) | (mode & PERMISSIONS), uid: uid ?? facts.uid, gid: gid ?? facts.gid,
     mtime: mtime ?? facts.mtime, atime: atime ?? facts.atime, ctime: ctime ?? facts.ctime, xattrs: xattrs ?? new Map<string, Uint8Array>(), kept: metadata,
@@ -45,7 +46,8 @@ export const withoutPrivileges = (mode: number): number => mode & ~(S_ISUID | ((
 export function metadataOf(facts: Omit<Facts, 'size' | 'version'>, store: Pick<ObjectStore, 'kind'>, posix: PosixMode): Metadata {
   const { [COMMIT]: _commit, [CHANGE]: _change, ...kept } = facts.kept ?? {};
   if (posix === 'off') return kept;
-  const { mode, uid, gid, mtime, atime, ctime, symlink, xattrs } = facts;
+  const { mode, uid, gid, mtime, atime, ctime, symlink } = facts;
+  const xattrs = new Map([...foreignXattrs(kept), ...facts.xattrs]);
   const device = (mode & S_IFMT) === 0o020000 || (mode & S_IFMT) === 0o060000;
   return writePosix(
     { mode, uid, gid, rdev: device ? facts.rdev : null, mtime, atime, ctime, symlink: (mode & S_IFMT) === S_IFLNK ? symlink : null, xattrs },

@@ -7,7 +7,7 @@ import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
 import { ifThere, isGone, objectAt } from '../asking.js';
 import { isLost, StorageError } from '../errors.js';
-import { readPosix } from '../posix-metadata.js';
+import { readBelieved } from '../privileges.js';
 import { COMMIT, isDescribedSince, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
 import { EMPTY_MD5, type Condition, type Metadata, type ObjectInfo, type Version } from '../store.js';
 import type { PosixMode } from '../tree.js';
@@ -376,7 +376,7 @@ export class CommitMaker {
     }
     if (there !== null) {
       const facts = file.facts();
-      const { xattrs } = readPosix(this.options.posix === 'off' ? {} : there.metadata ?? {}).posix;
+      const { xattrs } = readBelieved(this.options.posix === 'off' ? {} : there.metadata ?? {}, this.shop.privileged, true).posix;
       const both = { ...facts, kept: there.metadata, headers: there.headers, xattrs: file.base === null && xattrs !== null ? new Map([...xattrs, ...facts.xattrs]) : facts.xattrs };
       file.setAttributes(metadataFits(metadataOf(both, store, this.options.posix), store) ? both : facts);
     }

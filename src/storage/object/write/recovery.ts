@@ -44,7 +44,7 @@ export interface Recovered {
  * @throws CacheDirectoryError, JournalError, an error of the file system: then nothing was changed
  */
 export async function recover(
-  directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, log: TreeLog, blocks: BlockCache | null = null, boot = bootId(),
+  directory: CacheDirectory, given: ObjectStore, budget: MemoryBudget, privileged: boolean, log: TreeLog, blocks: BlockCache | null = null, boot = bootId(),
 ): Promise<Recovered> {
   const { journal, tail, pending, isOutdated } = opened(directory, boot);
   const report: string[] = [];
@@ -58,7 +58,7 @@ export async function recover(
     for (const key of pending.hidden) ledger.hidden.add(key);
     ledger.begins();
     const store = withConditionalCopies(given, conditionalCopyOptions({ uploads: ledger, borrow: borrowedOf(budget) }));
-    const shop = { store, budget, directory, ledger, blocks, backgroundSync: new BackgroundSync(ledger.files, log) };
+    const shop = { store, budget, directory, ledger, blocks, privileged, backgroundSync: new BackgroundSync(ledger.files, log) };
     const files = await restored(shop, pending, staged, report);
     if (isOutdated) ledger.rewrite();
     const gone = await new MoveRecovery(store, ledger, files, log).finish(pending.operations.values(), report);

@@ -291,7 +291,7 @@ export class StagedFile {
    * @throws an error of the file system
    */
   describedBy(info: ObjectInfo): void {
-    this.#attributes = attributesOf(describedBy(this.facts(), info));
+    this.#attributes = attributesOf(describedBy(this.facts(), info, this.shop.privileged));
     if (this.dirty) this.shop.ledger.append({ t: 'attributes', id: this.id, attributes: this.attributes() });
     else this.#wrote_ms = 0;
   }

@@ -14,4 +14,6 @@ export interface Workshop {
   readonly backgroundSync: BackgroundSync;
   /** For what is read of the objects that files were opened from. */
   readonly blocks: BlockCache | null;
+  /** Whether metadata may lend rights in the guest: see privileges.ts. */
+  readonly privileged: boolean;
 }
