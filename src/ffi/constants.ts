@@ -6,6 +6,7 @@ export const MAP_SHARED = 1;
 export const MAP_PRIVATE = 2;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
+export const MADV_DONTNEED = 4;
 export const MADV_REMOVE = 9;
 export const MADV_DONTDUMP = 16;
 export const MFD_CLOEXEC = 1;

@@ -3,7 +3,7 @@ import koffi from 'koffi';
 import { assert } from '../base/assert.js';
 import * as c from './libc.js';
 import { SysError } from './errors.js';
-import { MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE } from './constants.js';
+import { MADV_DONTNEED, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE } from './constants.js';
 
 /** One view covers at most this many bytes: V8 refuses (koffi aborts on) larger ones, and offsets stay small integers. */
 export const VIEW_MAX_BYTES = 1 << 30;
@@ -21,6 +21,9 @@ export function viewOf(address: number, bytes: number): ArrayBuffer {
 export function copyMemory(target: number, source: number, bytes: number): void {
   c.memcpy(target, source, bytes);
 }
+
+/** Ranges without an owner, whose views are gone. */
+const abandoned = new FinalizationRegistry(({ address, length }: { address: number; length: number }) => void c.munmap(address, length));
 
 /** A block of zeroed native memory with its views, for arguments and results of system calls. */
 export class NativeMemory {
@@ -55,6 +58,14 @@ export class NativeMemory {
     assert(this.#mapped, 'native memory freed twice');
     this.#mapped = false;
     c.check(c.munmap(this.address, this.length), 'munmap');
+  }
+
+  /** Give the pages back now, and the addresses when nothing has a view of them any more. */
+  abandon(): void {
+    assert(this.#mapped, 'native memory given up twice');
+    this.#mapped = false;
+    c.madvise(this.address, this.length, MADV_DONTNEED);
+    abandoned.register(this.buffer, { address: this.address, length: this.length });
   }
 
   /** Write a NUL-terminated string at `offset`; returns its address. */

@@ -7,7 +7,7 @@ import { E } from '../base/errno.js';
 import type { FileSystem } from '../storage/filesystem.js';
 import * as abi from './abi.js';
 import { decodeCopyFileRange, decodeCreate, decodeIoctl, decodeLk, decodeSetattr, decodeSetxattr, decodeTmpfile } from './decode.js';
-import { OUT_HEADER_BYTES, type FuseRequest } from './request.js';
+import { EXTENDED_BYTES, OUT_HEADER_BYTES, type FuseRequest } from './request.js';
 
 /** What follows the header of a successful reply. */
 export type ReplyKind =
@@ -21,8 +21,8 @@ export interface Operation {
   readonly code: number;
   /** Bytes of fixed arguments. */
   readonly in: number;
-  /** How much is read besides: all of it (names, small values), or the fixed part only (file data follows). */
-  readonly rest: 'all' | 'none';
+  /** Bytes that are read besides, at most: names, small values; 0 where there is nothing, or file data. */
+  readonly rest: number;
   readonly reply: ReplyKind;
   /** Bytes of the fixed reply after the header; refused beforehand when the guest left less room. */
   readonly out: number;
@@ -41,6 +41,14 @@ const WRITE_MAX_BYTES = 1 << 20;
 const REPLY_MAX_BYTES = 65536;
 /** Its reply is that of WRITE, and the bytes are those of another argument. */
 const COPY_FILE_RANGE = 47;
+
+/**
+ * Rule: the operation bounds the arguments that are read and kept, whatever length the request says. The rest is not looked at; where extensions end the
+ * arguments (EXTENDED_BYTES) it is E2BIG.
+ */
+const NAME_BYTES = 256;
+const IOCTL_BYTES = 4096;
+const XATTR_BYTES = NAME_BYTES + 65536;
 
 const nothing = (): number => 0;
 
@@ -189,52 +197,52 @@ function flushIn(r: FuseRequest): number {
 }
 
 type Row = readonly [
-  code: number, inBytes: number, rest: Operation['rest'], reply: ReplyKind, decode: (r: FuseRequest) => number,
+  code: number, inBytes: number, rest: number, reply: ReplyKind, decode: (r: FuseRequest) => number,
   run: (fs: FileSystem, r: FuseRequest) => number,
 ];
 
 const ROWS = {
-  LOOKUP: [1, 0, 'all', 'entry', oneName, (fs, r) => fs.lookup(r)],
-  GETATTR: [3, abi.GetattrIn.bytes, 'none', 'attr', getattrIn, (fs, r) => fs.getattr(r)],
-  SETATTR: [4, abi.SetattrIn.bytes, 'none', 'attr', decodeSetattr, (fs, r) => fs.setattr(r)],
-  READLINK: [5, 0, 'none', 'buffer', nothing, (fs, r) => fs.readlink(r)],
-  SYMLINK: [6, 0, 'all', 'entry', symlinkIn, (fs, r) => fs.symlink(r)],
-  MKNOD: [8, abi.MknodIn.bytes, 'all', 'entry', mknodIn, (fs, r) => fs.mknod(r)],
-  MKDIR: [9, abi.MkdirIn.bytes, 'all', 'entry', mkdirIn, (fs, r) => fs.mkdir(r)],
-  UNLINK: [10, 0, 'all', 'empty', oneName, (fs, r) => fs.unlink(r)],
-  RMDIR: [11, 0, 'all', 'empty', oneName, (fs, r) => fs.rmdir(r)],
-  RENAME: [12, abi.RenameIn.bytes, 'all', 'empty', renameIn, (fs, r) => fs.rename(r)],
-  LINK: [13, abi.LinkIn.bytes, 'all', 'entry', linkIn, (fs, r) => fs.link(r)],
-  OPEN: [14, abi.OpenIn.bytes, 'none', 'open', openIn, (fs, r) => fs.open(r)],
-  READ: [15, abi.ReadIn.bytes, 'none', 'data', readIn, (fs, r) => fs.read(r)],
-  WRITE: [16, abi.WriteIn.bytes, 'none', 'written', writeIn, (fs, r) => fs.write(r)],
-  STATFS: [17, 0, 'none', 'statfs', nothing, (fs, r) => fs.statfs(r)],
-  RELEASE: [18, abi.ReleaseIn.bytes, 'none', 'empty', releaseIn, (fs, r) => fs.release(r)],
-  FSYNC: [20, abi.FsyncIn.bytes, 'none', 'empty', fhAndFlags, (fs, r) => fs.fsync(r)],
-  SETXATTR: [21, abi.SETXATTR_COMPAT_BYTES, 'all', 'empty', decodeSetxattr, (fs, r) => fs.setxattr(r)],
-  GETXATTR: [22, abi.GetxattrIn.bytes, 'all', 'sized-buffer', getxattrIn, (fs, r) => fs.getxattr(r)],
-  LISTXATTR: [23, abi.GetxattrIn.bytes, 'none', 'sized-buffer', listxattrIn, (fs, r) => fs.listxattr(r)],
-  REMOVEXATTR: [24, 0, 'all', 'empty', (r) => Math.min(0, r.readXattrName(0, r.name)), (fs, r) => fs.removexattr(r)],
-  FLUSH: [25, abi.FlushIn.bytes, 'none', 'empty', flushIn, (fs, r) => fs.flush(r)],
-  OPENDIR: [27, abi.OpenIn.bytes, 'none', 'open', openIn, (fs, r) => fs.opendir(r)],
-  READDIR: [28, abi.ReadIn.bytes, 'none', 'entries', readdirIn, (fs, r) => fs.readdir(r)],
-  RELEASEDIR: [29, abi.ReleaseIn.bytes, 'none', 'empty', releaseIn, (fs, r) => fs.releasedir(r)],
-  FSYNCDIR: [30, abi.FsyncIn.bytes, 'none', 'empty', fhAndFlags, (fs, r) => fs.fsyncdir(r)],
-  GETLK: [31, abi.LkIn.bytes, 'none', 'lock', (r) => decodeLk(r, 0), (fs, r) => fs.getlk(r)],
-  SETLK: [32, abi.LkIn.bytes, 'none', 'empty', (r) => decodeLk(r, 0), (fs, r) => fs.setlk(r)],
-  SETLKW: [33, abi.LkIn.bytes, 'none', 'empty', (r) => decodeLk(r, 1), (fs, r) => fs.setlk(r)],
-  ACCESS: [34, abi.AccessIn.bytes, 'none', 'empty', accessIn, (fs, r) => fs.access(r)],
-  CREATE: [35, abi.CreateIn.bytes, 'all', 'create', decodeCreate, (fs, r) => fs.create(r)],
-  IOCTL: [39, abi.IoctlIn.bytes, 'all', 'ioctl', decodeIoctl, (fs, r) => fs.ioctl(r)],
-  FALLOCATE: [43, abi.FallocateIn.bytes, 'none', 'empty', fallocateIn, (fs, r) => fs.fallocate(r)],
-  READDIRPLUS: [44, abi.ReadIn.bytes, 'none', 'entries', readdirIn, (fs, r) => fs.readdirplus(r)],
-  RENAME2: [45, abi.Rename2In.bytes, 'all', 'empty', rename2In, (fs, r) => fs.rename(r)],
-  LSEEK: [46, abi.LseekIn.bytes, 'none', 'position', lseekIn, (fs, r) => fs.lseek(r)],
-  COPY_FILE_RANGE: [COPY_FILE_RANGE, abi.CopyFileRangeIn.bytes, 'none', 'written', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
-  SYNCFS: [50, 8, 'none', 'empty', nothing, (fs, r) => fs.syncfs(r)],
-  TMPFILE: [51, abi.CreateIn.bytes, 'all', 'create', decodeTmpfile, (fs, r) => fs.tmpfile(r)],
-  STATX: [52, abi.StatxIn.bytes, 'none', 'statx', statxIn, (fs, r) => fs.getattr(r)],
-  COPY_FILE_RANGE_64: [53, abi.CopyFileRangeIn.bytes, 'none', 'copied64', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
+  LOOKUP: [1, 0, NAME_BYTES, 'entry', oneName, (fs, r) => fs.lookup(r)],
+  GETATTR: [3, abi.GetattrIn.bytes, 0, 'attr', getattrIn, (fs, r) => fs.getattr(r)],
+  SETATTR: [4, abi.SetattrIn.bytes, 0, 'attr', decodeSetattr, (fs, r) => fs.setattr(r)],
+  READLINK: [5, 0, 0, 'buffer', nothing, (fs, r) => fs.readlink(r)],
+  SYMLINK: [6, 0, EXTENDED_BYTES, 'entry', symlinkIn, (fs, r) => fs.symlink(r)],
+  MKNOD: [8, abi.MknodIn.bytes, EXTENDED_BYTES, 'entry', mknodIn, (fs, r) => fs.mknod(r)],
+  MKDIR: [9, abi.MkdirIn.bytes, EXTENDED_BYTES, 'entry', mkdirIn, (fs, r) => fs.mkdir(r)],
+  UNLINK: [10, 0, NAME_BYTES, 'empty', oneName, (fs, r) => fs.unlink(r)],
+  RMDIR: [11, 0, NAME_BYTES, 'empty', oneName, (fs, r) => fs.rmdir(r)],
+  RENAME: [12, abi.RenameIn.bytes, 2 * NAME_BYTES, 'empty', renameIn, (fs, r) => fs.rename(r)],
+  LINK: [13, abi.LinkIn.bytes, NAME_BYTES, 'entry', linkIn, (fs, r) => fs.link(r)],
+  OPEN: [14, abi.OpenIn.bytes, 0, 'open', openIn, (fs, r) => fs.open(r)],
+  READ: [15, abi.ReadIn.bytes, 0, 'data', readIn, (fs, r) => fs.read(r)],
+  WRITE: [16, abi.WriteIn.bytes, 0, 'written', writeIn, (fs, r) => fs.write(r)],
+  STATFS: [17, 0, 0, 'statfs', nothing, (fs, r) => fs.statfs(r)],
+  RELEASE: [18, abi.ReleaseIn.bytes, 0, 'empty', releaseIn, (fs, r) => fs.release(r)],
+  FSYNC: [20, abi.FsyncIn.bytes, 0, 'empty', fhAndFlags, (fs, r) => fs.fsync(r)],
+  SETXATTR: [21, abi.SETXATTR_COMPAT_BYTES, XATTR_BYTES, 'empty', decodeSetxattr, (fs, r) => fs.setxattr(r)],
+  GETXATTR: [22, abi.GetxattrIn.bytes, NAME_BYTES, 'sized-buffer', getxattrIn, (fs, r) => fs.getxattr(r)],
+  LISTXATTR: [23, abi.GetxattrIn.bytes, 0, 'sized-buffer', listxattrIn, (fs, r) => fs.listxattr(r)],
+  REMOVEXATTR: [24, 0, NAME_BYTES, 'empty', (r) => Math.min(0, r.readXattrName(0, r.name)), (fs, r) => fs.removexattr(r)],
+  FLUSH: [25, abi.FlushIn.bytes, 0, 'empty', flushIn, (fs, r) => fs.flush(r)],
+  OPENDIR: [27, abi.OpenIn.bytes, 0, 'open', openIn, (fs, r) => fs.opendir(r)],
+  READDIR: [28, abi.ReadIn.bytes, 0, 'entries', readdirIn, (fs, r) => fs.readdir(r)],
+  RELEASEDIR: [29, abi.ReleaseIn.bytes, 0, 'empty', releaseIn, (fs, r) => fs.releasedir(r)],
+  FSYNCDIR: [30, abi.FsyncIn.bytes, 0, 'empty', fhAndFlags, (fs, r) => fs.fsyncdir(r)],
+  GETLK: [31, abi.LkIn.bytes, 0, 'lock', (r) => decodeLk(r, 0), (fs, r) => fs.getlk(r)],
+  SETLK: [32, abi.LkIn.bytes, 0, 'empty', (r) => decodeLk(r, 0), (fs, r) => fs.setlk(r)],
+  SETLKW: [33, abi.LkIn.bytes, 0, 'empty', (r) => decodeLk(r, 1), (fs, r) => fs.setlk(r)],
+  ACCESS: [34, abi.AccessIn.bytes, 0, 'empty', accessIn, (fs, r) => fs.access(r)],
+  CREATE: [35, abi.CreateIn.bytes, EXTENDED_BYTES, 'create', decodeCreate, (fs, r) => fs.create(r)],
+  IOCTL: [39, abi.IoctlIn.bytes, IOCTL_BYTES, 'ioctl', decodeIoctl, (fs, r) => fs.ioctl(r)],
+  FALLOCATE: [43, abi.FallocateIn.bytes, 0, 'empty', fallocateIn, (fs, r) => fs.fallocate(r)],
+  READDIRPLUS: [44, abi.ReadIn.bytes, 0, 'entries', readdirIn, (fs, r) => fs.readdirplus(r)],
+  RENAME2: [45, abi.Rename2In.bytes, 2 * NAME_BYTES, 'empty', rename2In, (fs, r) => fs.rename(r)],
+  LSEEK: [46, abi.LseekIn.bytes, 0, 'position', lseekIn, (fs, r) => fs.lseek(r)],
+  COPY_FILE_RANGE: [COPY_FILE_RANGE, abi.CopyFileRangeIn.bytes, 0, 'written', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
+  SYNCFS: [50, 8, 0, 'empty', nothing, (fs, r) => fs.syncfs(r)],
+  TMPFILE: [51, abi.CreateIn.bytes, EXTENDED_BYTES, 'create', decodeTmpfile, (fs, r) => fs.tmpfile(r)],
+  STATX: [52, abi.StatxIn.bytes, 0, 'statx', statxIn, (fs, r) => fs.getattr(r)],
+  COPY_FILE_RANGE_64: [53, abi.CopyFileRangeIn.bytes, 0, 'copied64', decodeCopyFileRange, (fs, r) => fs.copyFileRange(r)],
 } as const satisfies Record<string, Row>;
 
 const OUT_BYTES: Record<ReplyKind, number> = {

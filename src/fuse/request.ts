@@ -33,7 +33,11 @@ export interface Responder {
 /** UIO_MAXIOV: a system call takes no more. */
 export const IOVECS_MAX = 1024;
 /** Arguments that do not lie together are gathered, up to this size (names, a 64 KiB attribute, many FORGETs). */
-const GATHER_MAX_BYTES = (1 << 20) + 4096;
+export const GATHER_MAX_BYTES = (1 << 20) + 4096;
+/** Names, and what follows them in creations: a name and a link target as long as Linux may send them, a security context with its name, a group. */
+export const EXTENDED_BYTES = 16384;
+/** A buffer that is kept for the next arguments; a larger one is the request's own, and goes when it is deferred or answered. */
+const GATHER_KEPT_BYTES = 8192;
 const NAME_MAX = 255;
 /** PATH_MAX without its NUL: the longest link target. */
 const TARGET_MAX = 4095;
@@ -187,11 +191,22 @@ export class FuseRequest implements FileSystemRequest {
     }
     if (bytes === 0) return 0;
     if (bytes > GATHER_MAX_BYTES) return -E.BIG;
-    if (this.#gather === null || this.#gather.length < bytes) this.#gather = new Uint8Array(Math.max(8192, bytes));
-    if (message.copyIn(InHeader.bytes, this.#gather, 0, bytes) !== bytes) return -E.INVAL;
-    this.args = new DataView(this.#gather.buffer);
+    const target = bytes > GATHER_KEPT_BYTES ? new Uint8Array(bytes) : (this.#gather ??= new Uint8Array(GATHER_KEPT_BYTES));
+    if (message.copyIn(InHeader.bytes, target, 0, bytes) !== bytes) return -E.INVAL;
+    this.args = new DataView(target.buffer);
     this.argsAt = 0;
     return 0;
+  }
+
+  /** Locate as much of the arguments as the operation can have; 0 or −errno. */
+  bound(op: Operation): number {
+    const most = op.in + op.rest;
+    if (op.rest === 0) return this.locateArgs(op.in);
+    if (this.argBytes > most) {
+      if (op.rest === EXTENDED_BYTES) return -E.BIG;
+      this.argBytes = most;
+    }
+    return this.locateArgs(this.argBytes);
   }
 
   u32(at: number): number {
@@ -401,7 +416,16 @@ export class FuseRequest implements FileSystemRequest {
 
   defer(): void {
     this.isDeferred = true;
+    // All arguments are decoded: a large buffer of theirs does not wait with the request
+    this.args = this.block.dv;
     this.responder.deferred(this);
+  }
+
+  /** The request is not used any more. */
+  discard(): void {
+    this.attr.abandon();
+    this.reply.abandon();
+    this.block.abandon();
   }
 
   complete(result: number): void {

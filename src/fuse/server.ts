@@ -12,7 +12,7 @@ import type { Timeouts } from './encode.js';
 import { BY_CODE, mostOf } from './ops.js';
 import { putHeader } from './header.js';
 import { putReply } from './reply.js';
-import { FuseRequest, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
+import { FuseRequest, GATHER_MAX_BYTES, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
 import { INIT_IN_MIN_BYTES, negotiate, putInitOut, type Session } from './session.js';
 
 /** handle() has no answer yet; message.finish() follows. */
@@ -24,6 +24,13 @@ export interface ServerLog {
 }
 
 const OP = { FORGET: 2, INIT: 26, INTERRUPT: 36, DESTROY: 38, BATCH_FORGET: 42 } as const;
+
+/** Arguments of what has no row in the table; nothing else is read. */
+const SPECIAL_MAX_BYTES: Record<number, number> = {
+  [OP.FORGET]: abi.ForgetIn.bytes, [OP.INIT]: abi.InitIn.bytes, [OP.INTERRUPT]: abi.InterruptIn.bytes, [OP.BATCH_FORGET]: GATHER_MAX_BYTES,
+};
+/** Request objects that are kept for the next ones; those of a burst beyond it go with their memory. */
+const IDLE_MAX = 64;
 
 export class FuseServer implements Responder {
   /** What INIT agreed on; null before it, and after DESTROY or a reset. */
@@ -77,12 +84,17 @@ export class FuseServer implements Responder {
     if (message.writeBytes < OUT_HEADER_BYTES + op.out) return this.#tooLittleRoom(r, op.name);
     r.op = op;
     r.hasFh = false;
-    let result = r.locateArgs(op.rest === 'all' ? r.argBytes : op.in);
+    let result = r.bound(op);
     if (result === 0) result = op.decode(r);
     if (result === 0 && op.reply === 'entries') result = this.#beginEntries(r);
     if (result === 0) result = op.run(this.fs, r);
     if (result === FS_PENDING) return PENDING;
     return this.#answer(r, result);
+  }
+
+  #keep(r: FuseRequest): void {
+    if (this.#idle.length < IDLE_MAX) this.#idle.push(r);
+    else r.discard();
   }
 
   /** The guest has gone: forget it. Nothing may be pending. */
@@ -100,7 +112,7 @@ export class FuseServer implements Responder {
     const { message } = r;
     const bytes = this.#answer(r, result);
     r.isDeferred = false;
-    this.#idle.push(r);
+    this.#keep(r);
     const deferred = this.#deferred;
     const last = deferred.pop()!;
     if (last !== r) deferred[(last.deferredAt = r.deferredAt)] = last;
@@ -168,7 +180,7 @@ export class FuseServer implements Responder {
 
   /** Requests that concern the session rather than a file; and unknown ones. */
   #special(r: FuseRequest): number {
-    const bytes = Math.max(0, Math.min(r.argBytes, r.message.readBytes - abi.InHeader.bytes));
+    const bytes = Math.max(0, Math.min(r.argBytes, r.message.readBytes - abi.InHeader.bytes, SPECIAL_MAX_BYTES[r.opcode] ?? 0));
     r.argBytes = bytes;
     const located = r.locateArgs(bytes);
     switch (r.opcode) {
@@ -229,7 +241,7 @@ export class FuseServer implements Responder {
     this.#request = this.#idle.pop() ?? new FuseRequest(this);
     this.#afterPending.push(() => {
       const bytes = act();
-      this.#idle.push(r);
+      this.#keep(r);
       r.message.finish(bytes);
     });
     return PENDING;

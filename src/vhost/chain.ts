@@ -9,6 +9,8 @@ import { assert } from '../base/assert.js';
 import type { GuestMemory, Slice } from './guest-memory.js';
 
 const HIGH = 2 ** 32;
+/** Segments of a chain object that is kept for further requests: a request of 1 MiB in pages, and what belongs to it. */
+export const CHAIN_CAPACITY = 320;
 
 /** What a chain needs of its queue once its request is answered. */
 export interface ChainOwner {
@@ -33,7 +35,7 @@ export class Chain {
 
   constructor(
     readonly owner: ChainOwner,
-    capacity = 320,
+    capacity = CHAIN_CAPACITY,
   ) {
     this.host = new Float64Array(capacity);
     this.gpa = new Float64Array(capacity);

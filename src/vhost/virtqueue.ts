@@ -8,7 +8,7 @@
 import { assert } from '../base/assert.js';
 import * as c from '../ffi/libc.js';
 import { NativeMemory, viewOf } from '../ffi/memory.js';
-import { Chain } from './chain.js';
+import { CHAIN_CAPACITY, Chain } from './chain.js';
 import type { DirtyLog } from './dirty-log.js';
 import { ProtocolError } from './errors.js';
 import type { GuestMemory } from './guest-memory.js';
@@ -30,6 +30,8 @@ const CHAIN_LENGTH_MIN_LIMIT = 1024 + 16;
 /** A batch of answers is announced after so many requests, or so many bytes of buffers. */
 const BATCH_REQUESTS = 8;
 const BATCH_BYTES = 4 << 20;
+/** Chain objects that are kept for further requests, some 8 KiB each. */
+const FREE_CHAINS_MAX = 256;
 
 /** Host addresses of the three parts, already translated. */
 export interface RingAddresses {
@@ -125,9 +127,9 @@ export class VirtQueue {
     return this.#free.pop() ?? new Chain(this);
   }
 
-  /** Give back a chain that was not used for a request. */
+  /** Keep a chain object that is not used any more; one that has grown, or is one of very many, goes. */
   putChain(chain: Chain): void {
-    this.#free.push(chain);
+    if (chain.host.length === CHAIN_CAPACITY && this.#free.length < FREE_CHAINS_MAX) this.#free.push(chain);
   }
 
   /**
@@ -207,7 +209,7 @@ export class VirtQueue {
     const head = chain.head;
     const log = this.dirtyLog;
     if (log !== null) this.#logWrites(log, chain, written);
-    this.#free.push(chain);
+    this.putChain(chain);
     const inflight = this.inflight;
     if (inflight !== null) inflight.beforeUsed(head);
     this.used.push(head, written);
