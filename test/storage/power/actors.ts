@@ -23,12 +23,12 @@ const PIECE_EVERY_BYTES = 96;
 
 /** How an actor may behave: the larger its number, the more of a step there is. */
 export type Steps = Readonly<Partial<Record<Step, number>>>;
-export type Step = 'create' | 'write' | 'append' | 'truncate' | 'punch' | 'fsync' | 'close' | 'unlink' | 'rename' | 'replace' | 'mkdir' | 'rmdir' | 'symlink' | 'chmod'
+export type Step = 'create' | 'write' | 'append' | 'truncate' | 'punch' | 'fsync' | 'close' | 'unlink' | 'rename' | 'replace' | 'mkdir' | 'rmdir' | 'renameTree' | 'symlink' | 'chmod'
   | 'utimens' | 'syncNames' | 'many' | 'touchLarge' | 'record' | 'pieces' | 'pause';
 
 export const ROLES = {
   editor: { create: 8, write: 14, append: 8, truncate: 3, punch: 3, fsync: 6, close: 10, unlink: 3, rename: 4, replace: 8, chmod: 3, utimens: 2, pause: 4 },
-  names: { create: 10, write: 6, fsync: 3, close: 10, unlink: 6, rename: 10, mkdir: 8, rmdir: 3, symlink: 4, chmod: 5, utimens: 3, syncNames: 5, many: 2, pause: 4 },
+  names: { create: 10, write: 6, fsync: 3, close: 10, unlink: 6, rename: 10, mkdir: 8, rmdir: 3, renameTree: 5, symlink: 4, chmod: 5, utimens: 3, syncNames: 5, many: 2, pause: 4 },
   /** A large object that is there already. */
   large: { touchLarge: 10, create: 2, write: 4, fsync: 6, close: 2, pause: 2 },
   /** A file of records, each synced. */
@@ -129,6 +129,8 @@ export class Actor {
         return this.#mkdir();
       case 'rmdir':
         return this.#rmdir();
+      case 'renameTree':
+        return this.#renameTree();
       case 'symlink':
         return this.#symlink();
       case 'chmod':
@@ -282,8 +284,22 @@ export class Actor {
     if (file !== null) await this.#move(file, other !== null && this.random.chance(50) ? other : null);
   }
 
-  async #move(file: File, over: File | null): Promise<void> {
+  /** A directory with what is in it, to a new name or over an empty one. */
+  async #renameTree(): Promise<void> {
+    const tree = this.#pick(({ kind }) => kind === 'directory');
+    if (tree === null) return;
+    const isIn = ({ path }: File, above: File): boolean => path.startsWith(`${above.path}/`);
+    const empty = this.#pick((one) => one.kind === 'directory' && one !== tree && !isIn(one, tree) && !this.#files.some((file) => isIn(file, one)));
+    const over = this.random.chance(30) ? empty : null;
     const to = over?.path ?? this.#freshPath();
+    if (to.startsWith(`${tree.path}/`)) return;
+    const inside = this.#files.filter((file) => isIn(file, tree));
+    const from = tree.path;
+    await this.#move(tree, over, to);
+    for (const file of inside) file.path = to + file.path.slice(from.length);
+  }
+
+  async #move(file: File, over: File | null, to = over?.path ?? this.#freshPath()): Promise<void> {
     const [source, target] = [await this.#place(file.path), await this.#place(to)];
     const args = concat(u64(target.parent), u32(0, 0), name(source.last), name(target.last));
     await this.#ask(`rename ${file.path} ${to}`, { change: { does: 'rename', from: file.path, to } }, OP.RENAME2, source.parent, args, 0);
