@@ -41,7 +41,7 @@ export type RecoverSettings = Omit<Options, 'listen' | 'source' | 'cacheDir'> & 
 };
 
 /** For QEMU's "backend program conventions": type and features as docs/interop/vhost-user.json of QEMU has them. */
-export const CAPABILITIES = { type: 'fs', features: ['separate-options'] } as const;
+export const CAPABILITIES = { type: 'fs', features: ['separate-options', 'posix-acl-negotiation-mode', 'security-label-negotiation-mode'] } as const;
 
 /**
  * Reads the command line (`args` is without node and script). Throws UsageError with one sentence.
@@ -57,10 +57,11 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
     if (spec.type === 'print') prints.add(spec);
     else if (key === 'legacyList') collectLegacy(collected, text ?? '');
     else if (text !== null || spec.type === 'refused') collect(collected, key, spec, name, text ?? '');
+    else if (spec.type === 'negotiated') collected.set(key, 'never'); // --no-NAME
     else if (spec.type !== 'ignored') collected.set(key, !name.startsWith('--no-'));
   });
   const verb = args[0] === 'check' || args[0] === 'recover' ? args[0] : null;
-  parseWith(() => command.parse(verb !== null ? args.slice(1) : [...args], { from: 'user' }));
+  parseWith(() => command.parse(args.slice(verb === null ? 0 : 1).map(withNegotiated), { from: 'user' }));
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
   if (command.args.length > 0) {
@@ -70,6 +71,11 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
   if (collected.get('dryRun') === true) throw new UsageError('--dry-run is for bucketfsd recover');
   if (verb === 'check') return { action: 'check', settings: settingsOfCheck(collected) };
   return { action: 'run', options: finish(collected, env, pid) };
+}
+
+/** An option that takes its value with = only is always without one: the next word is not its value. */
+function withNegotiated(arg: string): string {
+  return OPTION_ENTRIES.some(([, spec]) => spec.type === 'negotiated' && arg === `--${spec.flag}`) ? `${arg}=always` : arg;
 }
 
 function print(text: string): CommandLine {
@@ -122,12 +128,15 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
   const options = {
     ...rest,
     logLevel: debug ? 'debug' : rest.logLevel,
-    xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl || rest.securityLabel,
+    xattr: rest.xattr || rest.xattrmap !== null || rest.posixAcl !== 'never' || rest.securityLabel !== 'never',
     // A guest that may cache nothing would ask again for every attribute that came along.
     readdirplus: rest.readdirplus && rest.cache !== 'never',
     cacheDir: rest.cacheDir === null ? null : resolve(rest.cacheDir),
   };
   if ((rest.fileMode & SET_ID) !== 0 && !rest.privilegedMetadata) throw new UsageError('--file-mode with set-id bits makes whoever may put an object root in the guest: --privileged-metadata allows it');
+  if (rest.migrationMode === 'file-handles' && (rest.migrationConfirmPaths || rest.migrationVerifyHandles)) {
+    throw new UsageError('--migration-confirm-paths and --migration-verify-handles are for --migration-mode=find-paths');
+  }
   if (rest.kmsKey !== null && source.kind === 's3' && rest.sse !== 'aws:kms') throw new UsageError('--kms-key needs --sse=aws:kms');
   if (rest.sse !== null && source.kind === 'gcs') throw new UsageError('--sse is for S3: on Google Cloud Storage name a key with --kms-key');
   return { source, options };
@@ -147,12 +156,13 @@ function listenSpec(path: string | null, group: string | null, fd: number | null
   const ways = [
     ...(path === null ? [] : ['--socket-path']),
     ...(fd === null ? [] : ['--fd']),
-    ...(sockets.length === 0 ? [] : ['a socket from systemd (LISTEN_FDS)']),
+    // Callers who pass descriptors as systemd does, and name theirs, mean that one
+    ...(sockets.length === 0 || fd !== null ? [] : ['a socket from systemd (LISTEN_FDS)']),
   ];
   if (ways.length === 0) throw new UsageError('one of --socket-path and --fd is needed to say where to listen');
   if (ways.length > 1) throw new UsageError(`${ways.join(' and ')} exclude each other: give exactly one`);
   if (group !== null && path === null) throw new UsageError('--socket-group needs --socket-path: an inherited socket keeps its group');
-  if (sockets.length > 1) throw new UsageError(`systemd passed ${sockets.length} sockets, but one daemon serves one: give the socket unit a single ListenStream=`);
+  if (fd === null && sockets.length > 1) throw new UsageError(`systemd passed ${sockets.length} sockets, but one daemon serves one: give the socket unit a single ListenStream=`);
   if (path !== null) return Object.freeze({ kind: 'path', path, group });
   if (fd !== null) return Object.freeze({ kind: 'fd', fd, origin: '--fd' });
   return Object.freeze({ kind: 'fd', fd: sockets[0], origin: 'LISTEN_FDS' });

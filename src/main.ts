@@ -8,6 +8,7 @@
  */
 import { dirname } from 'node:path';
 import { parseCommandLine, type BucketSettings, type Options, type RecoverSettings } from './cli.js';
+import { NO_MIGRATION, OPTIONS } from './cli/options.js';
 import type { BucketSource } from './cli/source.js';
 import { createLogger, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
@@ -20,7 +21,7 @@ import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
 import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
 import { checkSource } from './lifecycle/source.js';
-import { SyslogDestination } from './lifecycle/syslog.js';
+import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
 import { SyscallPool } from './pool/pool.js';
 import { openLocalFileSystem } from './storage/local/filesystem.js';
@@ -36,6 +37,7 @@ const HIPRIO_QUEUES = 1;
 const TAG_BYTES = 36;
 /** Default and upper bound of --num-request-queues. */
 const REQUEST_QUEUES_MAX = 64;
+const MIGRATION_KEYS = ['migrationMode', 'migrationOnError', 'migrationVerifyHandles', 'migrationConfirmPaths'] as const;
 
 async function start(options: Options): Promise<void> {
   const { source } = options;
@@ -128,7 +130,7 @@ async function startBucket(options: Options, source: BucketSource): Promise<void
   const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
   for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
   serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
-  announce(source.path, log, lines);
+  announce(source.path, options, log, lines);
 }
 
 function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boolean, lines: Lines): void {
@@ -147,7 +149,7 @@ function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boo
   }
   // The last step: all that the start needs is done.
   if (options.seccomp !== 'none') applySeccomp(options.seccomp);
-  announce(fsOptions.directory, log, lines);
+  announce(fsOptions.directory, options, log, lines);
 }
 
 function logTo(options: Options, syslog: SyslogDestination | null): Logger {
@@ -171,14 +173,18 @@ function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifi
   }).install();
 }
 
-function announce(source: string, log: Logger, { listener, notifier }: Lines): void {
+function announce(source: string, options: Options, log: Logger, { listener, notifier, syslog }: Lines): void {
+  if (options.syslog && syslog === null) log.warn({}, `--syslog: nobody listens at ${SYSLOG_SOCKET}, so log lines go to standard error`);
+  if (MIGRATION_KEYS.some((key) => options[key] !== OPTIONS[key].default)) log.warn({}, `--migration-… ${NO_MIGRATION}`);
   notifier.ready(`Sharing ${source} on ${listener.name}`);
   log.info({ source, socket: listener.name }, `sharing ${source} on ${listener.name}`);
+  // virtiofsd's line, for which callers wait on standard error (Kata Containers' runtime-rs)
+  log.info({}, 'Waiting for vhost-user socket connection...');
 }
 
 /** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */
 function checkedLocalOptions(options: Options, nofile: number): LocalOptions {
-  if (options.posixAcl && (options.translateUid.length > 0 || options.translateGid.length > 0)) {
+  if (options.posixAcl !== 'never' && (options.translateUid.length > 0 || options.translateGid.length > 0)) {
     throw new UsageError('--posix-acl and --translate-uid/--translate-gid cannot be used together: ids inside ACLs are not translated');
   }
   try {

@@ -4,12 +4,18 @@ import { GROUPS, type OptionSpec } from './option-spec.js';
 import { OPTION_ENTRIES } from './options.js';
 
 const SUMMARY = 'Shares a host directory or a bucket into a virtual machine: a virtiofs daemon that speaks vhost-user.';
-const WIDTH = 100;
+/** Columns of the narrowest terminal that people use. */
+const WIDTH = 80;
 
 function flags(spec: OptionSpec, long: string): string {
   const names = [spec.short === undefined ? '' : `-${spec.short}`, long === '' ? '' : `--${long}`];
   const value = spec.value === undefined ? '' : ` <${spec.value}>`;
   return names.filter((name) => name !== '').join(', ') + value;
+}
+
+/** As people read it. */
+function shown(spec: OptionSpec, long: string): string {
+  return spec.type === 'negotiated' ? `--${long}[=<${spec.value}>]` : flags(spec, long);
 }
 
 /** The spelling that changes something: --no-readdirplus where readdirplus is the default. */
@@ -20,6 +26,7 @@ function mainName(spec: OptionSpec): string {
 function otherNames(spec: OptionSpec): string[] {
   const names = spec.alias === undefined ? [] : [spec.alias];
   if (spec.type === 'toggle') names.push(spec.default === true ? spec.flag : `no-${spec.flag}`);
+  if (spec.type === 'negotiated') names.push(`no-${spec.flag}`);
   return names;
 }
 
@@ -53,21 +60,28 @@ function description(spec: OptionSpec): string {
 /** One option of commander for each spelling; only the first is shown. */
 function spellings(spec: OptionSpec): Option[] {
   const main = new Option(flags(spec, mainName(spec)), description(spec));
-  const others = otherNames(spec).map((name) => new Option(flags({ ...spec, short: undefined } as unknown as OptionSpec, name)).hideHelp());
+  const others = otherNames(spec).map((name) => {
+    const { short: _short, value: _value, ...bare } = spec;
+    const same = name === spec.alias && spec.value !== undefined ? { ...bare, value: spec.value } : bare;
+    return new Option(flags(same, name)).hideHelp();
+  });
   return [main, ...others];
 }
 
 /** The command with all options of the table; `onOption` hears each one in the order of the command line. */
 export function buildCommand(onOption: (spec: OptionSpec, index: number, name: string, text: string | null) => void): Command {
+  const terms = new Map<Option, string>();
   const command = new Command('bucketfsd')
     .usage('--socket-path PATH --source SOURCE [options]\n       bucketfsd check --source BUCKET [options of buckets]\n       bucketfsd recover --cache-dir DIR [--dry-run] [options of buckets]')
     .description(SUMMARY)
     .helpOption(false)
     .allowExcessArguments(true)
     .exitOverride()
+    .configureHelp({ optionTerm: (option) => terms.get(option) ?? option.flags })
     .configureOutput({ writeErr: () => undefined, outputError: () => undefined, getOutHelpWidth: () => WIDTH, getOutHasColors: () => false });
   OPTION_ENTRIES.forEach(([, spec], index) => {
     for (const option of spellings(spec)) {
+      terms.set(option, shown(spec, option.long?.slice(2) ?? ''));
       command.addOption(option.helpGroup(`${GROUPS[spec.group]}:`));
       command.on(`option:${option.name()}`, (text: string | null | undefined) => {
         onOption(spec, index, option.long ?? option.short ?? '', text ?? null);
@@ -100,8 +114,8 @@ export function optionsMarkdown(): string {
 }
 
 function optionCell(spec: OptionSpec): string {
-  const names = [cell(flags(spec, spec.flag)), ...(spec.alias === undefined ? [] : [`--${spec.alias}`])];
-  if (spec.type === 'toggle') names.push(`--no-${spec.flag}`);
+  const names = [cell(shown(spec, spec.flag)), ...(spec.alias === undefined ? [] : [`--${spec.alias}`])];
+  if (spec.type === 'toggle' || spec.type === 'negotiated') names.push(`--no-${spec.flag}`);
   return names.map((name) => `\`${name}\``).join(', ');
 }
 
@@ -119,7 +133,7 @@ function defaultCell(spec: OptionSpec): string {
 
 function legacyCell(spec: OptionSpec): string {
   if (spec.legacy === undefined) return '';
-  return spec.type === 'toggle' ? `\`${spec.legacy}\`, \`no_${spec.legacy}\`` : `\`${spec.legacy}\``;
+  return spec.type === 'toggle' || spec.type === 'negotiated' ? `\`${spec.legacy}\`, \`no_${spec.legacy}\`` : `\`${spec.legacy}\``;
 }
 
 function code(text: string | null): string {

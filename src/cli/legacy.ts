@@ -16,7 +16,8 @@ function targets(): Map<string, Target> {
   for (const [key, spec] of OPTION_ENTRIES) {
     if (spec.legacy === undefined) continue;
     map.set(spec.legacy, { key, spec, on: true });
-    if (spec.type === 'toggle') map.set(`no_${spec.legacy}`, { key, spec, on: false });
+    if (spec.legacyAlias !== undefined) map.set(spec.legacyAlias, { key, spec, on: true });
+    if (spec.type === 'toggle' || spec.type === 'negotiated') map.set(`no_${spec.legacy}`, { key, spec, on: false });
   }
   return map;
 }
@@ -24,7 +25,7 @@ function targets(): Map<string, Target> {
 const TARGETS = targets();
 
 /** Keys of libfuse without a meaning here. */
-const IGNORED = new Set(['allow_root', 'allow_other', 'max_idle_threads', 'default_permissions']);
+const IGNORED = new Set(['allow_root', 'allow_other', 'max_idle_threads', 'default_permissions', 'norace']);
 
 /**
  * Items of the list. A comma inside of an item is written `\,` (libfuse) or `,,` (libvirt, as for QEMU);
@@ -68,6 +69,9 @@ function collectItem(into: Collected, { key, spec, on }: Target, name: string, v
   if (spec.type === 'flag' || spec.type === 'toggle') {
     if (value !== null) throw new UsageError(`${name} takes no value`);
     into.set(key, on);
+  } else if (spec.type === 'negotiated' && (value === null || !on)) {
+    if (value !== null) throw new UsageError(`${name} takes no value`);
+    into.set(key, on ? 'always' : 'never');
   } else {
     if (value === null && spec.type !== 'refused') throw new UsageError(`${name} needs a value: ${name}=${spec.value ?? 'VALUE'}`);
     collect(into, key, spec, name, value ?? '');

@@ -2,7 +2,8 @@
  * What an option is, for the one table of them in options.ts.
  *
  * Types: `flag` is on when named; `toggle` also has --no-NAME; `int`, `string` and `choice` take a value; `list`
- * may be repeated; `mode` takes permissions in octal; `refused` is known from virtiofsd but answered with a sentence that says what to do instead;
+ * may be repeated; `mode` takes permissions in octal; `negotiated` is never, auto or always, and takes its value with = only:
+ * without one it is always, with --no- never; `refused` is known from virtiofsd but answered with a sentence that says what to do instead;
  * `print` prints something and exits; `ignored` has no effect.
  */
 export const GROUPS = {
@@ -21,7 +22,7 @@ export interface OptionSpec {
   flag: string;
   short?: string;
   alias?: string;
-  type: 'flag' | 'toggle' | 'int' | 'string' | 'choice' | 'list' | 'mode' | 'refused' | 'print' | 'ignored';
+  type: 'flag' | 'toggle' | 'int' | 'string' | 'choice' | 'list' | 'mode' | 'negotiated' | 'refused' | 'print' | 'ignored';
   group: keyof typeof GROUPS;
   /** What stands for the value in the help. */
   value?: string;
@@ -31,8 +32,6 @@ export interface OptionSpec {
   choices?: readonly string[];
   /** Other spellings of a choice that virtiofsd knows. */
   synonyms?: Readonly<Record<string, string>>;
-  /** Choices that are known but not there yet: the sentence of the usage error. */
-  refusedChoices?: Readonly<Record<string, string>>;
   /** Bounds of a number, both inclusive; for a string, of its length in bytes (default 1..4096). */
   min?: number;
   max?: number;
@@ -43,8 +42,10 @@ export interface OptionSpec {
   refusal?: string;
   /** The key of the legacy -o list; a flag or toggle also has no_KEY. */
   legacy?: string;
+  /** Another spelling of that key. */
+  legacyAlias?: string;
   /** Means something for one kind of source only; absent: for all. */
   only?: 'directory' | 'bucket';
-  /** The option of virtiofsd 1.13 that this one equals; null: it has none. */
+  /** The option of virtiofsd 1.14 that this one equals; null: it has none. */
   virtiofsd: string | null;
 }

@@ -5,14 +5,14 @@ import { SOCKET_PATH_MAX_BYTES } from '../ffi/socket.js';
 import { BUCKET_OPTIONS } from './bucket-options.js';
 import type { OptionSpec } from './option-spec.js';
 
-const NO_CHROOT =
-  'is not available: threads and modules of the daemon are loaded from its own program files later, which a bare chroot would hide; use --sandbox=namespace or none';
+/** The daemon offers no DEVICE_STATE, so a frontend refuses to migrate: nothing goes another way than these options say. */
+export const NO_MIGRATION = 'without effect: the share is not handed over, so a virtual machine that has it cannot migrate';
 
-const NO_MIGRATION = 'is not available: the state of the share is not handed over to another host, so a virtual machine that has mounted it cannot migrate';
+const NEGOTIATED = ['never', 'auto', 'always'] as const;
 
 export const OPTIONS = {
   socketPath: {
-    flag: 'socket-path', type: 'string', group: 'socket', value: 'PATH', default: null, max: SOCKET_PATH_MAX_BYTES,
+    flag: 'socket-path', alias: 'socket', type: 'string', group: 'socket', value: 'PATH', default: null, max: SOCKET_PATH_MAX_BYTES,
     help: 'listen on a Unix socket that the daemon makes (mode 0600) and removes when it ends; PATH.pid is locked meanwhile',
     virtiofsd: '--socket-path',
   },
@@ -48,7 +48,7 @@ export const OPTIONS = {
     legacy: 'announce_submounts', virtiofsd: '--announce-submounts',
   },
   inodeFileHandles: {
-    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer', only: 'directory',
+    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer', synonyms: { fallback: 'prefer' }, only: 'directory',
     help: 'refer to files by handle instead of an open descriptor, so that no number of files exhausts descriptors; needs CAP_DAC_READ_SEARCH',
     legacy: 'inode_file_handles', virtiofsd: '--inode-file-handles',
   },
@@ -90,13 +90,13 @@ export const OPTIONS = {
     legacy: 'xattrmap', virtiofsd: '--xattrmap',
   },
   posixAcl: {
-    flag: 'posix-acl', type: 'toggle', group: 'attributes', default: false, only: 'directory',
-    help: 'POSIX access control lists; implies --xattr',
+    flag: 'posix-acl', type: 'negotiated', group: 'attributes', value: 'WHEN', choices: NEGOTIATED, default: 'never', only: 'directory',
+    help: 'POSIX access control lists: auto where the guest has them, always refuses a guest without (that is what --posix-acl alone means); implies --xattr',
     legacy: 'posix_acl', virtiofsd: '--posix-acl',
   },
   securityLabel: {
-    flag: 'security-label', type: 'toggle', group: 'attributes', default: false, only: 'directory',
-    help: "store the guest's security label with each new file; implies --xattr",
+    flag: 'security-label', type: 'negotiated', group: 'attributes', value: 'WHEN', choices: NEGOTIATED, default: 'never', only: 'directory',
+    help: "store the guest's security label with each new file: auto where the guest sends one, always refuses a guest that cannot (that is what --security-label alone means); implies --xattr",
     legacy: 'security_label', virtiofsd: '--security-label',
   },
   killprivV2: {
@@ -167,12 +167,11 @@ export const OPTIONS = {
   logLevel: {
     flag: 'log-level', type: 'choice', group: 'process', value: 'LEVEL', choices: LOG_LEVELS, default: 'info', synonyms: { err: 'error', warning: 'warn' },
     help: 'the least important line that is written to standard error',
-    legacy: 'log_level', virtiofsd: '--log-level',
+    legacy: 'log_level', legacyAlias: 'loglevel', virtiofsd: '--log-level',
   },
   sandbox: {
-    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'chroot', 'none'], default: 'none', only: 'directory',
-    refusedChoices: { chroot: NO_CHROOT },
-    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities',
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'none'], default: 'none', synonyms: { chroot: 'namespace' }, only: 'directory',
+    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; chroot, which callers of virtiofsd say, is the same',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {
@@ -187,7 +186,7 @@ export const OPTIONS = {
   },
   syslog: {
     flag: 'syslog', type: 'flag', group: 'process', default: false,
-    help: 'write log lines to syslog (/dev/log) instead of standard error',
+    help: 'write log lines to syslog (/dev/log) instead of standard error; where nobody listens there a warning and all lines go to standard error',
     virtiofsd: '--syslog',
   },
   daemonize: {
@@ -196,23 +195,23 @@ export const OPTIONS = {
     virtiofsd: null,
   },
   migrationMode: {
-    flag: 'migration-mode', type: 'refused', group: 'process', value: 'MODE',
-    help: 'not available', refusal: `--migration-mode ${NO_MIGRATION}`,
+    flag: 'migration-mode', type: 'choice', group: 'process', value: 'MODE', choices: ['find-paths', 'file-handles'], default: 'find-paths',
+    help: `taken from callers of virtiofsd, ${NO_MIGRATION}`,
     virtiofsd: '--migration-mode',
   },
   migrationOnError: {
-    flag: 'migration-on-error', type: 'refused', group: 'process', value: 'ACTION',
-    help: 'not available', refusal: `--migration-on-error ${NO_MIGRATION}`,
+    flag: 'migration-on-error', type: 'choice', group: 'process', value: 'ACTION', choices: ['abort', 'guest-error'], default: 'abort',
+    help: 'the same',
     virtiofsd: '--migration-on-error',
   },
   migrationVerifyHandles: {
-    flag: 'migration-verify-handles', type: 'refused', group: 'process', 
-    help: 'not available', refusal: `--migration-verify-handles ${NO_MIGRATION}`,
+    flag: 'migration-verify-handles', type: 'flag', group: 'process', default: false,
+    help: 'the same',
     virtiofsd: '--migration-verify-handles',
   },
   migrationConfirmPaths: {
-    flag: 'migration-confirm-paths', type: 'refused', group: 'process', 
-    help: 'not available', refusal: `--migration-confirm-paths ${NO_MIGRATION}`,
+    flag: 'migration-confirm-paths', type: 'flag', group: 'process', default: false,
+    help: 'the same',
     virtiofsd: '--migration-confirm-paths',
   },
   printCapabilities: {
@@ -250,7 +249,7 @@ export const OPTIONS = {
 export type OptionKey = keyof typeof OPTIONS;
 
 type ValueOf<S> = S extends { type: 'flag' | 'toggle' } ? boolean
-  : S extends { type: 'choice'; choices: readonly (infer C)[] } ? C
+  : S extends { type: 'choice' | 'negotiated'; choices: readonly (infer C)[] } ? C
   : S extends { type: 'int'; default: null } ? number | null
   : S extends { type: 'int' | 'mode' } ? number
   : S extends { type: 'list' } ? readonly string[]

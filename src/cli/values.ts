@@ -40,8 +40,6 @@ function choice(name: string, spec: OptionSpec, text: string): string {
   const value = spec.synonyms?.[text] ?? text;
   const choices = spec.choices ?? [];
   if (!choices.includes(value)) throw new UsageError(`${name} takes one of ${choices.join(', ')}, not ${quote(text)}`);
-  const refusal = spec.refusedChoices?.[value];
-  if (refusal !== undefined) throw new UsageError(`${name}=${value} ${refusal}`);
   return value;
 }
 
@@ -58,6 +56,7 @@ export function collect(into: Collected, key: OptionKey, spec: OptionSpec, name:
       into.set(key, string(name, spec, text));
       return;
     case 'choice':
+    case 'negotiated':
       into.set(key, choice(name, spec, text));
       return;
     case 'list':

@@ -17,7 +17,7 @@ const TMPFS_MAGIC = 0x01021994;
 
 /** The options that matter here; structurally the Options of src/cli. */
 export interface ConfineOptions {
-  readonly sandbox: 'namespace' | 'chroot' | 'none';
+  readonly sandbox: 'namespace' | 'none';
   readonly seccomp: SeccompAction | 'none';
   readonly modcaps: string | null;
   readonly uidMap: readonly string[];

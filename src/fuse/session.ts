@@ -43,10 +43,13 @@ export function negotiate(r: FuseRequest, caps: Capabilities): Negotiated {
   session.minor = Math.min(minor, MINOR_MAX);
   let flags = 0;
   let flags2 = 0;
+  const has = (name: keyof typeof INIT): boolean => {
+    const bit = INIT[name];
+    return bit < 32 ? (offered & (1 << bit)) !== 0 : (offered2 & (1 << (bit - 32))) !== 0;
+  };
   const grant = (name: keyof typeof INIT, wanted: boolean): boolean => {
     const bit = INIT[name];
-    const has = bit < 32 ? (offered & (1 << bit)) !== 0 : (offered2 & (1 << (bit - 32))) !== 0;
-    if (!wanted || !has) return false;
+    if (!wanted || !has(name)) return false;
     if (bit < 32) flags |= 1 << bit;
     else flags2 |= 1 << (bit - 32);
     session.granted.push(name);
@@ -60,10 +63,15 @@ export function negotiate(r: FuseRequest, caps: Capabilities): Negotiated {
   session.submounts = grant('SUBMOUNTS', caps.submounts);
   session.posixLocks = grant('POSIX_LOCKS', caps.posixLocks);
   session.flockLocks = grant('FLOCK_LOCKS', caps.flockLocks);
-  session.posixAcl = grant('POSIX_ACL', caps.posixAcl);
+  const missing = [
+    ...(caps.posixAcl === 'always' && !has('POSIX_ACL') ? ['POSIX ACLs, which --posix-acl demands'] : []),
+    ...(caps.securityContext === 'always' && !has('SECURITY_CTX') ? ['security labels at creation, which --security-label demands'] : []),
+  ];
+  if (missing.length > 0) return { refused: `the guest has no ${missing.join(', and no ')}; with =auto the share does without` };
+  session.posixAcl = grant('POSIX_ACL', caps.posixAcl !== 'never');
   // A default ACL takes the umask's place, which only the host can decide
   session.dontMask = session.posixAcl && grant('DONT_MASK', true);
-  session.securityContexts = grant('SECURITY_CTX', caps.securityContext);
+  session.securityContexts = grant('SECURITY_CTX', caps.securityContext !== 'never');
   grant('ALLOW_IDMAP', caps.idmap);
   grant('CREATE_SUPP_GROUP', caps.suppGroups);
   grant('DIRECT_IO_ALLOW_MMAP', caps.allowMmap);

@@ -3,9 +3,8 @@ import { E } from '../base/errno.js';
 import type { LogDestination } from '../base/log.js';
 import * as c from '../ffi/libc.js';
 import { connectDatagram, DATAGRAM_MAX_BYTES, setCloseOnExec, trySendDatagram } from '../ffi/datagram.js';
-import { StartError } from './errors.js';
 
-const SYSLOG_SOCKET = '/dev/log';
+export const SYSLOG_SOCKET = '/dev/log';
 /** LOG_DAEMON << 3 (syslog.h). */
 const FACILITY_DAEMON = 3 << 3;
 /** No more than one attempt in so long to reach a syslog daemon that went away. */
@@ -52,13 +51,10 @@ export class SyslogDestination implements LogDestination {
     this.#pid = pid;
   }
 
-  /** StartError if nobody listens there. */
-  static connect(path = SYSLOG_SOCKET, pid = process.pid): SyslogDestination {
+  /** null if nobody listens there, as in many containers: a share is worth more than the place of its log. */
+  static connect(path = SYSLOG_SOCKET, pid = process.pid): SyslogDestination | null {
     const fd = connectDatagram(path);
-    if (fd < 0) {
-      throw new StartError(`--syslog cannot reach ${path}: start a syslog daemon or systemd-journald, or leave --syslog out and keep standard error`);
-    }
-    return new SyslogDestination(fd, path, pid);
+    return fd < 0 ? null : new SyslogDestination(fd, path, pid);
   }
 
   /** The connection of the process image before execve(2). */

@@ -144,12 +144,15 @@ export interface SessionInfo {
   allowDirectIo: boolean;
 }
 
+/** A feature that both sides must have: not used, used where the guest has it, or a condition of the session (INIT is EPROTO without). */
+export type Negotiation = 'never' | 'auto' | 'always';
+
 /** Which INIT flags the file system can honour. */
 export interface Capabilities {
   writeback: boolean;
   killprivV2: boolean;
-  posixAcl: boolean;
-  securityContext: boolean;
+  posixAcl: Negotiation;
+  securityContext: Negotiation;
   submounts: boolean;
   posixLocks: boolean;
   flockLocks: boolean;

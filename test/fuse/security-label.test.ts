@@ -49,7 +49,7 @@ const CREATIONS = [
 
 function labelled(fact: string, options: Partial<LocalOptions>, body: (g: TestGuest) => Promise<void>): void {
   test(fact, { skip }, async () => {
-    const guest = await TestGuest.start({ securityLabel: true, ...options });
+    const guest = await TestGuest.start({ securityLabel: 'always', ...options });
     try {
       await body(guest);
     } finally {
@@ -114,13 +114,40 @@ labelled('CREATE of a file that exists leaves its attributes alone, and a refuse
 });
 
 test('SECURITY_CTX is granted with --security-label only', async () => {
-  for (const securityLabel of [true, false]) {
+  for (const securityLabel of ['always', 'auto', 'never'] as const) {
     const guest = await TestGuest.start({ securityLabel });
     try {
       const flags2 = (await guest.init()).data.getUint32(32, true);
-      assert.equal((flags2 & SECURITY_CTX_IN_FLAGS2) !== 0, securityLabel);
+      assert.equal((flags2 & SECURITY_CTX_IN_FLAGS2) !== 0, securityLabel !== 'never');
     } finally {
       await guest.close();
     }
+  }
+});
+
+test('--security-label=always and --posix-acl=always refuse a guest without with EPROTO, and auto serves it without', async () => {
+  const POSIX_ACL = 1 << 20;
+  const [withoutAcl, withoutLabels] = [~POSIX_ACL >>> 0, 0xbfffffff]; // without INIT_EXT there are no flags2
+  for (const [options, flags] of [[{ posixAcl: 'always' }, withoutAcl], [{ securityLabel: 'always' }, withoutLabels]] as const) {
+    const guest = await TestGuest.start(options, 0, false);
+    try {
+      assert.equal((await guest.init(7, 45, flags)).error, -E.PROTO);
+      assert.equal((await guest.init()).error, 0);
+    } finally {
+      await guest.close();
+    }
+  }
+  const guest = await TestGuest.start({ posixAcl: 'auto', securityLabel: 'auto' }, 0, false);
+  try {
+    const setAcl = async (): Promise<number> => {
+      const { entry } = await guest.create(ROOT, `f${Math.random()}`);
+      return (await guest.call(OP.SETXATTR, entry.node, concat(u32(4, 0, 0, 0), name('system.posix_acl_access'), u32(2)), 0)).error;
+    };
+    assert.equal((await guest.init(7, 45, withoutAcl)).error, 0);
+    assert.equal(await setAcl(), -E.OPNOTSUPP, 'a guest that does not enforce them sets none');
+    assert.equal((await guest.init()).error, 0);
+    assert.notEqual(await setAcl(), -E.OPNOTSUPP);
+  } finally {
+    await guest.close();
   }
 });

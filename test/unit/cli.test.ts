@@ -45,10 +45,11 @@ describe('defaults', () => {
       source: { kind: 'local', path: '/srv' },
       listen: { kind: 'fd', fd: 3, origin: '--fd' },
       tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'prefer', cache: 'auto', readdirplus: true,
-      writeback: false, allowDirectIo: false, allowMmap: false, xattr: false, xattrmap: null, posixAcl: false, securityLabel: false,
+      writeback: false, allowDirectIo: false, allowMmap: false, xattr: false, xattrmap: null, posixAcl: 'never', securityLabel: 'never',
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
+      migrationMode: 'find-paths', migrationOnError: 'abort', migrationVerifyHandles: false, migrationConfirmPaths: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
       gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, cacheSize: 0, cacheFill: 'on', dryRun: false,
       metadataTtl: 1, posixMetadata: 'full', privilegedMetadata: false, memoryBudget: 256, uid: 0, gid: 0, fileMode: 0o644, dirMode: 0o755,
@@ -62,6 +63,15 @@ describe('defaults', () => {
 });
 
 describe('values', () => {
+  test('--posix-acl and --security-label take a value with = only: alone they are always, and the next word is not their value', () => {
+    for (const [flag, key] of [['posix-acl', 'posixAcl'], ['security-label', 'securityLabel']] as const) {
+      const valueOf = (...args: string[]): string => run([...BASE, ...args])[key];
+      assert.deepEqual([valueOf(`--${flag}`), valueOf(`--${flag}=auto`), valueOf(`--${flag}`, `--no-${flag}`), valueOf(`--${flag}=never`)], ['always', 'auto', 'never', 'never']);
+      refused([...BASE, `--${flag}`, 'auto'], /unexpected argument "auto"/);
+      refused([...BASE, `--no-${flag}=auto`], /unknown option/);
+    }
+  });
+
   test('--name value and --name=value are the same, and the last one wins', () => {
     assert.equal(run([...BASE, '--cache=never']).cache, 'never');
     assert.equal(run([...BASE, '--cache', 'always', '--cache', 'metadata']).cache, 'metadata');
@@ -97,12 +107,11 @@ describe('values', () => {
     }
   });
 
-  test('every choice is accepted or refused with what to do instead, and another value names the choices', () => {
+  test('every choice is accepted, and another value names the choices', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
-      if (spec.type !== 'choice') continue;
+      if (spec.type !== 'choice' && spec.type !== 'negotiated') continue;
       for (const choice of spec.choices ?? []) {
-        if (spec.refusedChoices?.[choice]) refused([...baseOf(spec), `--${spec.flag}=${choice}`], /is not available: .*; use /);
-        else assert.equal((run([...baseOf(spec), `--${spec.flag}=${choice}`]) as unknown as Record<string, unknown>)[key], choice);
+        assert.equal((run([...baseOf(spec), `--${spec.flag}=${choice}`]) as unknown as Record<string, unknown>)[key], choice);
       }
       refused([...baseOf(spec), `--${spec.flag}=bogus`], new RegExp(`--${spec.flag} takes one of ${spec.choices?.join(', ')}, not "bogus"`));
     }
@@ -202,7 +211,7 @@ describe('where to listen', () => {
   test('none, two, or a group without a path is refused', () => {
     refused(['--source', '/'], /one of --socket-path and --fd is needed/);
     refused([...BASE, '--socket-path=/run/x'], /--socket-path and --fd exclude each other/);
-    refused(BASE, /--fd and a socket from systemd \(LISTEN_FDS\) exclude each other/, systemd, 42);
+    refused(['--source', '/', '--socket-path=/run/x'], /--socket-path and a socket from systemd \(LISTEN_FDS\) exclude each other/, systemd, 42);
     refused([...BASE, '--socket-group=kvm'], /--socket-group needs --socket-path/);
     refused(['--source', '/'], /systemd passed 2 sockets/, { LISTEN_FDS: '2', LISTEN_PID: '42' }, 42);
   });
@@ -232,6 +241,10 @@ describe('source', () => {
 describe('what is wrong is said in one sentence', () => {
   test('unknown option, with a near one', () => refused([...BASE, '--flok'], /unknown option --flok; did you mean --flock\?/));
   test('value missing', () => refused(['--source', '/', '--fd'], /--fd <N> argument missing/));
+  test('migration by handles with what is for paths', () => {
+    run([...BASE, '--migration-mode=file-handles']);
+    refused([...BASE, '--migration-mode=file-handles', '--migration-confirm-paths'], /for --migration-mode=find-paths/);
+  });
   test('value for a flag', () => refused([...BASE, '--xattr=1'], /unknown option --xattr=1/));
   test('stray argument', () => refused([...BASE, '/dir'], /unexpected argument "\/dir"/));
   test('known from virtiofsd but not there', () => {
@@ -264,11 +277,12 @@ describe('legacy -o', () => {
   test('every key of the table sets what its long option sets', () => {
     for (const [key, spec] of OPTION_ENTRIES) {
       if (spec.legacy === undefined || spec.type === 'refused' || key === 'debug') continue;
-      const value = spec.choices?.find((choice) => !spec.refusedChoices?.[choice]) ?? (spec.type === 'string' ? '/v' : null);
+      const value = spec.choices?.[0] ?? (spec.type === 'string' ? '/v' : null);
       const item = value === null ? spec.legacy : `${spec.legacy}=${value}`;
       const long = value === null ? `--${spec.flag}` : `--${spec.flag}=${value}`;
       assert.deepEqual(run(['--fd=3', '-o', `source=/v,${item}`]), run(['--fd=3', '--source=/v', long]), spec.legacy);
-      if (spec.type === 'toggle') {
+      if (spec.type === 'negotiated') assert.deepEqual(legacy(`source=/v,${spec.legacy}`), run(['--fd=3', '--source=/v', `--${spec.flag}`]));
+      if (spec.type === 'toggle' || spec.type === 'negotiated') {
         assert.deepEqual(legacy(`source=/v,no_${spec.legacy}`), run(['--fd=3', '--source=/v', `--no-${spec.flag}`]), spec.legacy);
       }
     }
@@ -299,13 +313,12 @@ describe('legacy -o', () => {
     refused(['--fd=3', '-o', 'source=/,cache=x'], /-o cache takes one of/);
     refused(['--fd=3', '-o', 'source=/,timeout=5'], /-o timeout is not available: choose .* --cache/);
     refused(['--fd=3', '-o', 'source=/,modcaps'], /-o modcaps needs a value/);
-    refused(['--fd=3', '-o', 'source=/,sandbox=chroot'], /-o sandbox=chroot is not available: .* use --sandbox=namespace or none/);
   });
 });
 
 describe('what is printed', () => {
   test('--print-capabilities is the JSON of the conventions, whatever else is there', () => {
-    assert.deepEqual(JSON.parse(printed(['--bogus', 'x', '--print-capabilities'])), { type: 'fs', features: ['separate-options'] });
+    assert.deepEqual(JSON.parse(printed(['--bogus', 'x', '--print-capabilities'])), { type: 'fs', features: ['separate-options', 'posix-acl-negotiation-mode', 'security-label-negotiation-mode'] });
   });
 
   test('--version is the version of package.json', () => {
@@ -314,7 +327,7 @@ describe('what is printed', () => {
     assert.equal(printed(['--version', '--source', '/']), `bucketfsd ${version()}\n`);
   });
 
-  test('--help names every option of the table, and no line is longer than a terminal of 100 columns', () => {
+  test('--help names every option of the table, and no line is longer than a terminal of 80 columns', () => {
     const help = printed(['-h']);
     assert.equal(help, helpText());
     for (const [, spec] of OPTION_ENTRIES) {
@@ -322,7 +335,7 @@ describe('what is printed', () => {
         assert.ok(new RegExp(`(^|[\\s])${name}(?![\\w-])`, 'm').test(help), `${name} is in the help`);
       }
     }
-    for (const line of help.split('\n')) assert.ok(line.length <= 100, line);
+    for (const line of help.split('\n')) assert.ok(line.length <= 80, line);
   });
 
   test('the options section of the manual names every option, its legacy key and its bounds', () => {

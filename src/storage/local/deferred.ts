@@ -173,8 +173,8 @@ export class Deferred {
 
   /** Name, value and length of the security context to set, zeroes for none; the name −errno if it may not be set. */
   #label(r: FileSystemRequest): [number, number, number] {
-    if (!r.securityContext || !this.share.options.securityLabel) return [0, 0, 0];
-    return [hostName(this.share, r.labelName, r.attr, SCRATCH_NAME), r.labelValue, r.labelLength];
+    if (!r.securityContext || this.share.options.securityLabel === 'never') return [0, 0, 0];
+    return [hostName(this.share, r, r.labelName, r.attr, SCRATCH_NAME), r.labelValue, r.labelLength];
   }
 
   readonly unlink: Later = (r) => this.#remove(r, 0);
@@ -359,7 +359,7 @@ export class Deferred {
     if (changes && this.share.options.readonly) return -E.ROFS;
     if (!this.share.options.xattr) return -E.NOSYS;
     return this.#node(r, async (_slot, fd) => {
-      const name = hostName(this.share, r.name, r.attr, SCRATCH_NAME);
+      const name = hostName(this.share, r, r.name, r.attr, SCRATCH_NAME);
       return name < 0 ? name : body(r.attr.putString(SCRATCH_PATH2, `/proc/self/fd/${fd}`), name);
     });
   }

@@ -1,5 +1,6 @@
 /** The local file system's options from those of the command line. */
 import { parseIdMap, type IdMap } from './idmap.js';
+import type { Negotiation } from '../filesystem.js';
 import type { LocalOptions } from './share.js';
 import { parseXattrMap } from './xattrmap.js';
 
@@ -10,8 +11,8 @@ export interface LocalSettings {
   readonly readonly: boolean;
   readonly xattr: boolean;
   readonly xattrmap: string | null;
-  readonly posixAcl: boolean;
-  readonly securityLabel: boolean;
+  readonly posixAcl: Negotiation;
+  readonly securityLabel: Negotiation;
   readonly writeback: boolean;
   readonly allowDirectIo: boolean;
   readonly allowMmap: boolean;

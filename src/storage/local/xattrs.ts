@@ -22,7 +22,7 @@ export class Xattrs {
     if (share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = hostName(share, r.name);
+    const name = hostName(share, r, r.name);
     if (name < 0) return name;
     const kill = (r.fuseFlags & SETXATTR_ACL_KILL_SGID) !== 0;
     return share.credentials.withoutFsetid(kill, () => c.neg(c.setxattr(path, name, r.payload, r.payloadLength, r.flags)));
@@ -31,7 +31,7 @@ export class Xattrs {
   readonly getxattr = (r: FileSystemRequest): number => {
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = hostName(this.share, r.name);
+    const name = hostName(this.share, r, r.name);
     if (name < 0) return name;
     return c.neg(c.getxattr(path, name, r.reply.address, Math.min(r.size, XATTR_MAX)));
   };
@@ -40,7 +40,7 @@ export class Xattrs {
     if (this.share.options.readonly) return -E.ROFS;
     const path = this.#path(r);
     if (path < 0) return path;
-    const name = hostName(this.share, r.name);
+    const name = hostName(this.share, r, r.name);
     return name < 0 ? name : c.neg(c.removexattr(path, name));
   };
 
@@ -56,7 +56,7 @@ export class Xattrs {
     let used = 0;
     for (let at = 0; at < bytes; ) {
       const end = names.u8.indexOf(0, at);
-      const name = this.#guestName(Buffer.from(names.u8.subarray(at, end)).toString('latin1'));
+      const name = this.#guestName(r, Buffer.from(names.u8.subarray(at, end)).toString('latin1'));
       at = end + 1;
       if (name === null) continue;
       if (used + name.length + 1 > XATTR_MAX) return -E.BIG;
@@ -74,20 +74,21 @@ export class Xattrs {
     return fd < 0 ? fd : this.share.inodes.procPath(fd);
   }
 
-  #guestName(name: string): string | null {
-    const { xattrMap, posixAcl } = this.share.options;
-    if (!posixAcl && (name === ACL_ACCESS || name === ACL_DEFAULT)) return null;
+  #guestName(r: FileSystemRequest, name: string): string | null {
+    const { xattrMap } = this.share.options;
+    if (!r.session.posixAcl && (name === ACL_ACCESS || name === ACL_DEFAULT)) return null;
     return xattrMap === null ? name : xattrMap.toClient(name);
   }
 }
 
 /** Address of the name on the host, or −errno; it is in `memory` at `at` if it is not the guest's own. */
-export function hostName(share: Share, name: Name, memory = mapped, at = 0): number {
-  const { xattrMap, posixAcl } = share.options;
+export function hostName(share: Share, r: FileSystemRequest, name: Name, memory = mapped, at = 0): number {
+  const { xattrMap } = share.options;
+  const { posixAcl } = r.session;
   if (posixAcl && xattrMap === null) return name.address;
   c.memcpy(memory.address + at, name.address, name.length + 1);
   const text = Buffer.from(memory.u8.subarray(at, at + name.length)).toString('latin1');
-  // Without --posix-acl the guest would not enforce what it can set
+  // A session without POSIX ACLs would not enforce what it can set
   if (!posixAcl && (text === ACL_ACCESS || text === ACL_DEFAULT)) return -E.OPNOTSUPP;
   if (xattrMap === null) return name.address;
   const result = xattrMap.toServer(text);
@@ -99,8 +100,8 @@ export function hostName(share: Share, name: Name, memory = mapped, at = 0): num
 
 /** Set the label that came with a creation (FUSE_SECURITY_CTX), under the name that --xattrmap gives it; 0 or −errno. */
 export function setSecurityContext(share: Share, r: FileSystemRequest, slot: number): number {
-  if (!share.options.securityLabel) return 0;
-  const name = hostName(share, r.labelName);
+  if (share.options.securityLabel === 'never') return 0;
+  const name = hostName(share, r, r.labelName);
   if (name < 0) return name;
   const fd = share.inodes.fd(slot);
   if (fd < 0) return fd;

@@ -339,6 +339,6 @@ export class ObjectFileSystem {
 }
 
 const CAPABILITIES = (options: OperationOptions): Capabilities => ({
-  writeback: false, killprivV2: true, posixAcl: false, securityContext: false, submounts: false, posixLocks: false, flockLocks: false,
+  writeback: false, killprivV2: true, posixAcl: 'never', securityContext: 'never', submounts: false, posixLocks: false, flockLocks: false,
   readdirplus: options.readdirplus, allowMmap: true, suppGroups: false, idmap: false,
 });
