@@ -128,12 +128,11 @@ export class Files {
   /** Versions that an OPEN since then may have found: the guest's uncommitted file, and states of the bucket. */
   #candidates(key: string, since: number, before: GuestFile | null, wasDirty: boolean, node: bigint): (GuestFile | Revision)[] {
     const current = this.guest.book.current(key);
-    const file = current?.mayBeOf(node) === true ? current : null;
-    if (file !== null && file === before && wasDirty && file.data.committed < file.visible) return [file];
-    // The daemon may not know yet that a file was put aside
-    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => one.data.kept >= 0 && !one.stale && one.mayBeOf(node));
-    // After a restart the name may be that of any file that is not committed
-    for (const one of this.guest.book.at(key)) if (one.mayBeDirty && !found.includes(one) && one.mayBeOf(node)) found.push(one);
+    const isOf = (one: GuestFile): boolean => one.mayBeOf(node) || !this.guest.oracle.hasConflict(this.guest.book, one);
+    const file = current !== null && isOf(current) ? current : null;
+    // The daemon may not know yet that a file was put aside; after a restart the name may be that of any file that is not committed
+    const found: (GuestFile | Revision)[] = this.guest.book.at(key).filter((one) => isOf(one) && ((one.data.kept >= 0 && !one.stale) || one.mayBeDirty));
+    if (file !== null && file === before && wasDirty && file.data.committed < file.visible) return file.node === node ? [file] : found;
     for (const revision of this.guest.bucket.statesSince(key, since)) {
       if (revision === null) continue;
       const isOwn = file?.versions.has(revision.version) === true && (revision.by === this.guest.book.guest || exactly(file.data, revision.content, file.data.committed) >= 0);
@@ -147,7 +146,7 @@ export class Files {
   adopt(key: string, opened: GuestFile | Revision, since: number): GuestFile {
     if (opened instanceof GuestFile) return opened;
     // Its attributes were set while it was opened
-    const same = this.guest.book.at(key).find((one) => one.handles === 0 && one.versions.has(opened.version) && one.versions.size > 1 && exactly(one.data, opened.content, one.data.committed) >= 0);
+    const same = this.guest.book.at(key).find((one) => one.handles === 0 && !one.isPutAside && one.versions.has(opened.version) && one.versions.size > 1 && exactly(one.data, opened.content, one.data.committed) >= 0);
     if (same !== undefined) return same;
     const before = this.guest.book.current(key);
     if (before !== null && before.handles === 0 && !before.isDirty) before.loses(key, this.guest.bucket.changes.length);

@@ -64,7 +64,7 @@ export class Book {
 
   /** The newest file with a name that was not put aside. */
   current(key: string): GuestFile | null {
-    return this.files.findLast((file) => file.names.has(key) && !file.stale && file.data.kept < 0) ?? null;
+    return this.files.findLast((file) => file.names.has(key) && !file.isPutAside) ?? null;
   }
 
   /** Whether the model cannot tell the state of a name. */

@@ -105,6 +105,11 @@ export class GuestFile {
     return this.data.committed < this.data.last || this.attributes.committed < this.attributes.last;
   }
 
+  /** Its content is in a conflict copy, or its guest has heard so: what has its name is another file. */
+  get isPutAside(): boolean {
+    return this.stale || this.data.kept >= 0;
+  }
+
   /** Whether its daemon may take it for dirty. */
   get mayBeDirty(): boolean {
     return this.data.committed < this.visible || this.attributes.committed < this.attributes.last || !this.isDataAnswered() || !this.isAttributesAnswered();
@@ -136,7 +141,7 @@ export class GuestFile {
     else this.uncertain = true;
   }
 
-  /** Whether a name with that node may be this file's: to the guest's kernel another node is another file. */
+  /** Whether a name with that node may be this file's, also where others have changed what is there: to the guest's kernel another node is another file. */
   mayBeOf(node: bigint): boolean {
     return this.node === node || this.node === 0n || (this.handles === 0 && !this.mayBeDirty);
   }

@@ -166,7 +166,9 @@ export class Oracle {
     } else if (before.version !== source.version && !before.content.equals(source.content) && !this.options.overwrites) {
       this.fail('overwritten', `${what}: a copy of ${named(source)} over ${named(before)}`);
     }
-    this.#attributes(book, file, after, what);
+    // With ETags, those that come late replace what was set since
+    const isLate = before !== null && this.#whenSent(before, call.issuedAt)?.id !== before.id;
+    this.#attributes(book, file, after, what, isLate);
     file.versions.add(after.version);
     file.data.committed = Math.max(file.data.committed, exactly(file.data, after.content, file.data.committed));
   }
@@ -179,21 +181,21 @@ export class Oracle {
   }
 
   #fileOf(book: Book, key: string, revision: Revision): GuestFile {
-    const own = book.files.filter((one) => one.versions.has(revision.version) && one.hasHad(key));
+    const own = book.files.filter((one) => one.versions.has(revision.version) && one.hasHad(key) && !one.isPutAside);
     const known = own.findLast((one) => one.names.has(key)) ?? own.at(-1);
     if (known !== undefined) return known;
     return book.add(key, revision, this.bucket().changes.length - 1);
   }
 
   /** Check that the attributes are some that the guest has set, or is setting. */
-  #attributes(book: Book, file: GuestFile, { key, metadata, call }: Revision, what: string): void {
+  #attributes(book: Book, file: GuestFile, { key, metadata, call }: Revision, what: string, isLate = false): void {
     const there = attributesOf(metadata);
     const log = file.attributes;
     for (const one of book.attributeChanges) {
       if (file.hasHad(one.key) && one.begunAt <= call.issuedAt && sameAttributes(one.change(there), there)) one.seen = true;
     }
     // A failed change may be there or not. An upload begins with older attributes
-    const from = call.operation === 'completeUpload' ? 0 : Math.max(0, Math.min(log.committed, log.acknowledged));
+    const from = isLate || call.operation === 'completeUpload' ? 0 : Math.max(0, Math.min(log.committed, log.acknowledged));
     for (let at = log.last; at >= from; at--) {
       if (!sameAttributes(log.values[at], there)) continue;
       log.committed = at;
