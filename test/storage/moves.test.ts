@@ -8,6 +8,7 @@
  *   - a removal of the old name when somebody has just written to it
  *   - objects that have no metadata of ours; a copy that was made before the kill is ours all the same, and not made a second time
  *   - a rename that was answered with an error: neither this daemon nor the next one goes on with it
+ *   - an object of such a tree whose old name somebody has taken: the only one that is left of it is not removed
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -145,6 +146,36 @@ for (const [where, open] of Object.entries(PROVIDERS)) {
         if (told !== 0) assert.deepEqual(await keysOf(memory), ['d/a', 'd/b', 'd/e/c', 'n/b'], at);
         if (made && told !== 0) refused++;
         if (n > 0 && !way.acted()) return assert.ok(refused > 0);
+      }
+      assert.fail('that takes too many calls');
+    });
+
+    test('which goes back, but for what somebody has made at its old name by then: that stays at the new one, and the log says so', async () => {
+      let left = 0;
+      for (let n = 0; n < CALLS_MAX; n++) {
+        const provider = open();
+        const { memory } = provider;
+        await fill(memory);
+        let taken = false;
+        const way = disturbed(provider, n, async () => void (await theirs(memory, 'n/b', false)));
+        const guest = await ObjectGuest.start(intercept(way.store, async (call, attempt) => {
+          if (way.acted()) taken = (await theirs(memory, 'd/a', false)) || taken;
+          return attempt(call.signal);
+        }));
+        await guest.lookup(ROOT, 'd');
+        way.begin();
+        const told = await new Actor(guest, memory).rename('d', 'n');
+        assert.equal(await guest.close(), 0);
+        const at = `before call ${n}: ${told}, ${(await keysOf(memory)).join()}`;
+        if (taken) assert.equal(await text(memory, 'd/a'), THEIRS, at);
+        if (taken && told !== 0) {
+          left++;
+          assert.equal(told, -E.NOTEMPTY, at);
+          assert.deepEqual(await keysOf(memory), ['d/a', 'd/b', 'd/e/c', 'n/a', 'n/b'], at);
+          assert.equal(await text(memory, 'n/a'), content.get('a'), at);
+          assert.ok(guest.log.some((line) => line.includes('1 objects could not be put back')), at);
+        }
+        if (n > 0 && !way.acted()) return assert.ok(left > 0);
       }
       assert.fail('that takes too many calls');
     });

@@ -203,8 +203,11 @@ export class Mover {
         if (still === null) {
           // If somebody else has replaced it, it is theirs
           if (isCopy || there.version === version || (version === null && this.#one.renames)) await this.#putBack(there, old, moved);
-        } else if (isCopy && !(emptied && key === to)) {
-          await this.#one.removeIfThere(key, there.version);
+        } else if (still.version === source || (old.endsWith('/') && there.size === 0)) {
+          if (isCopy && !(emptied && key === to)) await this.#one.removeIfThere(key, there.version);
+        } else if (isCopy || there.version === version) {
+          // Somebody else has made another one where it was: it is nowhere else
+          left++;
         }
       } catch (error) {
         if (!(error instanceof StorageError) && !(error instanceof OccupiedError)) throw error;
