@@ -205,11 +205,15 @@ export class Oracle {
     // Others may have set attributes under the same ETag; changes of our own go on top of any
     const names = [...file.names, ...file.formerNames.map((one) => one.key)];
     const seen = names.flatMap((name) => this.bucket().history.get(name) ?? []).filter(({ change, revision }) => change > file.since && revision !== null && revision.by !== book.guest);
-    const possible = [...log.values.slice(from), ...seen.map(({ revision }) => attributesOf(revision!.metadata))];
+    const possible: Attributes[] = [];
+    const add = (value: Attributes): void => {
+      if (!possible.some((other) => sameAttributes(value, other))) possible.push(value);
+    };
+    for (const value of [...log.values.slice(from), ...seen.map(({ revision }) => attributesOf(revision!.metadata))]) add(value);
     for (const one of book.attributeChanges) {
       if (!file.hasHad(one.key) || one.begunAt > call.issuedAt) continue;
-      if (one.result === 'under way') for (const state of this.bucket().statesSince(one.key, one.begunAt)) if (state !== null && file.versions.has(state.version)) possible.push(attributesOf(state.metadata));
-      possible.push(...possible.map((value) => one.change(value)).filter((value) => !possible.some((other) => sameAttributes(value, other))));
+      if (one.result === 'under way') for (const state of this.bucket().statesSince(one.key, one.begunAt)) if (state !== null && file.versions.has(state.version)) add(attributesOf(state.metadata));
+      for (const value of possible.map(one.change)) add(value);
     }
     if (possible.some((value) => sameAttributes(value, there))) {
       log.push(there, false);
