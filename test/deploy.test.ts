@@ -49,6 +49,19 @@ describe('the systemd units of a bucket', () => {
   });
 });
 
+/** Starts that fail are counted by systemd in the interval; fewer than the burst in it, and they go on for ever. */
+describe('a unit whose starts fail', () => {
+  for (const [unit, patience_s] of [['bucketfsd@.service', 300], ['bucketfsd-bucket@.service', 540]] as const) {
+    test(`${unit} is tried for ${patience_s} s at least, and gives up however slowly it fails`, () => {
+      const number = (name: string): number => Number(directive(read(unit), name)[0]);
+      const [burst, pause_s, interval_s] = [number('StartLimitBurst'), number('RestartSec'), number('StartLimitIntervalSec')];
+      assert.ok(burst * pause_s >= patience_s, `${burst * pause_s} s`);
+      assert.ok(burst * (pause_s + number('TimeoutStartSec')) <= interval_s, 'the burst is reached within the interval');
+      assert.deepEqual(directive(read(unit), 'Restart'), ['on-failure']);
+    });
+  }
+});
+
 describe('systemd units', () => {
   const service = read('bucketfsd@.service');
 

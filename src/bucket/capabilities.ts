@@ -2,12 +2,13 @@
  * What a provider really does is tried once, when a share that may be written to is first started, and remembered in its cache directory.
  * Amazon and Google are known; whoever else speaks S3's protocol is asked.
  */
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from '../base/log.js';
 import { version, type BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
 import { StorageError } from '../storage/object/errors.js';
+import { writeOwned } from '../storage/object/owned-file.js';
 import { probe } from '../storage/object/probe.js';
 import type { Capabilities, ObjectStore } from '../storage/object/store.js';
 
@@ -66,7 +67,7 @@ async function ask(store: ObjectStore, directory: string, prefix: string, endpoi
   const found: Known = { bucketfsd: version(), endpoint, location: store.location, probed_ms: Date.now(), capabilities };
   const path = join(directory, FILE);
   try {
-    writeFileSync(`${path}.new`, `${JSON.stringify(found)}\n`, { mode: 0o600 });
+    writeOwned(`${path}.new`, `${JSON.stringify(found)}\n`);
     renameSync(`${path}.new`, path);
   } catch {
     // Read-only or full: whether the directory is good for what matters is found out by who opens it

@@ -4,12 +4,16 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync, chmodSync, chownSync, closeSync, constants, existsSync, linkSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { E } from '../../src/base/errno.js';
+import { openOwned } from '../../src/storage/object/owned-file.js';
 import { DaemonProcess, killDaemons } from '../support/daemon.js';
 import { GcsServer } from '../support/gcs/server.js';
 import { FuseClient } from '../support/guest.js';
@@ -301,6 +305,53 @@ describe('the cache directory', () => {
     });
     assert.equal(readFileSync(join(path, 'journal.tail'), 'utf8'), 'BFJ1 and then the machine went down');
     assert.equal((await server.store.head('f')).size, 12);
+  });
+});
+
+describe('recover as root', { skip: process.getuid!() !== 0 && 'needs root' }, () => {
+  // The same for what else root makes there: the journal's tail, what the provider can do, a staging file
+  test('leaves every file to the owner of the directory, whose daemon starts again', async () => {
+    const path = fresh();
+    const daemonArgs = ['--socket-path', socket, ...BUCKET, ...at(), '--cache-dir', path, '--durability', 'writeback', '--writeback-delay', '3600'];
+    const daemon = await DaemonProcess.start(daemonArgs, { env: clean(KEYS) });
+    const client = await FuseClient.connect(socket);
+    const files = new Files(client);
+    const file = await files.create('f');
+    assert.equal(await files.write(file, 0, new TextEncoder().encode('acknowledged')), 0);
+    assert.equal(await files.fsync(file), 0);
+    await daemon.stop('SIGKILL');
+    end(client);
+    rmSync(join(path, 'capabilities.json'));
+    appendFileSync(join(path, 'journal'), 'BFJ1 cut');
+    const OWNER = 4321;
+    const all = (): string[] => [path, ...readdirSync(path, { recursive: true, encoding: 'utf8' }).map((name) => join(path, name))];
+    for (const name of all()) chownSync(name, OWNER, OWNER);
+    chmodSync(scratch, 0o711);
+    const recover = new DaemonProcess(['recover', '--cache-dir', path], { env: clean(KEYS) });
+    assert.deepEqual(await recover.ended, { code: 0, signal: null }, recover.stderr);
+    assert.equal((await server.store.head('f')).size, 12);
+    assert.ok(existsSync(join(path, 'capabilities.json')) && existsSync(join(path, 'journal.tail')));
+    assert.deepEqual(all().filter((name) => lstatSync(name).uid !== OWNER || lstatSync(name).gid !== OWNER), []);
+    const theirs = fresh();
+    mkdirSync(theirs);
+    chownSync(theirs, OWNER, OWNER);
+    const next = await DaemonProcess.start(['--socket-path', join(theirs, 's'), ...BUCKET, ...at(), '--cache-dir', path], { env: clean(KEYS), uid: OWNER });
+    assert.deepEqual(await next.stop(), { code: 0, signal: null }, next.stderr);
+  });
+
+  test('gives nobody a file that is linked into the directory', async () => {
+    const path = fresh();
+    mkdirSync(join(path, 'staging'), { recursive: true });
+    const secret = join(scratch, 'secret');
+    writeFileSync(secret, '', { mode: 0o600 });
+    for (const link of [linkSync, symlinkSync]) {
+      link(secret, join(path, 'journal'));
+      chownSync(path, 4321, 4321);
+      if (link === symlinkSync) assert.throws(() => openOwned(join(path, 'journal'), constants.O_RDWR | constants.O_CREAT), { code: 'ELOOP' });
+      else closeSync(openOwned(join(path, 'journal'), constants.O_RDWR | constants.O_CREAT));
+      assert.equal(lstatSync(secret).uid, 0);
+      rmSync(join(path, 'journal'));
+    }
   });
 });
 

@@ -10,6 +10,7 @@ import { promisify } from 'node:util';
 import { E, isDiskFull, systemError, thrownErrno } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { frame, HEADER, readHeader, readRecords, syncedFrame } from './journal-frames.js';
+import { openOwned } from './owned-file.js';
 
 const fdatasyncAsync = promisify(fdatasync);
 const fsyncAsync = promisify(fsync);
@@ -67,7 +68,7 @@ export class Journal<R> {
    * @throws JournalError, or an error of the file system
    */
   static open<R>(path: string, accept: (record: R) => void): OpenedJournal<R> {
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    const fd = openOwned(path, constants.O_RDWR | constants.O_CREAT);
     try {
       const { bytes: from, isOutdated } = readHeader(path, fd);
       if (from === 0) {
@@ -224,7 +225,7 @@ export class Journal<R> {
 
   #prepare(records: Iterable<R>, spare: number): Successor {
     const path = `${this.path}.new`;
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    const fd = openOwned(path, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC);
     const successor: Successor = { path, fd, bytes: 0, reserved: 0 };
     try {
       successor.bytes = writeFrames(fd, records);
@@ -364,7 +365,7 @@ function cutTail(path: string, fd: number, end: number, bytes: number): JournalT
 function keepTail(aside: string, fd: number, end: number, bytes: number): boolean {
   let out = -1;
   try {
-    out = openSync(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+    out = openOwned(aside, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC);
     const piece = Buffer.allocUnsafe(Math.min(bytes - end, PIECE_BYTES));
     for (let at = end, n = -1; at < bytes && n !== 0; at += n) {
       n = readSync(fd, piece, 0, piece.length, at);

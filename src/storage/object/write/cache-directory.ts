@@ -10,6 +10,7 @@ import { E } from '../../../base/errno.js';
 import { Underway } from '../../../base/underway.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
+import { openOwned, ownerOf, type Owner } from '../owned-file.js';
 import { StagingDescriptors } from './staging-descriptors.js';
 
 const fsyncLater = promisify(fsync);
@@ -45,12 +46,16 @@ export class CacheDirectory {
   /** Of staging/, once something in it was synced. */
   #stagingFd: number | null = null;
 
+  readonly #owner: Owner | null;
+
   private constructor(
     readonly path: string,
     lockFd: number,
     readonly descriptors: StagingDescriptors,
+    owner: Owner | null,
   ) {
     this.#lockFd = lockFd;
+    this.#owner = owner;
   }
 
   /**
@@ -102,7 +107,7 @@ export class CacheDirectory {
     } catch {
       // It is for a message to others only, and the disk may be full of what is to be recovered
     }
-    return new CacheDirectory(path, fd, StagingDescriptors.within(fileLimit));
+    return new CacheDirectory(path, fd, StagingDescriptors.within(fileLimit), ownerOf(path));
   }
 
   get journalPath(): string {
@@ -124,7 +129,7 @@ export class CacheDirectory {
   }
 
   openStaging(id: number, make: boolean): number {
-    return openSync(this.stagingPath(id), constants.O_RDWR | (make ? constants.O_CREAT | constants.O_EXCL : 0), 0o600);
+    return openOwned(this.stagingPath(id), constants.O_RDWR | (make ? constants.O_CREAT | constants.O_EXCL : 0), this.#owner);
   }
 
   /**
