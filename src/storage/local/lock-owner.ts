@@ -17,6 +17,15 @@ interface Range {
 export class LockRanges {
   #ranges: Range[] = [];
 
+  get count(): number {
+    return this.#ranges.length;
+  }
+
+  /** From the first byte that is locked to the last one, or null. */
+  get span(): { start: bigint; end: bigint } | null {
+    return this.#ranges.length === 0 ? null : { start: this.#ranges[0].start, end: this.#ranges[this.#ranges.length - 1].end };
+  }
+
   get isEmpty(): boolean {
     return this.#ranges.length === 0;
   }

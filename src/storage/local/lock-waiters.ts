@@ -8,6 +8,8 @@ import type { FileSystemRequest } from '../filesystem.js';
 const RETRY_MIN_MS = 1;
 const RETRY_MAX_MS = 100;
 const WAITERS_MAX = 4096;
+/** Waiting requests are tried for so long before other events have their turn. */
+const TURN_MS = 2;
 
 export interface Waiter {
   readonly request: FileSystemRequest;
@@ -22,65 +24,126 @@ export interface Waiter {
   readonly ended?: () => void;
 }
 
+/** What was given up of a node's locks since its waiters were last tried. */
+interface Freed {
+  flock: boolean;
+  /** First and last byte of all that was unlocked, or null: no waiter is woken by what it does not touch, but between two ranges it may be. */
+  bytes: { start: bigint; end: bigint } | null;
+}
+
 export class LockWaiters {
   /** By node slot, in the order that they came. */
-  readonly #waiters = new Map<number, Waiter[]>();
+  readonly #waiters = new Map<number, Set<Waiter>>();
   #count = 0;
   #timer: NodeJS.Timeout | null = null;
   #delay_ms = RETRY_MIN_MS;
+  readonly #freed = new Map<number, Freed>();
+  /** To be tried now, in this order; a waiter is there once. */
+  #due = new Set<Waiter>();
+  #trying: NodeJS.Immediate | null = null;
+
+  get count(): number {
+    return this.#count;
+  }
 
   /** @returns false when there are too many */
   add(waiter: Waiter): boolean {
     if (this.#count >= WAITERS_MAX) return false;
-    const list = this.#waiters.get(waiter.slot);
-    if (list === undefined) this.#waiters.set(waiter.slot, [waiter]);
-    else list.push(waiter);
+    const those = this.#waiters.get(waiter.slot);
+    if (those === undefined) this.#waiters.set(waiter.slot, new Set([waiter]));
+    else those.add(waiter);
     this.#count++;
     this.#arm(RETRY_MIN_MS);
     return true;
   }
 
-  /** Something was given up that those may wait for which `concerns` names. */
-  retry(slot: number, concerns: (waiter: Waiter) => boolean): void {
-    this.#each(slot, (waiter) => (concerns(waiter) ? waiter.attempt() : -E.AGAIN));
-    if (this.#count === 0) this.#disarm();
+  /** These bytes of a node are locked by one owner less. */
+  unlocked(slot: number, start: bigint, end: bigint): void {
+    const freed = this.#free(slot);
+    if (freed === null) return;
+    const { bytes } = freed;
+    if (bytes === null) freed.bytes = { start, end };
+    else freed.bytes = { start: start < bytes.start ? start : bytes.start, end: end > bytes.end ? end : bytes.end };
+  }
+
+  /** An flock of a node was given up. */
+  unflocked(slot: number): void {
+    const freed = this.#free(slot);
+    if (freed !== null) freed.flock = true;
+  }
+
+  /** Null: nobody waits. */
+  #free(slot: number): Freed | null {
+    if (!this.#waiters.has(slot)) return null;
+    let freed = this.#freed.get(slot);
+    if (freed === undefined) this.#freed.set(slot, (freed = { flock: false, bytes: null }));
+    this.#trySoon();
+    return freed;
   }
 
   /** The open file is closed: who waits through it gets nothing any more. */
   released(slot: number, handle: number): void {
-    this.#each(slot, (waiter) => (waiter.handle === handle ? -E.BADF : -E.AGAIN));
+    for (const waiter of this.#waiters.get(slot) ?? []) if (waiter.handle === handle) this.#end(waiter, -E.BADF);
   }
 
   /** End a waiting request with EINTR; false if none of the waiting ones has this unique. */
   interrupt(uniqueLow: number, uniqueHigh: number): boolean {
-    const before = this.#count;
-    const isMeant = ({ request }: Waiter): boolean => request.uniqueLow === uniqueLow && request.uniqueHigh === uniqueHigh;
-    for (const [slot, list] of this.#waiters) if (list.some(isMeant)) this.#each(slot, (waiter) => (isMeant(waiter) ? -E.INTR : -E.AGAIN));
-    return this.#count < before;
+    for (const those of this.#waiters.values()) {
+      for (const waiter of those) {
+        if (waiter.request.uniqueLow !== uniqueLow || waiter.request.uniqueHigh !== uniqueHigh) continue;
+        this.#end(waiter, -E.INTR);
+        return true;
+      }
+    }
+    return false;
   }
 
   cancel(): void {
-    for (const slot of [...this.#waiters.keys()]) this.#each(slot, () => -E.INTR);
+    for (const those of [...this.#waiters.values()]) for (const waiter of those) this.#end(waiter, -E.INTR);
+    this.#freed.clear();
     this.#disarm();
   }
 
-  /** Ask each waiter of a node; whoever is told anything but EAGAIN waits no longer. */
-  #each(slot: number, outcome: (waiter: Waiter) => number): void {
-    const list = this.#waiters.get(slot);
-    if (list === undefined) return;
-    const ended: (readonly [Waiter, number])[] = [];
-    const left = list.filter((waiter) => {
-      const result = outcome(waiter);
-      if (result !== -E.AGAIN) ended.push([waiter, result]);
-      return result === -E.AGAIN;
+  #end(waiter: Waiter, result: number): void {
+    const those = this.#waiters.get(waiter.slot);
+    if (those?.delete(waiter) !== true) return;
+    if (those.size === 0) this.#waiters.delete(waiter.slot);
+    this.#due.delete(waiter);
+    if (--this.#count === 0) this.#disarm();
+    waiter.ended?.();
+    waiter.request.complete(result);
+  }
+
+  #trySoon(): void {
+    this.#trying ??= setImmediate(() => {
+      this.#trying = null;
+      this.#gather();
+      this.#try();
     });
-    if (left.length === 0) this.#waiters.delete(slot);
-    else this.#waiters.set(slot, left);
-    this.#count -= ended.length;
-    for (const [waiter, result] of ended) {
-      waiter.ended?.();
-      waiter.request.complete(result);
+  }
+
+  /**
+   * Rule: what is unlocked in one turn of the event loop is looked at once, for all waiters together, and an attempt is made for those only whose bytes it
+   * touches. A guest's unlocks cost what they are, not what they are times its waiters.
+   */
+  #gather(): void {
+    for (const [slot, { flock, bytes }] of this.#freed) {
+      for (const waiter of this.#waiters.get(slot) ?? []) {
+        if (waiter.isFlock ? flock : bytes !== null && touches(waiter, bytes.start, bytes.end)) this.#due.add(waiter);
+      }
     }
+    this.#freed.clear();
+  }
+
+  #try(): void {
+    const until = performance.now() + TURN_MS;
+    for (const waiter of this.#due) {
+      this.#due.delete(waiter);
+      const result = waiter.attempt();
+      if (result !== -E.AGAIN) this.#end(waiter, result);
+      if (performance.now() >= until) break;
+    }
+    if (this.#due.size > 0) this.#trySoon();
   }
 
   #arm(delay_ms: number): void {
@@ -88,8 +151,10 @@ export class LockWaiters {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#timer = null;
-      for (const slot of [...this.#waiters.keys()]) this.#each(slot, (waiter) => waiter.attempt());
-      if (this.#count > 0) this.#arm(Math.min(RETRY_MAX_MS, this.#delay_ms * 2));
+      for (const those of this.#waiters.values()) for (const waiter of those) this.#due.add(waiter);
+      if (this.#count === 0) return;
+      this.#trySoon();
+      this.#arm(Math.min(RETRY_MAX_MS, this.#delay_ms * 2));
     }, delay_ms);
     this.#timer.unref();
   }
@@ -99,3 +164,5 @@ export class LockWaiters {
     this.#timer = null;
   }
 }
+
+const touches = ({ request }: Waiter, start: bigint, end: bigint): boolean => request.lockStart <= end && request.lockEnd >= start;

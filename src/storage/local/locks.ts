@@ -19,6 +19,8 @@ import type { Share } from './share.js';
 
 const FUSE_LK_FLOCK = 1;
 const OWNERS_MAX = 4096;
+/** Ranges of all owners: each takes memory here and in the host's kernel, and time at each request of their file. */
+const RANGES_MAX = 8192;
 /** How an owner's descriptor is opened, the first that the host allows: an append-only inode wants O_APPEND, a read-only file system takes shared locks only. */
 const OPEN_FLAGS = [O_RDWR, O_RDWR | O_APPEND, O_RDONLY, O_WRONLY] as const;
 
@@ -28,6 +30,8 @@ export class Locks {
   /** node slot → owner's id → owner. */
   readonly #owners = new Map<number, Map<string, LockOwner>>();
   #ownerCount = 0;
+  /** Ranges of all owners together. */
+  #rangeCount = 0;
   /** Handles that have an flock. */
   readonly #flocked = new Set<number>();
   readonly #waiters = new LockWaiters();
@@ -81,7 +85,7 @@ export class Locks {
       // Who changes the kind of its lock gives up the one it has first, even where it does not get the other
       const gaveUp = op !== LOCK_EX || result !== 0 ? this.#flocked.delete(handle) : false;
       if (result === 0 && op !== LOCK_UN) this.#flocked.add(handle);
-      if (gaveUp) queueMicrotask(() => this.#waiters.retry(slot, (waiter) => waiter.isFlock));
+      if (gaveUp) this.#waiters.unflocked(slot);
       return result;
     };
     return this.#attempt(r, { request: r, slot, handle, isFlock: true, attempt });
@@ -97,12 +101,15 @@ export class Locks {
     owner.handles.add(handle);
     const { lockType, lockStart, lockEnd, lockPid } = r;
     const attempt = (): number => {
+      if (lockType !== F_UNLCK && this.#rangeCount >= RANGES_MAX) return -E.NOLCK;
       const error = ofd(F_OFD_SETLK, owner.fd, lockType, lockStart, lockEnd);
       if (error < 0) return error === -E.ACCES ? -E.AGAIN : error;
       const frees = lockType === F_WRLCK ? false : owner.ranges.overlaps(lockStart, lockEnd, lockType === F_RDLCK ? F_WRLCK : undefined);
+      this.#rangeCount -= owner.ranges.count;
       owner.ranges.set(lockStart, lockEnd, lockType);
+      this.#rangeCount += owner.ranges.count;
       if (lockType !== F_UNLCK) owner.pid = lockPid;
-      if (frees) queueMicrotask(() => this.#waiters.retry(slot, (waiter) => touches(waiter, lockStart, lockEnd)));
+      if (frees) this.#waiters.unlocked(slot, lockStart, lockEnd);
       return 0;
     };
     const result = this.#attempt(r, { request: r, slot, handle, isFlock: false, attempt, ended: () => owner.waiting-- });
@@ -161,6 +168,7 @@ export class Locks {
     owners?.delete(owner.key);
     if (owners?.size === 0) this.#owners.delete(owner.slot);
     this.#ownerCount--;
+    this.#rangeCount -= owner.ranges.count;
     c.close(owner.fd);
     this.share.inodes.dropOpen(owner.slot);
   }
@@ -170,15 +178,16 @@ export class Locks {
     const slot = this.share.node(r);
     const owner = this.#owners.get(slot)?.get(ownerKey(r));
     if (owner === undefined) return;
-    const freed = !owner.ranges.isEmpty;
+    const freed = owner.ranges.span;
     if (owner.waiting > 0) {
       // Another thread waits through another descriptor: it goes on waiting
       ofd(F_OFD_SETLK, owner.fd, F_UNLCK, 0n, LAST_BYTE);
+      this.#rangeCount -= owner.ranges.count;
       owner.ranges.clear();
     } else {
       this.#drop(owner);
     }
-    if (freed) this.#waiters.retry(slot, (waiter) => !waiter.isFlock);
+    if (freed !== null) this.#waiters.unlocked(slot, freed.start, freed.end);
   }
 
   /** RELEASE: the open file is about to be closed, or is as soon as calls in other threads are done with it. */
@@ -188,15 +197,14 @@ export class Locks {
     this.#waiters.released(slot, handle);
     if (this.#flocked.delete(handle)) {
       c.flock(handles.fd(handle), LOCK_UN);
-      this.#waiters.retry(slot, (waiter) => waiter.isFlock);
+      this.#waiters.unflocked(slot);
     }
-    let freed = false;
     for (const owner of [...this.#owners.get(slot)?.values() ?? []]) {
       if (!owner.handles.delete(handle) || owner.handles.size > 0) continue;
-      freed ||= !owner.ranges.isEmpty;
+      const freed = owner.ranges.span;
       this.#drop(owner);
+      if (freed !== null) this.#waiters.unlocked(slot, freed.start, freed.end);
     }
-    if (freed) this.#waiters.retry(slot, (waiter) => !waiter.isFlock);
   }
 
   interrupt(uniqueLow: number, uniqueHigh: number): boolean {
@@ -213,6 +221,7 @@ export class Locks {
     for (const owners of this.#owners.values()) for (const owner of owners.values()) c.close(owner.fd);
     this.#owners.clear();
     this.#ownerCount = 0;
+    this.#rangeCount = 0;
     this.#flocked.clear();
   }
 }
@@ -225,7 +234,5 @@ function ofd(command: number, fd: number, type: number, start: bigint, end: bigi
   memory.dv.setBigInt64(16, end === LAST_BYTE ? 0n : end - start + 1n, true);
   return c.neg(c.fcntl(fd, command, memory.address));
 }
-
-const touches = ({ isFlock, request }: Waiter, start: bigint, end: bigint): boolean => !isFlock && request.lockStart <= end && request.lockEnd >= start;
 
 const ownerKey = (r: FileSystemRequest): string => `${r.ownerHigh}:${r.ownerLow}`;
