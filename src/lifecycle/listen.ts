@@ -1,5 +1,5 @@
 /** The listening socket: made at a path, or inherited and checked. */
-import { chmodSync, chownSync, closeSync, fstatSync, lstatSync, readFileSync, unlinkSync, type BigIntStats } from 'node:fs';
+import { closeSync, fstatSync, lstatSync, readFileSync, unlinkSync, type BigIntStats } from 'node:fs';
 import { resolve } from 'node:path';
 import { E, errnoName } from '../base/errno.js';
 import * as c from '../ffi/libc.js';
@@ -8,6 +8,7 @@ import { bindUnix, connectUnix, socketOption, SOCKET_PATH_MAX_BYTES, unixSocket 
 import { AF_UNIX, O_NONBLOCK, SO_ACCEPTCONN, SO_DOMAIN, SOCK_STREAM, F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC } from '../ffi/constants.js';
 import { StartError } from './errors.js';
 import { directoryError, PidFile } from './pid-file.js';
+import { settleOwner, umaskFor } from './socket-owner.js';
 
 export type ListenSpec =
   | { readonly kind: 'path'; readonly path: string; readonly group: string | null }
@@ -72,18 +73,17 @@ function listenAt(givenPath: string, group: string | null): Listener {
 function listenLocked(givenPath: string, path: string, gid: number | null, pidFile: PidFile): Listener {
   const fd = unixSocket();
   try {
-    // Never, not even for a moment, may others connect: the mode is right from the start.
-    const mask = process.umask(0o177);
+    const mask = process.umask(umaskFor(gid));
     const bound = bindUnix(fd, givenPath);
     process.umask(mask);
     if (bound < 0) throw directoryError({ code: errnoName(bound), message: errnoName(bound) }, path, path);
-    if (gid !== null) giveToGroup(path, gid);
+    const made = settleOwner(path, gid);
     c.check(c.listen(fd, BACKLOG), 'listen', path);
+    return new PathListener(fd, path, path, made, pidFile);
   } catch (error) {
     closeSync(fd);
     throw error;
   }
-  return new PathListener(fd, path, path, lstatSync(path, { bigint: true }), pidFile);
 }
 
 class PathListener implements Listener {
@@ -109,16 +109,6 @@ class PathListener implements Listener {
     const named = lstatSync(this.path, { bigint: true, throwIfNoEntry: false });
     if (named !== undefined && named.ino === this.made.ino && named.dev === this.made.dev) unlinkSync(this.path);
     this.pidFile.release();
-  }
-}
-
-function giveToGroup(path: string, gid: number): void {
-  try {
-    chownSync(path, process.getuid?.() ?? 0, gid);
-    chmodSync(path, 0o660);
-  } catch (error) {
-    unlinkSync(path);
-    throw new StartError(`cannot give ${path} to the group of --socket-group (${(error as NodeJS.ErrnoException).code}): the user must be root or a member of it`);
   }
 }
 

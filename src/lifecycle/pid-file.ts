@@ -1,13 +1,16 @@
 /** `<socket>.pid`: holds the daemon's pid and, by a lock that dies with the process, proves that it lives. */
-import { closeSync, fstatSync, ftruncateSync, lstatSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
+import { closeSync, fchmodSync, fstatSync, ftruncateSync, lstatSync, openSync, readSync, unlinkSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { E } from '../base/errno.js';
 import * as c from '../ffi/libc.js';
-import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_RDWR } from '../ffi/constants.js';
+import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_NONBLOCK, O_RDWR } from '../ffi/constants.js';
 import { StartError } from './errors.js';
 
 /** A daemon that ends just now may remove the file under us; after so many times something else is wrong. */
 const ATTEMPTS_MAX = 16;
+/** Who could open it could hold its lock, and no daemon would start here again. */
+const MODE = 0o600;
+const PID_FILE_MAX_BYTES = 64;
 
 export class PidFile {
   #fd: number;
@@ -23,14 +26,16 @@ export class PidFile {
   static lock(path: string, socketPath: string): PidFile {
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
       const fd = openFile(path, socketPath);
+      requireOwn(path, fd);
       const locked = c.neg(c.flock(fd, LOCK_EX | LOCK_NB));
       if (locked < 0) {
-        const owner = readOwner(path);
+        const owner = readOwner(fd);
         closeSync(fd);
         if (locked !== -E.AGAIN) throw new StartError(`cannot lock ${path}: does its file system have flock(2)?`);
         throw new StartError(`${socketPath} is in use: another daemon${owner} is running and holds ${path}`);
       }
       if (isStill(path, fd)) {
+        fchmodSync(fd, MODE);
         ftruncateSync(fd);
         writeSync(fd, `${process.pid}\n`, 0);
         return new PidFile(path, fd);
@@ -62,7 +67,7 @@ export class PidFile {
 
 function openFile(path: string, socketPath: string): number {
   try {
-    return openSync(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o644);
+    return openSync(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, MODE);
   } catch (error) {
     throw directoryError(error, socketPath, path);
   }
@@ -75,9 +80,18 @@ function isStill(path: string, fd: number): boolean {
   return named !== undefined && named.ino === open.ino && named.dev === open.dev;
 }
 
-function readOwner(path: string): string {
+/** What is truncated and written must be a pid file of this user: a link to another file, or somebody else's, is none. @throws StartError */
+function requireOwn(path: string, fd: number): void {
+  const found = fstatSync(fd);
+  if (found.isFile() && found.uid === process.geteuid!() && found.nlink <= 1) return;
+  closeSync(fd);
+  throw new StartError(`cannot use ${path} as pid file: it belongs to somebody else, or is a link to another file; remove it, and let nobody else write to its directory`);
+}
+
+function readOwner(fd: number): string {
   try {
-    const pid = /^(\d{1,10})\n?$/.exec(readFileSync(path, 'latin1'))?.[1];
+    const text = Buffer.alloc(PID_FILE_MAX_BYTES);
+    const pid = /^(\d{1,10})\n?$/.exec(text.toString('latin1', 0, readSync(fd, text, 0, text.length, 0)))?.[1];
     return pid === undefined ? '' : ` (pid ${pid})`;
   } catch {
     return '';
