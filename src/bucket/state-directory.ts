@@ -5,6 +5,7 @@ import { homedir, tmpdir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import type { BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
+import { directoryRisk } from '../storage/object/write/directory-owner.js';
 
 export interface StateDirectory {
   readonly path: string;
@@ -22,11 +23,14 @@ export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.Pro
     return { path, discard: () => rmSync(path, { recursive: true, force: true }) };
   }
   const path = settings.cacheDir ?? defaultDirectory(settings, env);
+  let risk: string | null;
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 });
+    risk = directoryRisk(path, process.geteuid!());
   } catch (error) {
     throw new StartError(`cannot share ${settings.source.path}: its cache directory cannot be made (${(error as Error).message}): name another one with --cache-dir`);
   }
+  if (risk !== null) throw new StartError(`cannot share ${settings.source.path}: the cache directory cannot be used: ${risk}`);
   return { path, discard: () => undefined };
 }
 

@@ -60,7 +60,7 @@ function same(found: Buffer | number, expected: Uint8Array): void {
 /** A small disk. */
 function mounted(options: string): string {
   const point = mkdtempSync(join(tmpdir(), 'bucketfsd-full-'));
-  execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'test', point]);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `mode=0700,${options}`, 'test', point]);
   return point;
 }
 

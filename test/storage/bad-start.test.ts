@@ -215,7 +215,7 @@ describe('the cache directory', () => {
   test('read-only', { skip: root }, async () => {
     const path = fresh();
     mkdirSync(path);
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro', 'test', path]);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro,mode=0700', 'test', path]);
     try {
       assert.equal(
         await refused([...BUCKET, ...at(), '--cache-dir', path]),

@@ -51,7 +51,7 @@ function directoryOf(t: TestContext): string {
 
 function mounted(t: TestContext, options: string): string {
   const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-blocks-'));
-  execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'none', directory]);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `mode=0700,${options}`, 'none', directory]);
   t.after(() => {
     execFileSync('umount', ['-l', directory]);
     rmSync(directory, { recursive: true });

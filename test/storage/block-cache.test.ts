@@ -335,7 +335,7 @@ describe('what is damaged', () => {
 describe('a directory that fails', () => {
   const mounted = (t: TestContext, options: string): string => {
     const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-blocks-'));
-    execFileSync('mount', ['-t', 'tmpfs', '-o', options, 'none', directory]);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `mode=0700,${options}`, 'none', directory]);
     t.after(() => {
       execFileSync('umount', ['-l', directory]);
       rmSync(directory, { recursive: true });

@@ -11,6 +11,7 @@ import { Underway } from '../../../base/underway.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import { openOwned, ownerOf, type Owner } from '../owned-file.js';
+import { directoryRisk, foreignDirectoryRisk } from './directory-owner.js';
 import { StagingDescriptors } from './staging-descriptors.js';
 
 const fsyncLater = promisify(fsync);
@@ -91,6 +92,8 @@ export class CacheDirectory {
     let fd = -1;
     try {
       if (make) mkdirSync(path, { recursive: true, mode: 0o700 });
+      const risk = make ? directoryRisk(path, process.geteuid!()) : foreignDirectoryRisk(path);
+      if (risk !== null) throw new CacheDirectoryError(`the cache directory cannot be used: ${risk}`);
       fd = openSync(join(path, 'lock'), constants.O_RDWR | (make ? constants.O_CREAT : 0), 0o600);
     } catch (error) {
       throw explained(path, error);
