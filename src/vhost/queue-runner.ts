@@ -15,8 +15,18 @@ import { POP_CHAIN, POP_EMPTY, type VirtQueue } from './virtqueue.js';
 
 /** One turn of the loop serves at most so many requests before other events of the process get theirs. */
 const TURN_REQUESTS = 512;
-/** ... and lasts at most so long, busy or polling. */
-const TURN_MAX_NS = 2_000_000;
+/** ... and polls at most so long. */
+const TURN_POLL_NS = 2_000_000;
+/**
+ * Rule: a turn ends in time whatever the requests are; a READ may be of 16 MiB. The clock is looked at after so many requests, or so many bytes of
+ * their buffers: a turn lasts no longer than this and what lies between two looks.
+ */
+const TURN_MAX_NS = 5_000_000;
+const CLOCK_REQUESTS = 8;
+const CLOCK_BYTES = 4 << 20;
+/** A queue has so many requests, or bytes of buffers, served before the next one has its turn. */
+const SLICE_REQUESTS = 64;
+const SLICE_BYTES = 4 << 20;
 
 /** Idle times up to this many windows are worth polling for. */
 const IDLE_FACTOR = 4;
@@ -59,6 +69,13 @@ export class QueueRunner {
   /** Polling windows in a row that passed without a request. */
   #failures = 0;
   #kicks = 0;
+  /** When the turn has to end; whether it has, and what was served since the clock was looked at. */
+  #turnEndsNs = 0;
+  #isOver = false;
+  #unclocked = 0;
+  #unclockedBytes = 0;
+  /** The queue that comes first in the next pass. */
+  #first = 0;
   readonly #pollMaxNs: number;
 
   constructor(
@@ -101,7 +118,8 @@ export class QueueRunner {
 
   #kicked(kickFd: number): void {
     c.read(kickFd, scratch.address, 8);
-    this.#turn();
+    // A turn has just ended before all was served: the kicks of other queues do not begin further ones before other events had theirs
+    if (!this.#scheduled) this.#turn();
   }
 
   /** The driver had to wait for an answer, not this thread for a request: how long that took says nothing of when the next one comes. */
@@ -136,7 +154,9 @@ export class QueueRunner {
   #serve(): boolean {
     const queues = this.#queues;
     const polling = this.#pollMaxNs > 0;
-    const started = polling ? clockNs() : 0;
+    const started = clockNs();
+    this.#turnEndsNs = started + TURN_MAX_NS;
+    this.#isOver = false;
     if (polling && this.#idleSince !== 0) this.#adapt(started - this.#idleSince);
     this.#idleSince = 0;
     for (const queue of queues) queue.disableKicks();
@@ -144,7 +164,7 @@ export class QueueRunner {
     let idleSince = 0;
     for (;;) {
       const served = this.#pass(queues);
-      if (this.#queues !== queues) return true; // a queue was stopped or started meanwhile
+      if (this.#queues !== queues || this.#isOver) return true; // a queue was stopped or started meanwhile
       if (served > 0) {
         if (idleSince !== 0) this.#failures = 0;
         requests += served;
@@ -160,7 +180,7 @@ export class QueueRunner {
         this.#failures++;
         break;
       }
-      if (now - started > TURN_MAX_NS) return true;
+      if (now - started > TURN_POLL_NS) return true;
     }
     let more = false;
     for (const queue of queues) more = queue.enableKicks() || more;
@@ -185,11 +205,25 @@ export class QueueRunner {
     return false;
   }
 
-  /** Everything available now, each queue in turn. */
+  /** What is available now, a slice of each queue in turn. */
   #pass(queues: VirtQueue[]): number {
     let served = 0;
-    for (let i = 0; i < queues.length; i++) served += this.#drain(queues[i]);
+    let at = this.#first < queues.length ? this.#first : 0;
+    for (let i = 0; i < queues.length && !this.#isOver; i++) {
+      served += this.#drain(queues[at]);
+      if (++at === queues.length) at = 0;
+    }
+    this.#first = at;
     return served;
+  }
+
+  /** A request with so many bytes of buffers was served: whether the turn is over. */
+  #clocked(bytes: number): boolean {
+    this.#unclockedBytes += bytes;
+    if (++this.#unclocked < CLOCK_REQUESTS && this.#unclockedBytes < CLOCK_BYTES) return false;
+    this.#unclocked = 0;
+    this.#unclockedBytes = 0;
+    return (this.#isOver = clockNs() >= this.#turnEndsNs);
   }
 
   #process(queue: VirtQueue, chain: Chain, popped: number): void {
@@ -204,13 +238,18 @@ export class QueueRunner {
 
   #drain(queue: VirtQueue): number {
     let served = 0;
+    let left = SLICE_BYTES;
     let chain = queue.takeChain();
     try {
-      for (; served < TURN_REQUESTS; served++) {
+      while (served < SLICE_REQUESTS && left > 0) {
         const popped = queue.pop(chain);
         if (popped === POP_EMPTY) break;
+        const bytes = chain.readBytes + chain.writeBytes;
+        left -= bytes;
+        served++;
         this.#process(queue, chain, popped);
         chain = queue.takeChain();
+        if (this.#clocked(bytes)) break;
       }
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
@@ -220,7 +259,7 @@ export class QueueRunner {
       return served;
     }
     queue.putChain(chain);
-    if (served > 0) queue.notify();
+    if (queue.unannounced > 0) queue.notify();
     return served;
   }
 }

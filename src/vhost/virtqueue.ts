@@ -196,6 +196,11 @@ export class VirtQueue {
     this.#settled();
   }
 
+  /** Requests returned in this batch that the driver was not called for. */
+  get unannounced(): number {
+    return this.#batch;
+  }
+
   /** Call the driver if it wants that for what was returned since the last time. */
   notify(): void {
     this.#batch = 0;
