@@ -8,12 +8,12 @@
  *   '' (as in a//b, or /a)           %~e
  *   '.' and '..'                     %~d  %~dd
  *   "%~" inside                      %~~
- *   longer than 255 bytes            its beginning, %~l and 32 hex digits of a hash: found again by listing
+ *   longer than 255 bytes, or NUL    its beginning, %~l and 32 hex digits of a hash: found again by listing
  *   the object foo, where there is
  *   also something below foo/        foo%~f  (foo is the directory; once that is gone, foo is the object's name too)
  *
  * The other way round, names are bytes and keys are Unicode text: a byte that is not part of valid UTF-8 is %~xHH in the
- * key, and a NUL or lone surrogate cannot come up. Names that contain "%~" in a way that no key leads to are refused
+ * key, and a lone surrogate cannot come up. A key may have a NUL, which no name has. Names that contain "%~" in a way that no key leads to are refused
  * (EINVAL) instead of being given a second name.
  */
 import { createHash } from 'node:crypto';
@@ -41,7 +41,7 @@ export function nameOf(component: string, clash = false): Uint8Array {
   const plain = WHOLE.get(component) ?? escape(component);
   const bytes = typeof plain === 'string' ? Buffer.from(plain) : plain;
   const suffix = clash ? FILE_SUFFIX : '';
-  if (bytes.length + suffix.length <= NAME_MAX_BYTES) return clash ? Buffer.concat([bytes, Buffer.from(suffix)]) : bytes;
+  if (bytes.length + suffix.length <= NAME_MAX_BYTES && !component.includes('\0')) return clash ? Buffer.concat([bytes, Buffer.from(suffix)]) : bytes;
   return Buffer.from(headOf(component) + LONG_MARK + hashOf(component) + suffix);
 }
 
@@ -71,16 +71,17 @@ export function isLong(component: string, named: Named & { kind: 'long' }): bool
 
 const hashOf = (component: string): string => createHash('sha256').update(component).digest('hex').slice(0, HASH_DIGITS);
 
-/** As much of the component as fits, in whole characters, without its last escape if that would be cut. */
+/** As much of the component as fits, in whole characters and up to a NUL, without its last escape if that would be cut. */
 function headOf(component: string): string {
   let head = '';
   let bytes = 0;
   for (const character of component) {
     bytes += Buffer.byteLength(character);
-    if (bytes > LONG_HEAD_BYTES) break;
+    if (bytes > LONG_HEAD_BYTES || character === '\0') break;
     head += character;
   }
-  return head.replaceAll(LEAD, '__');
+  // All that is before the first "__" is how the component begins
+  return head === '' ? '__' : head.replaceAll(LEAD, '__');
 }
 
 const isHead = (head: string): boolean => !head.includes(LEAD) && Buffer.byteLength(head) <= LONG_HEAD_BYTES && head.length > 0;
