@@ -359,7 +359,7 @@ describe('names', () => {
 
   test('that a provider sends as bytes of no text hide no others', async () => {
     for (const key of ['good', 'zzz']) await server.store.put(key, bytes('content'));
-    server.judge = always('list', { edit: (body) => body.replace('<Key>good', '<Key>b%FF%C3d</Key></Contents><Contents><Key>good') });
+    server.judge = always('list', { edit: (body) => body.replace('<Key>good', '<Key>b%FF%C3d</Key><Size>1</Size><ETag>"x"</ETag><LastModified>2026-01-01T00:00:05Z</LastModified></Contents><Contents><Key>good') });
     assert.deepEqual((await files.names()).map(String), ['b\ufffd\ufffdd', 'good', 'zzz']);
     assert.equal(text(await files.content('good')), 'content');
   });

@@ -278,8 +278,10 @@ for (const [what, [answer, expected]] of Object.entries(WRONG)) {
   });
 }
 
-test('an answer that is no content is not taken beyond all measure', async () => {
-  await assert.rejects(asked((socket) => socket.write('HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\nx')), { message: /longer than 67108864 bytes/ });
+test('an answer that is no content is not taken beyond what was allowed, and of a refusal not more than some words', async () => {
+  await assert.rejects(asked((socket) => socket.write('HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\nx')), { message: /more than 1048576 bytes/ });
+  const { received: [refused] } = await asked((socket) => socket.write('HTTP/1.1 500 No\r\ncontent-length: 100000000\r\n\r\nx'));
+  assert.deepEqual([refused.status, refused.body.length], [500, 0]);
 });
 
 test('what was closed while it was idle is not used, and what is closed under a request is asked for again, if it changes nothing', async () => {

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { StorageError, type StorageErrorCode } from '../../src/storage/object/errors.js';
-import { retryAfter, toStorageError } from '../../src/storage/object/stores/s3-errors.js';
+import { retryAfterIn } from '../../src/storage/object/stores/answer-reader.js';
+import { toStorageError } from '../../src/storage/object/stores/s3-errors.js';
 
 interface Shape {
   readonly name?: string;
@@ -102,8 +103,8 @@ test('what the provider tells besides is kept: region, request, and how long to 
   assert.deepEqual([detail.retryAfter_ms, detail.requestId, detail.status, detail.providerCode], [7000, 'id-1', 503, 'SlowDown']);
   assert.equal(toStorageError(sdkError({ name: 'PermanentRedirect', status: 301, headers: { 'x-amz-bucket-region': 'eu-2' } }), 'op', false).detail.region, 'eu-2');
   const now = Date.parse('2026-01-01T00:00:00Z');
-  assert.equal(retryAfter('Thu, 01 Jan 2026 00:00:05 GMT', now), 5000);
-  assert.equal(retryAfter('Wed, 31 Dec 2025 23:59:00 GMT', now), 0);
-  assert.equal(retryAfter('soon', now), null);
-  assert.equal(retryAfter(undefined, now), null);
+  assert.equal(retryAfterIn('Thu, 01 Jan 2026 00:00:05 GMT', now), 5000);
+  assert.equal(retryAfterIn('Wed, 31 Dec 2025 23:59:00 GMT', now), 0);
+  assert.equal(retryAfterIn('soon', now), null);
+  assert.equal(retryAfterIn(undefined, now), null);
 });

@@ -18,8 +18,7 @@ export async function objectAt(store: ObjectStore, key: string, options: CallOpt
  * being removed is gone. @throws StorageError
  */
 export async function isGone(store: ObjectStore, key: string): Promise<boolean> {
-  const { objects } = await store.list({ prefix: key, limit: 1 });
-  if (objects[0]?.key !== key) return true;
+  if ((await firstBelow(store, key))?.key !== key) return true;
   const there = await ifThere(store.head(key));
   return there !== null && isRemoved(there);
 }
@@ -32,6 +31,12 @@ export async function ifThere<T>(asked: Promise<T>): Promise<T | null> {
     if (error instanceof StorageError && error.code === 'not-found') return null;
     throw error;
   }
+}
+
+/** The first object whose key begins so; null: there is none. A page that has nothing may have a successor. @throws StorageError */
+export async function firstBelow(store: Pick<ObjectStore, 'list'>, prefix: string): Promise<ObjectInfo | null> {
+  for await (const { objects } of pagesOf(store, { prefix, limit: 1 })) if (objects.length > 0) return objects[0];
+  return null;
 }
 
 /** All pages of a listing, each when it is wanted. @throws StorageError */

@@ -49,7 +49,8 @@ export function entriesOf(prefix: string, page: Pick<ListPage, 'objects' | 'pref
     const key = typeof one === 'string' ? one : one.key;
     release(key);
     if (typeof one !== 'string') {
-      if (key !== prefix || one.size > 0) held.push(one);
+      // Keys that are no text may come as one and the same
+      if ((key !== prefix || one.size > 0) && held.at(-1)?.key !== key) held.push(one);
       continue;
     }
     if (key === lastPrefix) continue;

@@ -1,7 +1,7 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
 import { E, thrownErrno } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
-import { ifThere, isGone, isRemoved, pagesOf } from './asking.js';
+import { firstBelow, ifThere, isGone, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { isLong, parseName, type Named } from './names.js';
@@ -258,8 +258,7 @@ export class Tree {
   /** The first object below a prefix, which shows that the directory is there. */
   async firstBelow(prefix: string): Promise<ObjectInfo | null> {
     if (Buffer.byteLength(prefix) > this.store.limits.keyBytes) return null;
-    for await (const { objects } of pagesOf(this.store, { prefix, limit: 1 })) if (objects.length > 0) return objects[0];
-    return null;
+    return firstBelow(this.store, prefix);
   }
 
   /** The same, and whether there is anything that is not in the bucket yet; or was not when it was asked, since it may have got there after the answer. */

@@ -1,5 +1,6 @@
 /** Failing on purpose: what the server does to requests that a test has chosen. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Answer } from '../s3/operations.js';
 import { ApiError } from './errors.js';
 
 /** What a request asks for, in the reference's words; `upload.*` are the steps of a resumable upload. */
@@ -24,7 +25,9 @@ export type Harm =
   /** One bit in the middle of the answer's body is another, or of the request's. */
   | { readonly kind: 'corrupt' }
   | { readonly kind: 'corrupt-body' }
-  | { readonly kind: 'delay'; readonly ms: number };
+  | { readonly kind: 'delay'; readonly ms: number }
+  /** Another answer instead of the right one, with the length that it says. */
+  | { readonly kind: 'mutate'; readonly mutate: (answer: Answer) => Answer };
 
 export interface Fault {
   readonly operation: Operation;

@@ -5,6 +5,7 @@
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { sendMutated } from '../s3/server.js';
 import { ApiError, anonymousDenied, forbidden, invalidCredentials, noSuchBucket } from './errors.js';
 import { Faults, delayed, refusal, type Harm, type Operation } from './faults.js';
 import { Bucket, type BucketOptions, type Query } from './objects.js';
@@ -158,6 +159,7 @@ function send(request: IncomingMessage, response: ServerResponse, answer: Answer
   if (harm?.kind === 'corrupt') body = corrupted(body);
   if (harm?.kind === 'shorten') body = body.subarray(0, harm.bytes);
   const length = answer.status === 304 ? {} : { 'content-length': body.length };
+  if (harm?.kind === 'mutate') return sendMutated(request, response, harm.mutate({ status: answer.status, headers: { ...answer.headers, 'content-length': String(body.length) }, body }));
   response.writeHead(answer.status, { ...answer.headers, ...length, 'x-guploader-uploadid': id });
   if (harm?.kind === 'truncate') response.write(body.subarray(0, harm.bytes), () => request.socket.destroy());
   else response.end(body);

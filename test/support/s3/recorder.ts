@@ -34,9 +34,9 @@ export class Recorder {
     const target = String(request.url).replace(/([?&])x-id=\w+/, '$1').replace(/[?&]$/, '');
     this.seen.push({ request: `${request.method} ${target}`, headers: { ...request.headers }, body: Buffer.concat(chunks) });
     const told = { etag: '"tag-1"', 'last-modified': 'Thu, 01 Jan 2026 00:00:05 GMT', 'content-type': 'text/x-a', 'x-amz-meta-mode': '33188', 'x-amz-meta-t': '=?UTF-8?B?w7w=?=' };
-    if (target.includes('list-type=2')) return void response.end(LISTING);
+    if (target.includes('list-type=2')) return void response.end(LISTING.replaceAll('>d/', `>${encodeURIComponent(new URLSearchParams(target.split('?')[1]).get('prefix') ?? '')}`));
     if (request.headers['x-amz-copy-source'] !== undefined) return void response.end('<CopyObjectResult><ETag>&quot;tag-2&quot;</ETag></CopyObjectResult>');
-    if (request.method === 'GET') return void response.writeHead(206, { ...told, 'content-range': 'bytes 5-14/100', 'content-length': '10' }).end('0123456789');
+    if (request.method === 'GET') return void response.writeHead(206, { ...told, 'content-range': 'bytes 5-14/15', 'content-length': '10' }).end('0123456789');
     if (request.method === 'DELETE') return void response.writeHead(204).end();
     response.writeHead(200, { ...told, ...(request.method === 'HEAD' ? { 'content-length': '12345' } : {}) }).end();
   }

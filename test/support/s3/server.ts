@@ -40,6 +40,8 @@ export type Harm =
   | { readonly flip: true; readonly headers: HeaderChange }
   /** Another body. */
   | { readonly edit: (body: string) => string }
+  /** Another answer instead of the right one, with the length that it says. */
+  | { readonly mutate: (answer: Answer) => Answer }
   /** The answer's headers, as somebody in between would change them. */
   | { readonly headers: HeaderChange };
 
@@ -163,6 +165,18 @@ function unchunked(body: Buffer): Buffer {
   }
 }
 
+/** What Node.js does not let a server send becomes a connection that breaks. */
+export function sendMutated(incoming: IncomingMessage, response: ServerResponse, { status, headers, body }: Answer): void {
+  try {
+    // Or Node.js says that it is 0
+    if (headers['content-length'] === undefined) response.removeHeader('content-length');
+    response.writeHead(status, headers);
+    response.end(incoming.method === 'HEAD' ? undefined : body);
+  } catch {
+    incoming.socket.destroy();
+  }
+}
+
 function send(incoming: IncomingMessage, response: ServerResponse, answer: Answer, harm: Harm | null): void {
   const harmed = harm !== null && typeof harm === 'object' ? harm : null;
   const { length } = answer.body;
@@ -177,6 +191,7 @@ function send(incoming: IncomingMessage, response: ServerResponse, answer: Answe
   }
   const own = { 'content-length': incoming.method === 'HEAD' ? answer.headers['content-length'] ?? '0' : String(announced) };
   const headers: Record<string, string> = { 'x-amz-request-id': 'request-1', ...answer.headers, ...own };
+  if (harmed !== null && 'mutate' in harmed) return sendMutated(incoming, response, harmed.mutate({ status: answer.status, headers, body }));
   response.writeHead(answer.status, harmed !== null && 'headers' in harmed && typeof harmed.headers === 'function' ? harmed.headers(headers) : headers);
   if (incoming.method === 'HEAD') return void response.end();
   const until = harmed === null ? -1 : 'stuckAfter' in harmed ? harmed.stuckAfter : 'brokenAfter' in harmed ? harmed.brokenAfter : -1;

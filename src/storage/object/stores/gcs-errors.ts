@@ -3,6 +3,7 @@
  * https://cloud.google.com/storage/docs/json_api/v1/status-codes
  */
 import { StorageError, type StorageErrorCode, type StorageErrorDetail } from '../errors.js';
+import { retryAfterIn, saidIn } from './answer-reader.js';
 
 /** What the failed call was. */
 export interface FailureContext {
@@ -46,35 +47,27 @@ interface Refusal {
 function refusalOf(body: string): Refusal {
   try {
     const { error } = JSON.parse(body) as { error?: { message?: unknown; errors?: { reason?: unknown }[] } };
-    const reason = error?.errors?.[0]?.reason;
-    return { reason: typeof reason === 'string' ? reason : '', message: typeof error?.message === 'string' ? error.message : '' };
+    return { reason: saidIn(error?.errors?.[0]?.reason) ?? '', message: saidIn(error?.message) ?? '' };
   } catch {
-    return { reason: '', message: body.slice(0, 500).trim() };
+    return { reason: '', message: saidIn(body) ?? '' };
   }
 }
 
 function fromAnswer({ status, headers, body }: Extract<Failure, { kind: 'answer' }>, context: FailureContext): StorageError {
   const { reason, message } = refusalOf(body);
   const code = codeOfAnswer(status, reason, message, context);
-  const requestId = headers['x-guploader-uploadid'];
-  const retryAfter_ms = retryAfterOf(headers['retry-after']);
+  const requestId = saidIn(headers['x-guploader-uploadid']);
+  const retryAfter_ms = retryAfterIn(headers['retry-after']);
   const detail: StorageErrorDetail = {
     status,
     ...(reason === '' ? {} : { providerCode: reason }),
     ...(message === '' ? {} : { providerMessage: message }),
-    ...(typeof requestId === 'string' ? { requestId } : {}),
+    ...(requestId === undefined ? {} : { requestId }),
     ...(retryAfter_ms === null ? {} : { retryAfter_ms }),
     // Whoever answers 5xx or 408 need not be who did the work.
     ...(context.mutates && (status >= 500 || status === 408) ? { ambiguous: true } : {}),
   };
   return new StorageError(code, context.operation, detail);
-}
-
-/** Seconds or a date (RFC 9110 §10.2.3). */
-function retryAfterOf(header: string | string[] | undefined): number | null {
-  if (typeof header !== 'string') return null;
-  const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
-  return Number.isFinite(ms) ? Math.max(0, ms) : null;
 }
 
 const RATE_REASONS = new Set(['rateLimitExceeded', 'userRateLimitExceeded', 'concurrentLimitExceeded']);

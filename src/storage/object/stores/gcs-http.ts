@@ -3,7 +3,8 @@
  * themselves go over our own connections, since the library's retry, buffer whole answers, and hide what a connection did.
  */
 import { Storage } from '@google-cloud/storage';
-import { StorageError } from '../errors.js';
+import { AnswerReader, type Fields } from './answer-reader.js';
+import { objectOfKey, type GcsObject } from './gcs-resource.js';
 import { toStorageError, type Failure, type FailureContext } from './gcs-errors.js';
 import { isAbort, isGood, type Received, type Sending } from './http-connection.js';
 import { CONNECT_MS, Connections } from './http-connections.js';
@@ -33,13 +34,14 @@ export interface Payload {
 export interface GcsCall {
   readonly operation: string;
   readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
-  /** Below the endpoint, percent-encoded; or the URL of a resumable session. */
+  /** Below the endpoint, percent-encoded; or the URL of a resumable session, which is there too. */
   readonly path: string | URL;
   readonly query?: Readonly<Record<string, string | number | undefined>>;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Uint8Array | Payload;
   readonly into?: Sending['into'];
   readonly inspect?: Sending['inspect'];
+  readonly answerMax_bytes?: number;
   readonly signal?: AbortSignal | undefined;
   readonly mutates?: boolean;
   readonly bucketOnly?: boolean;
@@ -85,21 +87,28 @@ export class GcsHttp {
     this.#connections = new Connections(connection.ca, IDLE_MS);
   }
 
-  /** The resource that the answer is. */
-  async json<T>(call: GcsCall): Promise<T> {
-    const { body, status } = await this.call(call);
-    try {
-      return JSON.parse(body.toString()) as T;
-    } catch (cause) {
-      throw new StorageError('unexpected', call.operation, { status, providerMessage: 'the answer is no JSON', ambiguous: call.mutates === true, cause });
-    }
+  /** Where requests go. */
+  get endpoint(): URL {
+    return this.#base;
+  }
+
+  /** The fields of the answer, and what they are to be read with. */
+  async json(call: GcsCall): Promise<{ readonly read: AnswerReader; readonly fields: Fields }> {
+    const { body } = await this.call(call);
+    const read = new AnswerReader(call.operation, call.mutates === true);
+    return { read, fields: read.json(body) };
+  }
+
+  /** The resource of this key that the answer is. */
+  async object(call: GcsCall, key: string): Promise<GcsObject> {
+    const { read, fields } = await this.json(call);
+    return objectOfKey(read, fields, key);
   }
 
   /** The answer, if it is none of an error. @throws StorageError */
   async call(call: GcsCall): Promise<Received> {
     const target = this.#targetOf(call);
-    // Sessions may be at another host; its URL is all that it needs, and a token is not for whoever that is.
-    const authenticates = !this.#anonymous && target.url.origin === this.#base.origin;
+    const authenticates = !this.#anonymous;
     let headers = authenticates ? await this.#authorise(call) : {};
     for (let renewed = false; ; renewed = true) {
       const outcome = await this.#send(call, target, headers);
@@ -153,7 +162,7 @@ export class GcsHttp {
   }
 
   async #send(call: GcsCall, { url, path }: Target, auth: AuthHeaders): Promise<Outcome> {
-    const { method, operation, body, signal, into, inspect } = call;
+    const { method, operation, body, signal, into, inspect, answerMax_bytes } = call;
     const { bytes, content } = body === undefined ? NOTHING : body instanceof Uint8Array ? { bytes: body.length, content: [body] } : body;
     const headers: Header[] = [['host', url.host], ['user-agent', 'bucketfsd'], ...Object.entries(auth), ...Object.entries(call.headers ?? {})];
     if (method !== 'GET') headers.push(['content-length', String(bytes)]);
@@ -162,6 +171,7 @@ export class GcsHttp {
       const received = await this.#connections.send({
         url, method, target: path, headers, content, operation, connect_ms: CONNECT_MS, signal, onSent: () => (sent = true),
         ...(into === undefined ? {} : { into }), ...(inspect === undefined ? {} : { inspect }),
+        ...(answerMax_bytes === undefined ? {} : { answerMax_bytes }),
       });
       if (isGood(received.status) || call.also?.includes(received.status) === true) return { received };
       return { failure: { kind: 'answer', status: received.status, headers: received.headers, body: received.body.toString() } };

@@ -17,10 +17,11 @@ import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bodyBytes } from '../body.js';
 import { StorageError } from '../errors.js';
-import type { Body, CallOptions, Condition, Metadata, ObjectHeaders, Part, PartSource, PutOptions, Upload, UploadInfo } from '../store.js';
+import type { Body, CallOptions, Condition, ListPage, Metadata, ObjectHeaders, ObjectInfo, Part, PartSource, PutOptions, Upload, UploadInfo } from '../store.js';
 import { checkCrc32c } from './gcs-crc32c.js';
 import type { GcsHttp } from './gcs-http.js';
-import { FIELDS, bucketPath, fieldsOf, keyNameOf, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
+import { pageOf } from './gcs-listing.js';
+import { FIELDS, fieldsOf, keyNameOf, objectPath, parseVersion, preconditions, type GcsObject, type Preconditions } from './gcs-resource.js';
 import { insert, type Insert } from './gcs-uploads.js';
 
 export interface PartsContext {
@@ -97,11 +98,12 @@ export class GcsParts {
     checkedId(upload, operation);
     const { http, bucket } = this.context;
     const { generation } = parseVersion(source.version, operation);
-    const { size } = await http.json<GcsObject>({
+    const { read, fields } = await http.json({
       operation, method: 'GET', path: objectPath(bucket, source.key, operation), query: { ifGenerationMatch: generation, fields: 'size' }, signal,
     });
-    if (source.bytes === 0 || source.offset + source.bytes > Number(size)) throw new StorageError('invalid', operation, { providerMessage: 'the source has no such range' });
-    if (source.offset !== 0 || source.bytes !== Number(size)) throw new StorageError('unsupported', operation, { providerMessage: 'only whole objects are composed' });
+    const size = read.count('a size', fields['size']);
+    if (source.bytes === 0 || source.offset + source.bytes > size) throw new StorageError('invalid', operation, { providerMessage: 'the source has no such range' });
+    if (source.offset !== 0 || source.bytes !== size) throw new StorageError('unsupported', operation, { providerMessage: 'only whole objects are composed' });
     return { number, tag: tagOf({ name: source.key, generation }), bytes: source.bytes };
   }
 
@@ -133,7 +135,7 @@ export class GcsParts {
     const uploads = objects.flatMap((object) => {
       const key = keyOf(object);
       if (key === null || !key.startsWith(prefix)) return [];
-      return [{ key, id: object.name.slice(this.#markerName('').length), begun_ms: Date.parse(object.timeCreated) }];
+      return [{ key, id: object.key.slice(this.#markerName('').length), begun_ms: object.modified_ms }];
     });
     return { uploads, next };
   }
@@ -190,17 +192,17 @@ export class GcsParts {
     const { http, bucket } = this.context;
     const { kmsKeyName } = this.#placeOf(id);
     const sourceObjects = sources.map(({ name, generation }) => ({ name, objectPreconditions: { ifGenerationMatch: generation } }));
-    return http.json<GcsObject>({
+    return http.object({
       operation, method: 'POST', path: `${objectPath(bucket, key, operation)}/compose`, query: { fields: FIELDS, kmsKeyName, ...conditions },
       headers: { 'content-type': 'application/json; charset=UTF-8' }, body: Buffer.from(JSON.stringify({ sourceObjects, destination })), signal, mutates: true,
-    });
+    }, key);
   }
 
   async #discard(operation: string, id: string, signal: AbortSignal | undefined): Promise<void> {
     let token: string | undefined;
     do {
       const { objects, next } = await this.#page(operation, this.#partsPrefix(id), token, signal);
-      await inParallel(objects, DELETES_AT_ONCE, ({ name }) => this.#delete(operation, name, signal));
+      await inParallel(objects, DELETES_AT_ONCE, ({ key }) => this.#delete(operation, key, signal));
       token = next ?? undefined;
     } while (token !== undefined);
     await this.#delete(operation, this.#markerName(id), signal);
@@ -211,13 +213,9 @@ export class GcsParts {
     await http.call({ operation, method: 'DELETE', path: objectPath(bucket, key, operation), signal, mutates: true, also: [404] });
   }
 
-  async #page(operation: string, prefix: string, pageToken: string | undefined, signal: AbortSignal | undefined): Promise<{ objects: GcsObject[]; next: string | null }> {
+  #page(operation: string, prefix: string, token: string | undefined, signal: AbortSignal | undefined): Promise<ListPage> {
     const { http, bucket } = this.context;
-    const page = await http.json<{ items?: GcsObject[]; nextPageToken?: string }>({
-      operation, method: 'GET', path: `${bucketPath(bucket)}/o`, signal, bucketOnly: true,
-      query: { prefix, pageToken, fields: 'nextPageToken,items(name,timeCreated,metadata)' },
-    });
-    return { objects: page.items ?? [], next: page.nextPageToken ?? null };
+    return pageOf(http, bucket, operation, { prefix, ...(token === undefined ? {} : { token }), ...(signal === undefined ? {} : { signal }) });
   }
 
   /** What is still there after all rounds is found by listUploads(), since the marker goes last. */
@@ -259,7 +257,7 @@ function sourceOf(tag: string, operation: string): Source {
   return { generation: match[1], name: match[2] };
 }
 
-function keyOf(object: GcsObject): string | null {
+function keyOf(object: ObjectInfo): string | null {
   try {
     return decodeURIComponent(object.metadata?.key ?? '') || null;
   } catch {

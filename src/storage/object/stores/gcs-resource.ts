@@ -1,18 +1,21 @@
 /** Object resources of the JSON API, and what they are in the port. https://cloud.google.com/storage/docs/json_api/v1/objects */
 import { HELD } from '../attachments.js';
 import { StorageError } from '../errors.js';
+import type { AnswerReader } from './answer-reader.js';
 import type { Condition, Metadata, ObjectHeaders, ObjectInfo, Version } from '../store.js';
 
-/** What FIELDS asks for. Numbers of 64 bits are decimal strings; metadata is absent when there is none. */
+/** What FIELDS asks for, as it was read: see objectIn(). Generations are decimal digits; metadata is absent when there is none. */
 export interface GcsObject extends GcsKept {
   readonly name: string;
-  readonly size: string;
+  /** Bytes. */
+  readonly size: number;
   readonly generation: string;
   readonly metageneration: string;
-  readonly timeCreated: string;
+  /** Milliseconds since 1970. */
+  readonly created_ms: number;
   readonly contentType?: string;
   readonly storageClass?: string;
-  readonly metadata?: Record<string, string>;
+  readonly metadata?: Metadata;
   /** With the version of the key that was used. */
   readonly kmsKeyName?: string;
   readonly temporaryHold?: boolean;
@@ -21,9 +24,7 @@ export interface GcsObject extends GcsKept {
 }
 
 /** https://cloud.google.com/storage/docs/object-contexts */
-interface Contexts {
-  readonly custom?: Readonly<Record<string, { readonly value?: string } | null>>;
-}
+type Contexts = Readonly<Record<string, string>>;
 
 /** What a copy with metadata of its own would lose, since it replaces all that can be said of an object. */
 export interface GcsKept {
@@ -79,17 +80,49 @@ const CONTEXTS_MAX_BYTES = 64 << 10;
 function headersOf(object: GcsObject): ObjectHeaders {
   const told = FIELD_OF.flatMap(([name, field]): [string, string][] => (object[field] === undefined ? [] : [[name, object[field]]]));
   const { kmsKeyName, contexts, temporaryHold, eventBasedHold } = object;
-  if (typeof kmsKeyName === 'string') told.push([KMS_KEY, kmsKeyName.replace(/\/cryptoKeyVersions\/[^/]*$/, '')]);
-  if (typeof contexts?.custom === 'object' && contexts.custom !== null) told.push([CONTEXTS, contextsText(contexts.custom, `read gs://${object.name}`)]);
+  if (kmsKeyName !== undefined) told.push([KMS_KEY, kmsKeyName.replace(/\/cryptoKeyVersions\/[^/]*$/, '')]);
+  if (contexts !== undefined) told.push([CONTEXTS, JSON.stringify(contexts)]);
   if (temporaryHold === true || eventBasedHold === true) told.push([HELD, 'true']);
   return Object.fromEntries(told);
 }
 
 /** Names and values alone, without when each was made. */
-function contextsText(custom: NonNullable<Contexts['custom']>, operation: string): string {
-  const text = JSON.stringify(Object.fromEntries(Object.entries(custom).map(([name, context]) => [name, String(context?.value ?? '')])));
-  if (text.length > CONTEXTS_MAX_BYTES) throw new StorageError('unexpected', operation, { providerMessage: `contexts of ${text.length} bytes` });
-  return text;
+function contextsIn(read: AnswerReader, value: unknown): Contexts {
+  const custom = Object.entries(read.fields('the contexts', read.fields('the contexts', value)['custom'] ?? {}));
+  const contexts = Object.fromEntries(custom.map(([name, one]) => [name, one === null ? '' : read.text('a context', read.fields('a context', one)['value'] ?? '', CONTEXTS_MAX_BYTES)]));
+  const { length } = JSON.stringify(contexts);
+  if (length > CONTEXTS_MAX_BYTES) throw read.wrong(`it has contexts of ${length} bytes`);
+  return contexts;
+}
+
+const TEXTS = ['contentType', 'storageClass', 'kmsKeyName', 'contentEncoding', 'contentDisposition', 'contentLanguage', 'cacheControl', 'customTime'] as const;
+const FLAGS = ['temporaryHold', 'eventBasedHold'] as const;
+const TEXT_MAX_LENGTH = 8 << 10;
+/** https://cloud.google.com/storage/docs/objects#naming */
+export const KEY_BYTES = 1024;
+
+/** A resource with all that FIELDS asks for. @throws StorageError */
+export function objectIn(read: AnswerReader, value: unknown, prefix: string): GcsObject {
+  const object = read.fields('an object', value);
+  const texts = TEXTS.flatMap((name) => (object[name] === undefined ? [] : [[name, read.text(name, object[name], TEXT_MAX_LENGTH)]]));
+  const flags = FLAGS.flatMap((name) => (object[name] === undefined ? [] : [[name, read.flag(name, object[name])]]));
+  return {
+    name: read.key(object['name'], prefix, KEY_BYTES),
+    size: read.count('a size', object['size']),
+    generation: read.generation('a generation', object['generation']),
+    metageneration: read.generation('a metageneration', object['metageneration']),
+    created_ms: read.time_ms('a date', object['timeCreated']),
+    ...(object['metadata'] === undefined ? {} : { metadata: read.metadata(object['metadata']) }),
+    ...(object['contexts'] === undefined ? {} : { contexts: contextsIn(read, object['contexts']) }),
+    ...Object.fromEntries([...texts, ...flags]),
+  };
+}
+
+/** The resource of exactly this key. @throws StorageError */
+export function objectOfKey(read: AnswerReader, value: unknown, key: string): GcsObject {
+  const object = objectIn(read, value, '');
+  if (object.name !== key) throw read.wrong(`it is of ${JSON.stringify(object.name)}`);
+  return object;
 }
 
 /** Fields of a resource. */
@@ -106,9 +139,9 @@ export const keyNameOf = (headers: ObjectHeaders = {}): string | undefined => he
 export function infoOf(object: GcsObject): ObjectInfo {
   return {
     key: object.name,
-    size: Number(object.size),
+    size: object.size,
     version: versionOf(object),
-    modified_ms: Date.parse(object.timeCreated), // `updated` would move with each change of metadata
+    modified_ms: object.created_ms, // `updated` would move with each change of metadata
     metadata: object.metadata ?? {},
     headers: headersOf(object),
   };

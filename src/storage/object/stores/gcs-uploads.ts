@@ -7,9 +7,10 @@ import { randomUUID } from 'node:crypto';
 import { bodyBytes, bodyContent } from '../body.js';
 import { StorageError } from '../errors.js';
 import type { Body } from '../store.js';
+import { AnswerReader } from './answer-reader.js';
 import { bodyCrc32c, crc32cText } from './gcs-crc32c.js';
 import type { GcsCall, GcsHttp, Payload } from './gcs-http.js';
-import { FIELDS, OCTETS, objectPath, type GcsObject, type Preconditions } from './gcs-resource.js';
+import { FIELDS, OCTETS, objectOfKey, objectPath, type GcsObject, type Preconditions } from './gcs-resource.js';
 import type { Received } from './http-connection.js';
 import { STEP, type Framing } from './http-content.js';
 
@@ -53,9 +54,9 @@ function multipart(http: GcsHttp, made: Insert, resource: { contentType: string 
   const head =
     `--${boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n${JSON.stringify(resource)}\r\n--${boundary}\r\nContent-Type: ${OCTETS}\r\n\r\n`;
   const tail = `\r\n--${boundary}--\r\n`;
-  return http.json<GcsObject>({
+  return http.object({
     ...callOf(made, 'multipart'), headers: { 'content-type': `multipart/related; boundary=${boundary}` }, body: between(head, body, tail),
-  });
+  }, made.key);
 }
 
 function between(head: string, body: Body, tail: string): Payload {
@@ -109,8 +110,7 @@ async function begin(http: GcsHttp, made: Insert, resource: { contentType: strin
     body: Buffer.from(JSON.stringify(resource)),
     mutates: false, // a session that nobody knows of comes to nothing
   });
-  if (headers.location === undefined) throw new StorageError('unexpected', made.operation, { providerMessage: 'the session has no address' });
-  return new URL(headers.location);
+  return new AnswerReader(made.operation).location(headers.location, http.endpoint);
 }
 
 async function sendFrom(http: GcsHttp, made: Insert, session: URL, body: Body, from: number): Promise<GcsObject> {
@@ -126,7 +126,7 @@ async function sendFrom(http: GcsHttp, made: Insert, session: URL, body: Body, f
   if (answer.status === RESUME_INCOMPLETE) {
     throw new StorageError('interrupted', made.operation, { status: answer.status, providerMessage: 'the provider kept a part of what was sent', ambiguous: true });
   }
-  return objectOf(answer, made.operation);
+  return objectOf(answer, made);
 }
 
 /** How far the session has come, or the object that it became; null when it does not say. */
@@ -135,21 +135,19 @@ async function stateOf(http: GcsHttp, made: Insert, session: URL, bytes: number)
     const answer = await http.call({
       operation: made.operation, method: 'PUT', path: session, signal: made.signal, headers: { 'content-range': `bytes */${bytes}` }, also: [RESUME_INCOMPLETE],
     });
-    if (answer.status !== RESUME_INCOMPLETE) return { object: objectOf(answer, made.operation) };
+    if (answer.status !== RESUME_INCOMPLETE) return { object: objectOf(answer, made) };
     const kept = /^bytes=0-(\d+)$/.exec(answer.headers.range ?? '');
-    return { persisted: kept === null ? 0 : Number(kept[1]) + 1 };
+    // All of it would be the object, and no session any more
+    return { persisted: kept === null ? 0 : new AnswerReader(made.operation, true).count('what the session has', kept[1], bytes - 2) + 1 };
   } catch (error) {
     if (error instanceof StorageError) return null;
     throw error;
   }
 }
 
-function objectOf(answer: Received, operation: string): GcsObject {
-  try {
-    return JSON.parse(answer.body.toString()) as GcsObject;
-  } catch (cause) {
-    throw new StorageError('unexpected', operation, { status: answer.status, providerMessage: 'the answer is no JSON', ambiguous: true, cause });
-  }
+function objectOf(answer: Received, { operation, key }: Insert): GcsObject {
+  const read = new AnswerReader(operation, true);
+  return objectOfKey(read, read.json(answer.body), key);
 }
 
 /** A session that is not found is over; the call may begin another. */

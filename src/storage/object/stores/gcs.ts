@@ -11,11 +11,13 @@ import type {
   Body, CallOptions, Capabilities, Condition, CopyOptions, Fetched, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource, PutOptions,
   ReadOptions, RenameOptions, Upload, UploadInfo, Version,
 } from '../store.js';
+import { AnswerReader } from './answer-reader.js';
 import { checkCrc32c } from './gcs-crc32c.js';
 import { GcsHttp, type GcsConnection } from './gcs-http.js';
+import { pageOf } from './gcs-listing.js';
 import { GcsParts } from './gcs-parts.js';
 import {
-  FIELDS, OCTETS, bucketPath, fieldsOf, infoOf, keyNameOf, metadataBytes, objectPath, parseVersion, preconditions, versionOf, type GcsKept, type GcsObject,
+  FIELDS, OCTETS, bucketPath, fieldsOf, infoOf, keyNameOf, metadataBytes, objectOfKey, objectPath, parseVersion, preconditions, versionOf, type GcsObject,
 } from './gcs-resource.js';
 import { RESUMABLE_FROM_BYTES, insert } from './gcs-uploads.js';
 
@@ -49,8 +51,9 @@ export interface GcsOptions extends GcsConnection {
 }
 
 const JSON_TYPE = { 'content-type': 'application/json; charset=UTF-8' };
-const LIST_FIELDS = `nextPageToken,prefixes,items(${FIELDS})`;
 const RANGE_NOT_SATISFIABLE = 416;
+/** Calls of a rewrite in a row that may rewrite nothing. */
+const STILL_MAX = 100;
 
 export class GcsStore implements ObjectStore {
   readonly kind = 'gcs';
@@ -82,7 +85,7 @@ export class GcsStore implements ObjectStore {
   }
 
   async head(key: string, { signal }: CallOptions = {}): Promise<ObjectInfo> {
-    return infoOf(await this.#get<GcsObject>(`head ${this.location}/${key}`, key, { fields: FIELDS }, signal));
+    return infoOf(await this.#object(`head ${this.location}/${key}`, key, {}, signal));
   }
 
   async read(key: string, { version, offset, into, signal }: ReadOptions): Promise<number> {
@@ -90,7 +93,7 @@ export class GcsStore implements ObjectStore {
     const generation = version === undefined ? undefined : parseVersion(version, operation).generation;
     const length = targetBytes(into);
     if (length === 0) {
-      await this.#get(operation, key, { ifGenerationMatch: generation, fields: 'size' }, signal);
+      await this.#sizeOf(operation, key, generation, signal);
       return 0;
     }
     const place = targetView(into);
@@ -102,8 +105,10 @@ export class GcsStore implements ObjectStore {
       into: place, inspect: (told, status) => (announced = announcedBy(told, status, { operation, offset, length, generation })),
     });
     if (status === RANGE_NOT_SATISFIABLE) {
-      const size = RANGE.exec(headers['content-range'] ?? '')?.[3];
-      if (size !== undefined && offset < Number(size)) throw odd(operation, status, `a range inside of ${size} bytes was refused`);
+      const size = /^bytes \*\/(\d+)$/.exec(headers['content-range'] ?? '')?.[1];
+      const read = new AnswerReader(operation);
+      const known = size !== undefined ? read.count('a size', size) : await this.#sizeOf(operation, key, generation, signal);
+      if (offset < known) throw read.wrong(`a range inside of ${known} bytes was refused`);
       return 0;
     }
     if (bytes !== announced.bytes) throw new StorageError('short-body', operation, { status, providerMessage: `${bytes} of the ${announced.bytes} bytes announced` });
@@ -143,18 +148,19 @@ export class GcsStore implements ObjectStore {
     const { signal } = options;
     const source = await this.#sourceOf(operation, from, options);
     const query = {
-      ...preconditions(options.condition, operation), destinationKmsKeyName: this.options.kmsKeyName ?? source.kmsKeyName, fields: `done,rewriteToken,resource(${FIELDS})`,
+      ...preconditions(options.condition, operation), destinationKmsKeyName: this.options.kmsKeyName ?? source.kmsKeyName, fields: `done,rewriteToken,totalBytesRewritten,resource(${FIELDS})`,
       ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration,
     };
     const path = `${objectPath(this.#bucket, from, operation)}/rewriteTo${objectPath(this.#bucket, to, operation).replace('/storage/v1', '')}`;
     const body = { body: Buffer.from(JSON.stringify(source.resource)), headers: JSON_TYPE };
-    for (let rewriteToken: string | undefined; ;) {
-      const state = await this.#http.json<{ done: boolean; rewriteToken?: string; resource?: GcsObject }>({
-        operation, method: 'POST', path, query: { ...query, rewriteToken }, ...body, signal, mutates: true,
-      });
-      if (state.done && state.resource !== undefined) return versionOf(state.resource);
-      if (state.rewriteToken === undefined) throw new StorageError('unexpected', operation, { providerMessage: 'a rewrite that neither ends nor goes on' });
-      rewriteToken = state.rewriteToken;
+    for (let rewriteToken: string | undefined, rewritten = 0, still = 0; ;) {
+      const { read, fields } = await this.#http.json({ operation, method: 'POST', path, query: { ...query, rewriteToken }, ...body, signal, mutates: true });
+      if (read.flag('whether it is done', fields['done'])) return versionOf(objectOfKey(read, fields['resource'], to));
+      rewriteToken = read.token('the token of a rewrite that is not done', fields['rewriteToken']);
+      const now = read.count('what is rewritten', fields['totalBytesRewritten'], source.size);
+      still = now > rewritten ? 0 : still + 1;
+      if (still > STILL_MAX) throw read.wrong(`${still} calls in a row have rewritten nothing`);
+      rewritten = now;
     }
   }
 
@@ -163,24 +169,24 @@ export class GcsStore implements ObjectStore {
     const operation = `rename ${this.location}/${from} to ${to}`;
     this.#checkTarget(operation, to, undefined);
     const source = parseVersion(version, operation);
-    const object = await this.#http.json<GcsObject>({
+    const object = await this.#http.object({
       operation, method: 'POST', path: `${objectPath(this.#bucket, from, operation)}/moveTo/o/${encodeURIComponent(to)}`, signal, mutates: true,
       query: {
         ...preconditions(condition, operation), ifSourceGenerationMatch: source.generation, ifSourceMetagenerationMatch: source.metageneration, fields: FIELDS,
       },
-    });
+    }, to);
     return versionOf(object);
   }
 
   /** What the copy shall be: a resource in the request replaces all of the source's, and without one a copy is of the bucket's class. */
-  async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ generation: string; metageneration: string; kmsKeyName: string | undefined; resource: object }> {
+  async #sourceOf(operation: string, from: string, options: CopyOptions): Promise<{ size: number; generation: string; metageneration: string; kmsKeyName: string | undefined; resource: object }> {
     const wanted = options.sourceVersion === undefined ? {} : preconditions({ version: options.sourceVersion }, operation);
-    const source = await this.#get<GcsObject & GcsKept>(operation, from, { ...wanted, fields: FIELDS }, options.signal);
-    const { generation, metageneration } = source;
+    const source = await this.#object(operation, from, { ...wanted }, options.signal);
+    const { size, generation, metageneration } = source;
     const { 'content-type': type, ...told } = infoOf(source).headers!;
     const headers = { 'content-type': options.metadata === undefined ? type ?? OCTETS : OCTETS, ...told, ...options.headers };
     const resource = { ...this.#resource({ headers }), metadata: options.metadata ?? source.metadata };
-    return { generation, metageneration, kmsKeyName: keyNameOf(headers), resource };
+    return { size, generation, metageneration, kmsKeyName: keyNameOf(headers), resource };
   }
 
   /** A patch, which keeps names that it does not mention: those that are to go have to be known first. */
@@ -188,29 +194,20 @@ export class GcsStore implements ObjectStore {
     const operation = `set metadata of ${this.location}/${key}`;
     this.#checkTarget(operation, key, metadata);
     const conditions = preconditions({ version }, operation);
-    const there = await this.#get<GcsObject>(operation, key, { ...conditions, fields: 'metadata' }, signal);
+    const there = await this.#object(operation, key, { ...conditions }, signal);
     const gone = Object.keys(there.metadata ?? {}).filter((name) => !Object.hasOwn(metadata, name));
     const change = { metadata: { ...Object.fromEntries(gone.map((name) => [name, null])), ...metadata } };
-    const object = await this.#http.json<GcsObject>({
+    const object = await this.#http.object({
       operation, method: 'PATCH', path: objectPath(this.#bucket, key, operation), query: { ...conditions, fields: FIELDS }, headers: JSON_TYPE,
       body: Buffer.from(JSON.stringify(change)), signal, mutates: true,
-    });
+    }, key);
     return versionOf(object);
   }
 
-  async list({ prefix, delimiter, after, token, limit, signal }: ListOptions): Promise<ListPage> {
-    const operation = `list ${this.location}/${prefix}`;
-    const page = await this.#http.json<{ items?: GcsObject[]; prefixes?: string[]; nextPageToken?: string }>({
-      operation, method: 'GET', path: `${bucketPath(this.#bucket)}/o`, bucketOnly: true, signal,
-      query: { prefix, delimiter, startOffset: after, pageToken: token, maxResults: limit, fields: LIST_FIELDS },
-    });
-    // startOffset is the first name that may come; ours is the last one that may not.
-    const isListed = (name: string): boolean => !name.startsWith(this.#temporary) && (after === undefined || Buffer.compare(Buffer.from(name), Buffer.from(after)) > 0);
-    return {
-      objects: (page.items ?? []).filter(({ name }) => isListed(name)).map(infoOf),
-      prefixes: (page.prefixes ?? []).filter(isListed),
-      next: page.nextPageToken ?? null,
-    };
+  async list(options: ListOptions): Promise<ListPage> {
+    const page = await pageOf(this.#http, this.#bucket, `list ${this.location}/${options.prefix}`, options);
+    const isListed = (key: string): boolean => !key.startsWith(this.#temporary);
+    return { objects: page.objects.filter(({ key }) => isListed(key)), prefixes: page.prefixes.filter(isListed), next: page.next };
   }
 
   async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {
@@ -251,8 +248,14 @@ export class GcsStore implements ObjectStore {
     this.#http.close();
   }
 
-  #get<T>(operation: string, key: string, query: Readonly<Record<string, string | undefined>>, signal: AbortSignal | undefined): Promise<T> {
-    return this.#http.json<T>({ operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query, signal });
+  #object(operation: string, key: string, query: Readonly<Record<string, string | undefined>>, signal: AbortSignal | undefined): Promise<GcsObject> {
+    return this.#http.object({ operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query: { ...query, fields: FIELDS }, signal }, key);
+  }
+
+  async #sizeOf(operation: string, key: string, generation: string | undefined, signal: AbortSignal | undefined): Promise<number> {
+    const query = { ifGenerationMatch: generation, fields: 'size' };
+    const { read, fields } = await this.#http.json({ operation, method: 'GET', path: objectPath(this.#bucket, key, operation), query, signal });
+    return read.count('a size', fields['size']);
   }
 
   #resource({ metadata, headers = {} }: PutOptions): Record<string, unknown> {
@@ -285,22 +288,20 @@ interface Wanted {
   readonly generation: string | undefined;
 }
 
-const RANGE = /^bytes (?:(\d+)-(\d+)|\*)\/(\d+)$/;
-
-const odd = (operation: string, status: number, why: string): StorageError => new StorageError('unexpected', operation, { status, providerMessage: why });
-
 /** @throws StorageError unless the content that follows is what was asked for */
 function announcedBy(headers: IncomingHttpHeaders, status: number, { operation, offset, length, generation }: Wanted): Announced {
+  const read = new AnswerReader(operation);
   const got = headers['x-goog-generation'];
   if (generation !== undefined && got !== undefined && got !== generation) {
     throw new StorageError('changed', operation, { status, providerMessage: `generation ${String(got)}` });
   }
-  const range = RANGE.exec(headers['content-range'] ?? '');
-  const follow = Number(headers['content-length'] ?? NaN);
-  const size = range === null ? follow : Number(range[3]);
-  const bytes = Math.min(length, size - offset);
-  // An empty object has no ranges and may come whole; anything else has to be the range that was asked for
-  const isWanted = range === null ? offset === 0 && follow <= length : Number(range[1]) === offset && Number(range[2]) - offset + 1 === bytes;
-  if (!isWanted) throw odd(operation, status, 'another range came than was asked for');
-  return { bytes, size };
+  if (headers['content-range'] !== undefined) {
+    const { bytes, size } = read.range(headers['content-range'], { offset, length });
+    if (size === null) throw read.wrong('it does not say how long the object is');
+    return { bytes, size };
+  }
+  // An empty object has no ranges and may come whole
+  const size = read.count('its length', headers['content-length']);
+  if (offset !== 0 || size > length) throw read.wrong('another range came than was asked for');
+  return { bytes: size, size };
 }

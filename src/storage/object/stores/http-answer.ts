@@ -137,7 +137,7 @@ function headOf(text: string): Head {
     const name = line.slice(0, colon).toLowerCase();
     if (colon <= 0 || !/^[!-9;-~]+$/.test(name)) throw invalid(`it has no header "${line.slice(0, 40)}"`);
     const value = line.slice(colon + 1).trim();
-    if (!(name in headers)) headers[name] = value;
+    if (!Object.hasOwn(headers, name)) headers[name] = value;
     else if (name !== 'content-length') headers[name] += `, ${value}`;
     else if (headers[name] !== value) throw invalid('it has several lengths');
   }

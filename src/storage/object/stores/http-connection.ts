@@ -12,8 +12,10 @@ import { StorageError } from '../errors.js';
 import { Answer, type Head, type Sink } from './http-answer.js';
 import { isFile, sendFile, type Content, type FileContent, type Header } from './http-content.js';
 
-/** A page of 1000 objects with 8 KiB of metadata each, in JSON, and room. */
-const ANSWER_BYTES_MAX = 64 << 20;
+/** Of an answer that is kept in memory, where the request does not say: one object with all that is known of it, and room. */
+const ANSWER_MAX_BYTES = 1 << 20;
+/** Words of a refusal. */
+const REFUSAL_MAX_BYTES = 64 << 10;
 /** What is read is used up before the next read. */
 const SHARED = Buffer.allocUnsafeSlow(64 << 10);
 
@@ -31,6 +33,8 @@ export interface Sending {
   readonly onSent?: () => void;
   /** Where the content of a good answer goes; without it, that is Received.body. */
   readonly into?: Uint8Array;
+  /** The most that an answer has which is kept in memory. */
+  readonly answerMax_bytes?: number;
   /** Looks at a good answer before its content is taken; throws to refuse it. */
   readonly inspect?: (headers: IncomingHttpHeaders, status: number) => void;
   readonly signal: AbortSignal | undefined;
@@ -53,6 +57,8 @@ export interface Security {
 }
 
 const NOTHING = Buffer.alloc(0);
+/** What asks for something and changes nothing (RFC 9110 §9.2.1). */
+export const SAFE: ReadonlySet<string> = new Set(['GET', 'HEAD']);
 
 export const isGood = (status: number): boolean => status >= 200 && status < 300;
 
@@ -60,6 +66,7 @@ export const isGood = (status: number): boolean => status >= 200 && status < 300
 class Exchange implements Sink {
   readonly answer: Answer;
   readonly #chunks: Buffer[] = [];
+  #isRefused = false;
   /** Where the content goes, once it is known that the answer is good. */
   place: Uint8Array | null = null;
   bytes = 0;
@@ -77,16 +84,23 @@ class Exchange implements Sink {
   }
 
   begin({ headers, status }: Head): void {
-    if (!isGood(status)) return;
+    this.#isRefused = !isGood(status);
+    if (this.#isRefused) return;
     this.sending.inspect?.(headers, status);
     this.place = this.sending.into ?? null;
   }
 
   expect(bytes: number): void {
-    if (this.bytes + bytes <= (this.place?.length ?? ANSWER_BYTES_MAX)) return;
-    if (this.place === null) throw new Error(`the answer is longer than ${ANSWER_BYTES_MAX} bytes`);
+    if (this.bytes + bytes <= this.#room) return;
+    const { operation } = this.sending;
+    if (this.place === null) throw new StorageError('unexpected', operation, { providerMessage: `the answer has more than ${this.#room} bytes`, ambiguous: !SAFE.has(this.sending.method) });
     const { status } = this.answer.head!;
-    throw new StorageError('short-body', this.sending.operation, { status, providerMessage: 'more bytes came than were asked for' });
+    throw new StorageError('short-body', operation, { status, providerMessage: 'more bytes came than were asked for' });
+  }
+
+  get #room(): number {
+    if (this.place !== null) return this.place.length;
+    return this.#isRefused ? REFUSAL_MAX_BYTES : this.sending.answerMax_bytes ?? ANSWER_MAX_BYTES;
   }
 
   take(chunk: Buffer): void {

@@ -1,14 +1,11 @@
 /** Connections to providers, kept to be used again. */
-import { aborted, Connection, isAbort, type Received, type Sending } from './http-connection.js';
+import { aborted, Connection, isAbort, SAFE, type Received, type Sending } from './http-connection.js';
 import { requestHead } from './http-content.js';
 
 /** Until a connection stands. */
 export const CONNECT_MS = 10_000;
 /** Idle connections are closed before the other side does it while a request is on its way; some providers do it after 20 s. */
 const IDLE_MS = 15_000;
-
-/** What asks for something and changes nothing may be asked again (RFC 9110 §9.2.1). */
-const SAFE = new Set(['GET', 'HEAD']);
 
 export class Connections {
   /** By protocol, host and port; the one that was used last at the end. */

@@ -1,11 +1,15 @@
 /** Where the bucket is, and who does its calls: requests of our own where the SDK would sign as they do, the SDK otherwise. */
 import type { S3Client } from '@aws-sdk/client-s3';
+import { regionIn } from './answer-reader.js';
 import type { S3Calls } from './s3-calls.js';
 import { agentsOf, endpointOf, sdkClient, type Agents } from './s3-endpoint.js';
 import { S3Refusal } from './s3-errors.js';
 import { LeanCalls } from './s3-lean.js';
 import type { S3Options } from './s3-options.js';
 import { SdkCalls } from './s3-sdk.js';
+
+/** So many regions are tried: more than a bucket can move through. */
+const REGIONS_MAX = 16;
 
 interface Way {
   readonly client: S3Client;
@@ -45,7 +49,7 @@ export class S3Connection {
       return await call(here.calls);
     } catch (error) {
       const region = regionNamed(error);
-      if (region === undefined || region === here.region) throw error;
+      if (region === undefined || region === here.region || this.#clients.length > REGIONS_MAX) throw error;
       const there = await this.#there(region);
       const result = await call(there.calls);
       this.#client = there.client;
@@ -91,5 +95,5 @@ async function wayOf(client: S3Client, options: S3Options, agents: Agents): Prom
 
 function regionNamed(error: unknown): string | undefined {
   if (!(error instanceof S3Refusal) || ![301, 307, 400].includes(error.$response.statusCode)) return undefined;
-  return error.$response.headers['x-amz-bucket-region'];
+  return regionIn(error.$response.headers['x-amz-bucket-region']);
 }

@@ -1,11 +1,14 @@
 /** The SDK's client, and where and how it would ask for a bucket's objects. */
 import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
+import { pipeline, Readable, Transform } from 'node:stream';
 import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { CONNECT_MS, Connections } from './http-connections.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 
 const SOCKETS = 256;
+/** A page of 1000 entries, see s3-lean.ts, is the longest. */
+const ANSWER_MAX_BYTES = 8 << 20;
 
 export interface Agents {
   /** The SDK's. */
@@ -24,7 +27,7 @@ export function agentsOf(options: S3Options): Agents {
 export function sdkClient(options: S3Options, agents: Agents, credentials: S3ClientConfig['credentials'] = options.credentials): S3Client {
   const custom = options.endpoint !== undefined;
   const checksums = hasChecksums(options) ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
-  return new S3Client({
+  const client = new S3Client({
     // Attempts are counted by the layer above, which knows what may be tried again
     maxAttempts: 1,
     requestHandler: { httpAgent: agents.http, httpsAgent: agents.https, connectionTimeout: CONNECT_MS },
@@ -40,6 +43,36 @@ export function sdkClient(options: S3Options, agents: Agents, credentials: S3Cli
     ...(credentials === undefined ? ({ ignoreCache: true } as object) : { credentials }),
     ...(options.unsigned === true ? { signer: { sign: async (request) => request }, credentials: { accessKeyId: '', secretAccessKey: '' } } : {}),
   });
+  boundAnswers(client);
+  return client;
+}
+
+/** The SDK keeps whole answers in memory, however long they are; content of objects it passes on as it comes. */
+function boundAnswers(client: S3Client): void {
+  client.middlewareStack.add(
+    (next, context) => async (args) => {
+      const result = await next(args);
+      const response = result.response as { body?: unknown };
+      const { commandName } = context as { commandName?: string };
+      if (commandName !== 'GetObjectCommand' && response.body instanceof Readable) response.body = bounded(response.body, ANSWER_MAX_BYTES);
+      return result;
+    },
+    { step: 'deserialize', priority: 'low', name: 'boundAnswers' },
+  );
+}
+
+function bounded(body: Readable, max: number): Readable {
+  let bytes = 0;
+  const counted = new Transform({
+    transform: (chunk: Buffer, _encoding, done) => {
+      bytes += chunk.length;
+      if (bytes > max) done(new Error(`the answer has more than ${max} bytes`));
+      else done(null, chunk);
+    },
+  });
+  // An error of either end is the reader's
+  pipeline(body, counted, () => undefined);
+  return counted;
 }
 
 export interface Endpoint {

@@ -1,5 +1,6 @@
 /** What the SDK rejects with, as StorageError: by the provider's code where there is one, by status, by what broke below HTTP. */
 import { StorageError, type StorageErrorCode, type StorageErrorDetail } from '../errors.js';
+import { regionIn, retryAfterIn, saidIn } from './answer-reader.js';
 
 /** As the SDK's exceptions have it (@smithy/types, ServiceException), all of it optional: errors of Node come as they are. */
 interface SdkError extends Error {
@@ -97,7 +98,7 @@ export function toStorageError(error: unknown, operation: string, changes: boole
   const known = (error instanceof Error ? error : new Error(String(error))) as SdkError;
   const status = known.$metadata?.httpStatusCode ?? known.$response?.statusCode;
   // The SDK calls a connection that was closed a TimeoutError as well: the code of Node.js says which it is
-  const name = [known.Code, known.code, known.name].find((one) => one !== undefined && one in BY_CODE);
+  const name = [known.Code, known.code, known.name].find((one) => one !== undefined && Object.hasOwn(BY_CODE, one));
   const fallback = known.code !== undefined && isTls(known.code) ? 'unreachable' : /^(Unknown|UnknownError)$/.test(known.name) || name === undefined ? byStatus(status) : 'unexpected';
   const code = name !== undefined ? BY_CODE[name] : CHECKSUM.test(known.message) ? 'checksum' : fallback;
   // Without an answer nobody knows; a 5xx may come from something in between
@@ -109,25 +110,18 @@ export function toStorageError(error: unknown, operation: string, changes: boole
 
 function detailOf(error: SdkError, status: number | undefined): StorageErrorDetail {
   const headers = error.$response?.headers ?? {};
-  const retryAfter_ms = retryAfter(headers['retry-after']);
-  const region = error.Region ?? error.BucketRegion ?? headers['x-amz-bucket-region'];
-  const requestId = error.$metadata?.requestId;
-  const providerCode = error.Code ?? error.code ?? error.name;
+  const retryAfter_ms = retryAfterIn(headers['retry-after']);
+  const region = regionIn(error.Region ?? error.BucketRegion ?? headers['x-amz-bucket-region']);
+  const requestId = saidIn(error.$metadata?.requestId);
+  const providerCode = saidIn(error.Code ?? error.code ?? error.name);
+  const providerMessage = saidIn(error.message);
   return {
     ...(status === undefined ? {} : { status }),
-    providerCode,
+    ...(providerCode === undefined ? {} : { providerCode }),
     // Some services (Ceph's) say no more than the code, which the SDK calls so
-    ...(error.message === '' || error.message === 'UnknownError' ? {} : { providerMessage: error.message }),
+    ...(providerMessage === undefined || providerMessage === 'UnknownError' ? {} : { providerMessage }),
     ...(requestId === undefined ? {} : { requestId }),
     ...(retryAfter_ms === null ? {} : { retryAfter_ms }),
     ...(region === undefined ? {} : { region }),
   };
-}
-
-/** Seconds or a date (RFC 9110 §10.2.3). */
-export function retryAfter(header: string | undefined, now_ms = Date.now()): number | null {
-  if (header === undefined) return null;
-  if (/^\d{1,9}$/.test(header.trim())) return Number(header) * 1000;
-  const date = Date.parse(header);
-  return Number.isNaN(date) ? null : Math.max(0, date - now_ms);
 }

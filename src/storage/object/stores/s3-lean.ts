@@ -16,7 +16,9 @@ import type { Agents, Endpoint } from './s3-endpoint.js';
 import { S3Refusal } from './s3-errors.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 import { escapedKey, queryOf, Signer } from './s3-sign.js';
-import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version, type AnsweredRange } from './s3-values.js';
+import { AnswerReader, type AnsweredRange } from './answer-reader.js';
+import { PAGE_MAX } from './list-pages.js';
+import { conditionOf, copySource, decodeKey, decodeMetadata, quoted } from './s3-values.js';
 import { childText, parseXml, type Element } from './s3-xml.js';
 
 /** A clock that is so far off is put right by that of the provider, as the SDK does; S3 refuses 15 minutes. */
@@ -24,6 +26,11 @@ const SKEW_MS = 240_000;
 const USER_AGENT: Header = ['user-agent', 'bucketfsd'];
 const META = 'x-amz-meta-';
 const CONTENT_ENCODING = 'content-encoding';
+/** https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html */
+const KEY_BYTES = 1024;
+/** What an entry of a listing takes at most: a key, each byte of it as %XX, and some hundred bytes besides; and what a page has before them. */
+const PAGE_ENTRY_BYTES = 8 << 10;
+const PAGE_HEAD_BYTES = 64 << 10;
 
 interface Request {
   readonly method: 'HEAD' | 'GET' | 'PUT' | 'DELETE';
@@ -35,6 +42,7 @@ interface Request {
   readonly body?: Body;
   readonly into?: Sending['into'];
   readonly inspect?: Sending['inspect'];
+  readonly answerMax_bytes?: number;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -70,12 +78,14 @@ export class LeanCalls implements S3Calls {
   /** API_HeadObject.html: headers as of GET, and no body even when it is refused. */
   async head(key: string, operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
     const { headers } = await this.#request({ method: 'HEAD', key, operation, signal });
-    return infoOf(key, Number(headers['content-length'] ?? 0), headers);
+    const read = new AnswerReader(operation);
+    return infoOf(read, key, read.count('its length', headers['content-length']), headers);
   }
 
   /** API_GetObject.html: Range and If-Match as in HTTP; with x-amz-checksum-mode, the checksum of what was asked for where there is one. */
   async get(key: string, call: GetCall): Promise<Got> {
     const { operation, offset, into, version: only, signal } = call;
+    const read = new AnswerReader(operation);
     let announced: AnsweredRange = { bytes: 0, size: null };
     const { headers, bytes, status } = await this.#request({
       method: 'GET', key, operation, signal, into,
@@ -83,11 +93,14 @@ export class LeanCalls implements S3Calls {
         ['range', `bytes=${offset}-${offset + into.length - 1}`], ...given('if-match', only === undefined ? undefined : quoted(only)),
         ...given('x-amz-checksum-mode', this.#checksums ? 'ENABLED' : undefined),
       ],
-      inspect: (told) => (announced = rangeOf(told['content-range'], offset, told['content-length'], operation)),
+      inspect: (told) => {
+        announced = read.range(told['content-range'], { offset, length: into.length });
+        if (only !== undefined && read.etag(told.etag) !== only) throw new StorageError('changed', operation, { providerMessage: 'another version came than was asked for' });
+      },
     });
     if (bytes !== announced.bytes) throw new StorageError('short-body', operation, { status, providerMessage: `${bytes} of ${announced.bytes} bytes came` });
     if (this.#checksums && !verified(headers, into.subarray(0, bytes), operation)) return this.sdk.get(key, call);
-    return { bytes, info: announced.size === null ? null : infoOf(key, announced.size, headers) };
+    return { bytes, info: announced.size === null ? null : infoOf(read, key, announced.size, headers) };
   }
 
   /** API_PutObject.html: If-None-Match and If-Match; 412 when they fail, 409 when somebody else is faster. */
@@ -95,7 +108,7 @@ export class LeanCalls implements S3Calls {
     const { headers } = await this.#request({
       method: 'PUT', key, operation, body, signal, headers: [...this.#making, ...describedBy({ ...described, headers: { 'content-type': 'application/octet-stream', ...described.headers } }), ...conditioned(condition)],
     });
-    return version(headers.etag);
+    return new AnswerReader(operation, true).etag(headers.etag);
   }
 
   /** API_DeleteObject.html: 204 whether there was one or not; If-Match: 412, or 404. */
@@ -116,7 +129,7 @@ export class LeanCalls implements S3Calls {
       ],
     });
     if (received.body.length === 0) throw new S3Refusal({ status: 503, headers: received.headers, code: 'InternalError', message: 'the copy was given up' });
-    return version(childText(documentOf(received, 'CopyObjectResult', operation, true), 'ETag'));
+    return new AnswerReader(operation, true).etag(childText(documentOf(received, 'CopyObjectResult', operation, true), 'ETag'));
   }
 
   /** API_ListObjectsV2.html: keys as in URLs (encoding-type), in the order of UTF-8 bytes; the next page by NextContinuationToken. */
@@ -124,24 +137,25 @@ export class LeanCalls implements S3Calls {
     const query = queryOf({
       'list-type': 2, 'encoding-type': 'url', prefix, delimiter, 'start-after': after, 'continuation-token': token, 'max-keys': limit,
     });
-    const listing = documentOf(await this.#request({ method: 'GET', key: null, query, operation, signal }), 'ListBucketResult', operation, false);
+    const read = new AnswerReader(operation);
+    const answerMax_bytes = PAGE_HEAD_BYTES + (limit ?? PAGE_MAX) * PAGE_ENTRY_BYTES;
+    const listing = documentOf(await this.#request({ method: 'GET', key: null, query, operation, signal, answerMax_bytes }), 'ListBucketResult', operation, false);
     const objects: ObjectInfo[] = [];
     const prefixes: string[] = [];
     for (const element of listing.children) {
-      if (element.name === 'Contents') objects.push(listed(element, operation));
-      else if (element.name === 'CommonPrefixes') prefixes.push(decodeKey(childText(element, 'Prefix') ?? ''));
+      if (element.name === 'Contents') objects.push(listed(read, element, prefix));
+      else if (element.name === 'CommonPrefixes') prefixes.push(read.key(decodeKey(childText(element, 'Prefix') ?? ''), prefix, KEY_BYTES));
     }
-    if (childText(listing, 'IsTruncated') !== 'true') return { objects, prefixes, next: null };
-    const next = childText(listing, 'NextContinuationToken') ?? '';
-    if (next === '') throw new StorageError('unexpected', operation, { status: 200, providerMessage: 'there is more, and no token for it' });
-    return { objects, prefixes, next };
+    const truncated = childText(listing, 'IsTruncated') ?? '';
+    if (truncated !== 'true' && truncated !== 'false') throw read.wrong('it does not say whether there is more');
+    return { objects, prefixes, next: truncated === 'true' ? read.token('the token of the next page', childText(listing, 'NextContinuationToken')) : null };
   }
 
   /** API_UploadPart.html */
   async putPart(upload: Upload, number: number, body: Body, { operation, signal }: PartCall): Promise<Part> {
     const query = queryOf({ partNumber: number, uploadId: upload.id });
     const { headers } = await this.#request({ method: 'PUT', key: upload.key, query, operation, body, signal });
-    return { number, tag: version(headers.etag), bytes: bodyBytes(body) };
+    return { number, tag: new AnswerReader(operation, true).etag(headers.etag), bytes: bodyBytes(body) };
   }
 
   /** One attempt; a second one if the first was refused for the time of its signature, and the answer tells what time it is. */
@@ -156,7 +170,7 @@ export class LeanCalls implements S3Calls {
     }
   }
 
-  async #sending({ method, key, operation, query = '', headers = [], into, inspect, signal }: Request, { headers: more, contentHash, content }: Prepared): Promise<Sending> {
+  async #sending({ method, key, operation, query = '', headers = [], into, inspect, answerMax_bytes, signal }: Request, { headers: more, contentHash, content }: Prepared): Promise<Sending> {
     const { url, base } = this.endpoint;
     const path = key === null ? `${base}/` : `${base}/${escapedKey(key)}`;
     const plain = [...this.#common, ...withEncoding(headers, more)];
@@ -165,6 +179,7 @@ export class LeanCalls implements S3Calls {
     return {
       url, method, target: query === '' ? path : `${path}?${query}`, headers: signed,
       content, operation, connect_ms: CONNECT_MS, signal, ...(into === undefined ? {} : { into }), ...(inspect === undefined ? {} : { inspect }),
+      ...(answerMax_bytes === undefined ? {} : { answerMax_bytes }),
     };
   }
 
@@ -215,21 +230,16 @@ function conditioned(condition: Condition | undefined): readonly Header[] {
   return [...given('if-none-match', IfNoneMatch), ...given('if-match', IfMatch)];
 }
 
-function infoOf(key: string, size: number, headers: Received['headers']): ObjectInfo {
+function infoOf(read: AnswerReader, key: string, size: number, headers: Received['headers']): ObjectInfo {
   const metadata: Record<string, string> = {};
   for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = String(headers[name]);
   return {
-    key, size, version: version(headers.etag), modified_ms: time_ms(headers['last-modified']), metadata: decodeMetadata(metadata), headers: keptOf(headers),
+    key, size, version: read.etag(headers.etag), modified_ms: read.time_ms('its date', headers['last-modified']), metadata: decodeMetadata(metadata), headers: keptOf(headers),
   };
 }
 
-function time_ms(text: string | undefined): number {
-  const time = Date.parse(text ?? '');
-  return Number.isNaN(time) ? 0 : time;
-}
-
-function listed(element: Element, operation: string): ObjectInfo {
-  let [key, size, tag, modified, storageClass] = ['', '0', '', '', ''];
+function listed(read: AnswerReader, element: Element, prefix: string): ObjectInfo {
+  let [key, size, tag, modified, storageClass] = ['', '', '', '', ''];
   for (const { name, text } of element.children) {
     if (name === 'Key') key = text;
     else if (name === 'Size') size = text;
@@ -237,8 +247,10 @@ function listed(element: Element, operation: string): ObjectInfo {
     else if (name === 'LastModified') modified = text;
     else if (name === 'StorageClass') storageClass = text;
   }
-  if (key === '' || !/^\d+$/.test(size)) throw new StorageError('unexpected', operation, { status: 200, providerMessage: `no key with a size: "${key}", "${size}"` });
-  return { key: decodeKey(key), size: Number(size), version: version(tag), modified_ms: time_ms(modified), metadata: null, headers: null, ...archiveClass(storageClass) };
+  return {
+    key: read.key(decodeKey(key), prefix, KEY_BYTES), size: read.count('a size', size), version: read.etag(tag), modified_ms: read.time_ms('a date', modified), metadata: null, headers: null,
+    ...archiveClass(storageClass),
+  };
 }
 
 /** ErrorResponses.html: an element Error with Code and Message; also with status 200, where the work took long. */

@@ -10,7 +10,8 @@ import { StorageError } from '../errors.js';
 import type { Body, ListOptions, ListPage, ObjectHeaders, ObjectInfo, Part, Upload, Version } from '../store.js';
 import type { CopyCall, Description, GetCall, Got, PartCall, PutCall, S3Calls } from './s3-calls.js';
 import type { S3Options } from './s3-options.js';
-import { conditionOf, copySource, decodeKey, decodeMetadata, quoted, rangeOf, version } from './s3-values.js';
+import { AnswerReader } from './answer-reader.js';
+import { conditionOf, copySource, decodeKey, decodeMetadata, quoted } from './s3-values.js';
 
 /** What every request has, as the SDK calls it. */
 export interface Common {
@@ -56,6 +57,7 @@ const MEMBERS = [
   ['x-amz-server-side-encryption-bucket-key-enabled', 'BucketKeyEnabled'], ['x-amz-object-lock-mode', 'ObjectLockMode'],
   ['x-amz-object-lock-retain-until-date', 'ObjectLockRetainUntilDate'], ['x-amz-object-lock-legal-hold', 'ObjectLockLegalHoldStatus'], ['x-amz-tagging', 'Tagging'],
 ] as const;
+const KEY_BYTES = 1024;
 const DATES: ReadonlySet<string> = new Set(['Expires', 'ObjectLockRetainUntilDate']);
 /** What is only told. */
 const TOLD = [['x-amz-tagging-count', 'TagCount'], ['x-amz-restore', 'Restore'], ['x-amz-archive-status', 'ArchiveStatus']] as const;
@@ -85,17 +87,20 @@ export class SdkCalls implements S3Calls {
     this.#making = makingOf(options);
   }
 
-  async head(key: string, _operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
+  async head(key: string, operation: string, signal: AbortSignal | undefined): Promise<ObjectInfo> {
     const out = await this.client.send(new HeadObjectCommand({ ...this.#common, Key: key }), obeying(signal));
-    return infoOf(key, out.ContentLength ?? 0, out);
+    const read = new AnswerReader(operation);
+    return infoOf(read, key, read.count('its length', out.ContentLength), out);
   }
 
   async get(key: string, { operation, offset, into, version: only, signal }: GetCall): Promise<Got> {
     const Range = `bytes=${offset}-${offset + into.length - 1}`;
     const IfMatch = only === undefined ? {} : { IfMatch: quoted(only) };
     const out = await this.client.send(new GetObjectCommand({ ...this.#common, Key: key, Range, ...IfMatch }), obeying(signal));
-    const range = rangeOf(out.ContentRange, offset, out.ContentLength, operation);
-    return { bytes: await receive(out.Body as Readable, into, range.bytes, operation), info: range.size === null ? null : infoOf(key, range.size, out) };
+    const read = new AnswerReader(operation);
+    const range = read.range(out.ContentRange, { offset, length: into.length });
+    if (only !== undefined && read.etag(out.ETag) !== only) throw new StorageError('changed', operation, { providerMessage: 'another version came than was asked for' });
+    return { bytes: await receive(out.Body as Readable, into, range.bytes, operation), info: range.size === null ? null : infoOf(read, key, range.size, out) };
   }
 
   async put(key: string, body: Body, { operation, described, condition, signal }: PutCall): Promise<Version> {
@@ -103,7 +108,7 @@ export class SdkCalls implements S3Calls {
       ...this.#common, ...this.#making, ...describedOf(described), ...conditionOf(condition), Key: key, Body: content(body, operation), ContentLength: bodyBytes(body),
     };
     const out = await this.client.send(new PutObjectCommand(input), obeying(signal));
-    return version(out.ETag);
+    return new AnswerReader(operation, true).etag(out.ETag);
   }
 
   async remove(key: string, only: Version | undefined, _operation: string, signal: AbortSignal | undefined): Promise<void> {
@@ -111,7 +116,7 @@ export class SdkCalls implements S3Calls {
     await this.client.send(new DeleteObjectCommand({ ...this.#common, Key: key, ...IfMatch }), obeying(signal));
   }
 
-  async copy(from: string, to: string, { metadata, headers, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
+  async copy(from: string, to: string, { operation, metadata, headers, sourceVersion, condition, signal }: CopyCall): Promise<Version> {
     const { Metadata, ...attached } = describedOf({ metadata: metadata ?? {}, headers });
     const replaced = {
       ...attached, ...(metadata === undefined ? {} : { Metadata, MetadataDirective: 'REPLACE' as const }), ...(headers[TAGS] === undefined ? {} : { TaggingDirective: 'REPLACE' as const }),
@@ -121,34 +126,36 @@ export class SdkCalls implements S3Calls {
       ...this.#common, ...this.#making, ...replaced, ...IfMatch, ...conditionOf(condition), Key: to, CopySource: copySource(this.options.bucket, from),
     };
     const out = await this.client.send(new CopyObjectCommand(input), obeying(signal));
-    return version(out.CopyObjectResult?.ETag);
+    return new AnswerReader(operation, true).etag(out.CopyObjectResult?.ETag);
   }
 
-  async list({ prefix, delimiter, after, token, limit, signal }: ListOptions): Promise<ListPage> {
+  async list({ prefix, delimiter, after, token, limit, signal }: ListOptions, operation: string): Promise<ListPage> {
+    const read = new AnswerReader(operation);
     const out = await this.client.send(
       new ListObjectsV2Command({
         ...this.#common, Prefix: prefix, Delimiter: delimiter, StartAfter: after, ContinuationToken: token, MaxKeys: limit, EncodingType: 'url',
       }), obeying(signal),
     );
     const objects = (out.Contents ?? []).map((one) => ({
-      key: decodeKey(one.Key ?? ''), size: one.Size ?? 0, version: version(one.ETag), modified_ms: one.LastModified?.getTime() ?? 0, metadata: null, headers: null,
+      key: read.key(decodeKey(one.Key ?? ''), prefix, KEY_BYTES), size: read.count('a size', one.Size), version: read.etag(one.ETag), modified_ms: read.time_ms('a date', one.LastModified),
+      metadata: null, headers: null,
       ...archiveClass(one.StorageClass),
     }));
-    const prefixes = (out.CommonPrefixes ?? []).map((one) => decodeKey(one.Prefix ?? ''));
-    return { objects, prefixes, next: out.IsTruncated === true ? out.NextContinuationToken ?? null : null };
+    const prefixes = (out.CommonPrefixes ?? []).map((one) => read.key(decodeKey(one.Prefix ?? ''), prefix, KEY_BYTES));
+    return { objects, prefixes, next: read.flag('whether there is more', out.IsTruncated) ? read.token('the token of the next page', out.NextContinuationToken) : null };
   }
 
   async putPart(upload: Upload, number: number, body: Body, { operation, signal }: PartCall): Promise<Part> {
     const bytes = bodyBytes(body);
     const input = { ...this.#common, Key: upload.key, UploadId: upload.id, PartNumber: number, Body: content(body, operation), ContentLength: bytes };
     const out = await this.client.send(new UploadPartCommand(input), obeying(signal));
-    return { number, tag: version(out.ETag), bytes };
+    return { number, tag: new AnswerReader(operation, true).etag(out.ETag), bytes };
   }
 }
 
-function infoOf(key: string, size: number, out: GetObjectCommandOutput | HeadObjectCommandOutput): ObjectInfo {
+function infoOf(read: AnswerReader, key: string, size: number, out: GetObjectCommandOutput | HeadObjectCommandOutput): ObjectInfo {
   return {
-    key, size, version: version(out.ETag), modified_ms: out.LastModified?.getTime() ?? 0, metadata: decodeMetadata(out.Metadata ?? {}), headers: headersOf(out),
+    key, size, version: read.etag(out.ETag), modified_ms: read.time_ms('its date', out.LastModified), metadata: decodeMetadata(out.Metadata ?? {}), headers: headersOf(out),
   };
 }
 

@@ -1,12 +1,7 @@
-/** What requests and answers of S3 carry, in both directions: ETags, keys of listings, ranges, metadata. */
-import { StorageError } from '../errors.js';
-import type { Condition, Metadata, Version } from '../store.js';
+/** How S3 writes what requests and answers carry: ETags, keys of listings, metadata. */
+import type { Condition, Metadata } from '../store.js';
 
 export const quoted = (tag: string): string => `"${tag}"`;
-
-export function version(tag = ''): Version {
-  return tag.length >= 2 && tag.startsWith('"') && tag.endsWith('"') ? tag.slice(1, -1) : tag;
-}
 
 export function conditionOf(condition: Condition | undefined): { IfNoneMatch?: string; IfMatch?: string } {
   if (condition === undefined) return {};
@@ -27,21 +22,6 @@ export function decodeKey(encoded: string): string {
   } catch {
     return Buffer.concat(plain.split(/(%[0-9A-Fa-f]{2})/).map((part, i) => Buffer.from(i % 2 === 1 ? part.slice(1) : part, i % 2 === 1 ? 'hex' : 'utf8'))).toString();
   }
-}
-
-/** What follows, by Content-Range: "bytes 5-9/100". */
-export interface AnsweredRange {
-  readonly bytes: number;
-  /** Of the whole object; null: it is not said. */
-  readonly size: number | null;
-}
-
-export function rangeOf(range: string | undefined, offset: number, length: string | number | undefined, operation: string): AnsweredRange {
-  const parsed = /^bytes (\d+)-(\d+)\/(\d+|\*)/.exec(range ?? '');
-  if (parsed === null || Number(parsed[1]) !== offset) {
-    throw new StorageError('invalid', operation, { providerMessage: `asked for bytes from ${offset}, got ${range ?? `all ${length ?? '?'}`}` });
-  }
-  return { bytes: Number(parsed[2]) - offset + 1, size: parsed[3] === '*' ? null : Number(parsed[3]) };
 }
 
 /** RFC 2047, which AWS uses itself where metadata is not ASCII; also for spaces at the ends, which HTTP drops. */

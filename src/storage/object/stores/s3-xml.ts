@@ -96,7 +96,7 @@ function resolved(text: string): string {
   if (!rest.includes('&')) return rest;
   return rest.replace(/&(?:#(\d{1,7})|#x([0-9A-Fa-f]{1,6})|(\w+));?|&/g, (all, decimal?: string, hex?: string, name?: string) => {
     const code = decimal !== undefined ? Number(decimal) : hex !== undefined ? Number.parseInt(hex, 16) : -1;
-    const known = name === undefined ? undefined : ENTITIES[name];
+    const known = name === undefined || !Object.hasOwn(ENTITIES, name) ? undefined : ENTITIES[name];
     if (!all.endsWith(';') || code > 0x10ffff || (code < 0 && known === undefined)) throw new XmlError(`no entity: ${all}`);
     return known ?? String.fromCodePoint(code);
   });

@@ -9,6 +9,7 @@ import {
 import { bodyBytes, targetView } from '../body.js';
 import { conditionalCopy, conditionalCopyOptions, conditionalSetMetadata, copyHonours, withConditionalCopy } from '../conditional-copy.js';
 import { StorageError } from '../errors.js';
+import { compareUtf8 } from '../listing.js';
 import type {
   Body, CallOptions, Capabilities, Condition, CopyCallOptions, CopyOptions, Fetched, FetchOptions, HeadOptions, Limits, ListOptions, ListPage, Metadata, ObjectInfo, ObjectStore, Part, PartSource,
   PutOptions, ReadOptions, Upload, UploadInfo, Version,
@@ -19,7 +20,9 @@ import { S3Connection } from './s3-connection.js';
 import { toStorageError } from './s3-errors.js';
 import type { S3Options } from './s3-options.js';
 import { commonOf, describedOf, makingOf, obeying, type Common } from './s3-sdk.js';
-import { conditionOf, copySource, decodeKey, encodeMetadata, quoted, version } from './s3-values.js';
+import { AnswerReader } from './answer-reader.js';
+import { checkedPage, PAGE_MAX, placeOf } from './list-pages.js';
+import { conditionOf, copySource, decodeKey, encodeMetadata, quoted } from './s3-values.js';
 
 export type { S3Options } from './s3-options.js';
 
@@ -119,7 +122,9 @@ export class S3Store implements ObjectStore {
     } catch (error) {
       if (!(error instanceof StorageError) || error.detail.status !== 416) throw error;
       // Beyond the end of what is there. RFC 9110 §13.2.2 has the version compared first, and not everybody keeps to it
-      if (only !== undefined && (await this.head(key, options)).version !== only) throw new StorageError('changed', error.operation, { status: 416 });
+      const { version, size } = await this.head(key, options);
+      // Of what HEAD tells there is such a range: then it is not what is read
+      if ((only !== undefined && version !== only) || offset < size) throw new StorageError('changed', error.operation, { status: 416 });
       return 0;
     }
   }
@@ -134,7 +139,9 @@ export class S3Store implements ObjectStore {
     } catch (error) {
       if (!(error instanceof StorageError) || error.detail.status !== 416) throw error;
       // Of an empty object there is no range
-      return { info: await this.head(key, options), bytes: 0 };
+      const info = await this.head(key, options);
+      if (info.size > 0) throw new AnswerReader(error.operation).wrong(`a range inside of ${info.size} bytes was refused`);
+      return { info, bytes: 0 };
     }
   }
 
@@ -204,14 +211,19 @@ export class S3Store implements ObjectStore {
   }
 
   async list(options: ListOptions): Promise<ListPage> {
-    return this.#call('list', options.prefix, false, options, (_signal, operation) => this.#connection.run((calls) => calls.list(options, operation)));
+    const place = placeOf(options);
+    const { token: _token, ...rest } = options;
+    const asked = { ...rest, limit: options.limit ?? PAGE_MAX, ...(place.token === undefined ? {} : { token: place.token }) };
+    return this.#call('list', options.prefix, false, options, async (_signal, operation) =>
+      checkedPage(new AnswerReader(operation), await this.#connection.run((calls) => calls.list(asked, operation)), options, place));
   }
 
   async beginUpload(key: string, options: PutOptions = {}): Promise<Upload> {
     const described = await this.#described(`begin upload of ${this.location}/${key}`, key, options);
-    const out = await this.#call('begin upload of', key, true, options, (signal) =>
-      this.#connection.client.send(new CreateMultipartUploadCommand({ ...this.#common, ...this.#making, ...describedOf(described), Key: key }), obeying(signal)));
-    return { key, id: out.UploadId! };
+    return this.#call('begin upload of', key, true, options, async (signal, operation) => {
+      const out = await this.#connection.client.send(new CreateMultipartUploadCommand({ ...this.#common, ...this.#making, ...describedOf(described), Key: key }), obeying(signal));
+      return { key, id: new AnswerReader(operation, true).token('the id of the upload', out.UploadId) };
+    });
   }
 
   async putPart(upload: Upload, number: number, body: Body, options: CallOptions = {}): Promise<Part> {
@@ -228,7 +240,7 @@ export class S3Store implements ObjectStore {
           CopySourceIfMatch: quoted(source.version), CopySourceRange: `bytes=${source.offset}-${source.offset + source.bytes - 1}`,
         }), obeying(signal),
       ));
-    return { number, tag: version(out.CopyPartResult?.ETag), bytes: source.bytes };
+    return { number, tag: new AnswerReader(`copy part ${number} of ${this.location}/${upload.key}`, true).etag(out.CopyPartResult?.ETag), bytes: source.bytes };
   }
 
   async completeUpload(upload: Upload, parts: readonly Part[], options: CallOptions & { readonly condition?: Condition } = {}): Promise<Version> {
@@ -237,7 +249,7 @@ export class S3Store implements ObjectStore {
       this.#connection.client.send(
         new CompleteMultipartUploadCommand({ ...this.#common, Key: upload.key, UploadId: upload.id, MultipartUpload: { Parts }, ...conditionOf(options.condition) }), obeying(signal),
       ));
-    return version(out.ETag);
+    return new AnswerReader(`complete upload of ${this.location}/${upload.key}`, true).etag(out.ETag);
   }
 
   async abortUpload(upload: Upload, options: CallOptions = {}): Promise<void> {
@@ -253,9 +265,18 @@ export class S3Store implements ObjectStore {
     const [KeyMarker, UploadIdMarker] = options.token === undefined ? [] : (JSON.parse(options.token) as [string, string]);
     const out = await this.#call('list uploads below', options.prefix, false, options, (signal) =>
       this.#connection.client.send(new ListMultipartUploadsCommand({ ...this.#common, Prefix: options.prefix, KeyMarker, UploadIdMarker, EncodingType: 'url' }), obeying(signal)));
-    const uploads = (out.Uploads ?? []).map((one) => ({ key: decodeKey(one.Key ?? ''), id: one.UploadId ?? '', begun_ms: one.Initiated?.getTime() ?? 0 }));
-    const next = out.IsTruncated === true ? JSON.stringify([decodeKey(out.NextKeyMarker ?? ''), out.NextUploadIdMarker ?? '']) : null;
-    return { uploads, next };
+    const read = new AnswerReader(`list uploads below ${this.location}/${options.prefix}`);
+    const uploads = read.list('the list of uploads', out.Uploads, PAGE_MAX).map((one) => {
+      const { Key, UploadId, Initiated } = one as NonNullable<typeof out.Uploads>[number];
+      return { key: read.key(decodeKey(Key ?? ''), options.prefix, S3_LIMITS.keyBytes), id: read.token('the id of an upload', UploadId), begun_ms: read.time_ms('a date', Initiated) };
+    });
+    if (out.IsTruncated !== true) return { uploads, next: null };
+    const key = read.key(decodeKey(out.NextKeyMarker ?? ''), options.prefix, S3_LIMITS.keyBytes);
+    const id = read.token('the id of an upload', out.NextUploadIdMarker);
+    const order = KeyMarker === undefined ? 1 : compareUtf8(key, KeyMarker);
+    // Several uploads of one key are in the order of their time
+    if (order < 0 || (order === 0 && (uploads.length === 0 || id === UploadIdMarker))) throw read.wrong('the next page is this one');
+    return { uploads, next: JSON.stringify([key, id]) };
   }
 
   async close(): Promise<void> {

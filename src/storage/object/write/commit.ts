@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
-import { ifThere, isGone, objectAt } from '../asking.js';
+import { firstBelow, ifThere, isGone, objectAt } from '../asking.js';
 import { isLost, StorageError } from '../errors.js';
 import { readBelieved } from '../privileges.js';
 import { COMMIT, isDescribedSince, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
@@ -371,8 +371,7 @@ export class CommitMaker {
   async #ontoMarker(file: StagedFile, there: ObjectInfo | null): Promise<void> {
     const { store } = this.shop;
     if (there === null && file.base !== null && !this.options.overwrite) {
-      const { objects } = await store.list({ prefix: file.key!, limit: 1 });
-      if (objects.length === 0) throw new ConflictError(file.key!, file.base, null);
+      if ((await firstBelow(store, file.key!)) === null) throw new ConflictError(file.key!, file.base, null);
     }
     if (there !== null) {
       const facts = file.facts();
