@@ -48,13 +48,13 @@ export class Attributes {
     if (fd < 0) return fd;
     let error = 0;
     const valid = this.changes(r);
+    if ((valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
     if ((valid & FATTR.MODE) !== 0) error = this.#chmod(r, fd);
     if (error === 0 && (valid & (FATTR.UID | FATTR.GID)) !== 0) error = this.#chown(r, fd);
     if (error === 0 && (valid & FATTR.SIZE) !== 0) error = this.#truncate(r, slot);
     if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) {
       error = c.neg(c.utimensat(fd, EMPTY_PATH, r.timesAddress, AT_EMPTY_PATH));
     }
-    if (error === 0 && (valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
     if (error === 0) error = share.statFd(r, fd);
     if (error === 0) share.putAttr(r, slot);
     return error;

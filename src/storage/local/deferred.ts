@@ -214,6 +214,8 @@ export class Deferred {
     const appendOnly = fd === -E.PERM && files.mayBeAppendOnly(r, flags);
     if (appendOnly) fd = await open(host | O_APPEND);
     if (fd < 0) return fd;
+    const [path, capability] = share.capability(r, fd);
+    if (capability !== 0 && (flags & O_TRUNC) !== 0) await this.#step('removexattr', path, capability);
     const result = files.install(r, slot, fd, flags, appendOnly);
     if (result < 0) c.close(fd);
     return result;

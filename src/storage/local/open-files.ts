@@ -9,7 +9,7 @@ import { FAR_OFFSET, PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import { FOPEN, OPEN_KILL_SUIDGID, WRITE_CACHE, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { DirectAppends, writeFlags } from './placement.js';
-import { SCRATCH_NAME, SCRATCH_PATH, type Share } from './share.js';
+import type { Share } from './share.js';
 import type { Step } from './steps.js';
 
 /** Handle flags: reads may be tried without waiting; the host's descriptor has O_SYNC or O_DSYNC, it has O_DIRECT now, it can have none. */
@@ -60,6 +60,7 @@ export class OpenFiles {
     const appendOnly = fd === -E.PERM && this.mayBeAppendOnly(r, flags);
     if (appendOnly) fd = share.openNode(slot, host | O_APPEND);
     if (fd < 0) return fd;
+    if ((flags & O_TRUNC) !== 0) share.dropCapability(fd);
     const result = this.install(r, slot, fd, flags, appendOnly);
     if (result < 0) c.close(fd);
     return result;
@@ -196,18 +197,14 @@ export class OpenFiles {
   };
 
   #writeNow(r: FileSystemRequest, fd: number, rwf: number): number {
-    if (this.share.options.xattrMap !== null) this.share.dropCapability(fd);
+    this.share.dropCapability(fd);
     if ((r.fuseFlags & WRITE_KILL_SUIDGID) === 0) return c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, rwf));
     return this.share.credentials.withoutFsetid(true, () => c.neg(c.pwritev2(fd, r.iovecs, r.iovecCount, r.offset, rwf)));
   }
 
   /** Of the step "write". */
   #writeArguments(r: FileSystemRequest, fd: number, rwf: number): number[] {
-    const { options } = this.share;
-    const attribute = options.xattrMap?.securityCapability ?? null;
-    const path = attribute === null ? 0 : r.attr.putString(SCRATCH_PATH, `/proc/self/fd/${fd}`);
-    const capability = attribute === null ? 0 : r.attr.putString(SCRATCH_NAME, attribute);
-    return [fd, r.iovecs, r.iovecCount, r.offset, rwf, Number((r.fuseFlags & WRITE_KILL_SUIDGID) !== 0), path, capability];
+    return [fd, r.iovecs, r.iovecCount, r.offset, rwf, Number((r.fuseFlags & WRITE_KILL_SUIDGID) !== 0), ...this.share.capability(r, fd)];
   }
 
   /** A part or the whole of an append past the guest's cache; `rwf` without RWF_APPEND. */
@@ -298,7 +295,10 @@ export class OpenFiles {
     if (handle < 0) return handle;
     const fd = this.share.handles.fd(handle);
     const drop = r.session.killprivV2;
-    if (this.share.pool !== null) return this.inPool(r, handle, -1, 'fallocate', fd, r.flags, r.offset, r.length, Number(drop));
+    if (this.share.pool !== null) {
+      return this.inPool(r, handle, -1, 'fallocate', fd, r.flags, r.offset, r.length, Number(drop), ...this.share.capability(r, fd));
+    }
+    this.share.dropCapability(fd);
     return this.share.credentials.withoutFsetid(drop, () => c.neg(c.fallocate(fd, r.flags, r.offset, r.length)));
   };
 
@@ -345,7 +345,11 @@ export class OpenFiles {
     memory.u32[3] = Math.floor(r.offset2 / 2 ** 32);
     const a = memory.address;
     const drop = r.session.killprivV2;
-    if (pool !== null) return this.inPool(r, from, to, 'copyFileRange', handles.fd(from), a, handles.fd(to), a + 8, r.length, Number(drop));
-    return this.share.credentials.withoutFsetid(drop, () => c.neg(c.copyFileRange(handles.fd(from), a, handles.fd(to), a + 8, r.length, 0)));
+    const target = handles.fd(to);
+    if (pool !== null) {
+      return this.inPool(r, from, to, 'copyFileRange', handles.fd(from), a, target, a + 8, r.length, Number(drop), ...this.share.capability(r, target));
+    }
+    this.share.dropCapability(target);
+    return this.share.credentials.withoutFsetid(drop, () => c.neg(c.copyFileRange(handles.fd(from), a, target, a + 8, r.length, 0)));
   };
 }

@@ -123,12 +123,21 @@ export class Share {
     }
   }
 
-  /** Remove a capability xattr that the kernel does not know as one, because --xattrmap renamed it; after a change of data or owner. */
+  /**
+   * Rule: a file's capabilities go with its old content and owner, before either is changed: WRITE, FALLOCATE, COPY_FILE_RANGE, truncation by SETATTR, a new
+   * owner, and an open with O_TRUNC as soon as it has succeeded. The host's kernel does that; not where --xattrmap has renamed the attribute.
+   */
   dropCapability(fd: number): void {
     const { xattrMap } = this.options;
     if (xattrMap === null || xattrMap.securityCapability === null) return;
     const name = names.putString(3072, xattrMap.securityCapability);
     c.removexattr(this.inodes.procPath(fd), name);
+  }
+
+  /** For a step in the pool that does the same: addresses of a path to the descriptor's inode and of the attribute, 0 for none. */
+  capability(r: FileSystemRequest, fd: number): readonly [path: number, name: number] {
+    const name = this.options.xattrMap?.securityCapability ?? null;
+    return name === null ? [0, 0] : [r.attr.putString(SCRATCH_PATH, `/proc/self/fd/${fd}`), r.attr.putString(SCRATCH_NAME, name)];
   }
 
   #insertRoot(): void {

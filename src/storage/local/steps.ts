@@ -128,6 +128,7 @@ function setattr(
   size: number, times: number, attr: number, capability: number,
 ): number {
   let error = 0;
+  if ((valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) removeCapability(procPath(fd), capability);
   if ((valid & FATTR.MODE) !== 0) error = c.neg(c.fchmodat(procFd, name, mode, 0));
   if (error === 0 && (valid & (FATTR.UID | FATTR.GID)) !== 0) error = c.neg(c.fchownat(fd, EMPTY_PATH, uid, gid, AT_EMPTY_PATH));
   if (error === 0 && (valid & FATTR.SIZE) !== 0) {
@@ -135,8 +136,12 @@ function setattr(
     error = withoutFsetid(valid & FATTR.KILL_SUIDGID, () => c.neg(handle >= 0 ? c.ftruncate(handle, size) : c.truncate(procPath(fd), size)));
   }
   if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) error = c.neg(c.utimensat(fd, EMPTY_PATH, times, AT_EMPTY_PATH));
-  if (error === 0 && capability !== 0 && (valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) c.removexattr(procPath(fd), capability);
   return error === 0 ? stat(fd, attr) : error;
+}
+
+/** What --xattrmap has made of security.capability; 0: nothing. See Share.dropCapability(). */
+function removeCapability(path: number, capability: number): void {
+  if (capability !== 0) c.removexattr(path, capability);
 }
 
 /** linkat(2) of the inode whose descriptor number is at `from`, then find(). */
@@ -218,16 +223,20 @@ export const STEPS = {
   read: (fd: number, iovecs: number, count: number, offset: number) => c.neg(c.preadv2(fd, iovecs, count, offset, 0)),
   /** `rwf`: flags of pwritev2(2). `path` and `capability`: an attribute that a write removes, or 0. */
   write(fd: number, iovecs: number, count: number, offset: number, rwf: number, drop: number, path: number, capability: number): number {
-    if (capability !== 0) c.removexattr(path, capability);
+    removeCapability(path, capability);
     return withoutFsetid(drop, () => c.neg(c.pwritev2(fd, iovecs, count, offset, rwf)));
   },
   fsync: (fd: number) => c.neg(c.fsync(fd)),
   fdatasync: (fd: number) => c.neg(c.fdatasync(fd)),
   syncfs: (fd: number) => c.neg(c.syncfs(fd)),
-  fallocate: (fd: number, mode: number, offset: number, length: number, drop: number) =>
-    withoutFsetid(drop, () => c.neg(c.fallocate(fd, mode, offset, length))),
-  copyFileRange: (from: number, at: number, to: number, at2: number, length: number, drop: number) =>
-    withoutFsetid(drop, () => c.neg(c.copyFileRange(from, at, to, at2, length, 0))),
+  fallocate(fd: number, mode: number, offset: number, length: number, drop: number, path: number, capability: number): number {
+    removeCapability(path, capability);
+    return withoutFsetid(drop, () => c.neg(c.fallocate(fd, mode, offset, length)));
+  },
+  copyFileRange(from: number, at: number, to: number, at2: number, length: number, drop: number, path: number, capability: number): number {
+    removeCapability(path, capability);
+    return withoutFsetid(drop, () => c.neg(c.copyFileRange(from, at, to, at2, length, 0)));
+  },
   lseek: (fd: number, offset: number, whence: number) => c.neg(c.lseek(fd, offset, whence)),
   close: (fd: number) => c.neg(c.close(fd)),
 } as const satisfies Record<string, (...args: number[]) => number>;
