@@ -104,6 +104,11 @@ export const OPTIONS = {
     help: 'drop set-uid, set-gid and capabilities on the host when a file is written, truncated or given away',
     legacy: 'killpriv_v2', virtiofsd: '--killpriv-v2',
   },
+  allowProjectIds: {
+    flag: 'allow-project-ids', type: 'flag', group: 'attributes', default: false, only: 'directory',
+    help: 'let the guest change project ids of files, and so leave the project quota of the share',
+    virtiofsd: null,
+  },
   flock: {
     flag: 'flock', type: 'toggle', group: 'attributes', default: false, only: 'directory',
     help: 'take flock(2) locks on the host, where other guests see them, instead of in the guest only',

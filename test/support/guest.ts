@@ -23,7 +23,7 @@ export const OP = {
 
 const DEFAULTS: Omit<LocalOptions, 'directory'> = {
   cache: 'auto', readonly: false, xattr: true, xattrMap: null, posixAcl: 'never', securityLabel: 'never', writeback: false, allowDirectIo: false,
-  allowMmap: false, announceSubmounts: true, handles: 'prefer', preserveNoatime: false, killprivV2: false, readdirplus: true, flock: true,
+  allowMmap: false, allowProjectIds: false, announceSubmounts: true, handles: 'prefer', preserveNoatime: false, killprivV2: false, readdirplus: true, flock: true,
   posixLock: true, uidMap: null, gidMap: null, offload: 'auto', nofile: 4096,
 };
 

@@ -5,15 +5,8 @@ import { AT_EMPTY_PATH, O_CLOEXEC, O_NONBLOCK, O_RDONLY, S_IFDIR, S_IFREG } from
 import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
 import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
+import { IOCTLS, projectRefusal } from './inode-flags.js';
 import { EMPTY_PATH, type Share } from './share.js';
-
-/** include/uapi/linux/fs.h: command → bytes of its argument, and whether it sets. */
-const IOCTLS = new Map<number, { bytes: number; set: boolean }>([
-  [0x80086601, { bytes: 4, set: false }], // FS_IOC_GETFLAGS: the kernel's "long" is an int
-  [0x40086602, { bytes: 4, set: true }], // FS_IOC_SETFLAGS
-  [0x801c581f, { bytes: 28, set: false }], // FS_IOC_FSGETXATTR, struct fsxattr
-  [0x401c5820, { bytes: 28, set: true }], // FS_IOC_FSSETXATTR
-]);
 
 export class Attributes {
   constructor(readonly share: Share) {}
@@ -115,7 +108,8 @@ export class Attributes {
     if (slot < 0) return slot;
     const fd = this.#ioctlFd(r, slot);
     if (fd < 0) return fd;
-    const result = c.neg(c.ioctl(fd, r.flags >>> 0, r.reply.address));
+    const refused = this.share.options.allowProjectIds ? 0 : projectRefusal(fd, r.flags >>> 0, r.reply.address);
+    const result = refused < 0 ? refused : c.neg(c.ioctl(fd, r.flags >>> 0, r.reply.address));
     if (!r.hasFh) c.close(fd);
     return result < 0 ? result : answer;
   };

@@ -343,7 +343,7 @@ export class Deferred {
     if (answer < 0) return answer;
     const run = async (fd: number, pathFd: number): Promise<number> => {
       const name = pathFd < 0 ? 0 : this.#number(r, pathFd);
-      const result = await this.#step('ioctl', fd, this.share.inodes.procFd, name, r.flags >>> 0, r.reply.address);
+      const result = await this.#step('ioctl', fd, this.share.inodes.procFd, name, r.flags >>> 0, r.reply.address, Number(this.share.options.allowProjectIds));
       return result < 0 ? result : answer;
     };
     if (r.hasFh) {

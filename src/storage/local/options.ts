@@ -16,6 +16,7 @@ export interface LocalSettings {
   readonly writeback: boolean;
   readonly allowDirectIo: boolean;
   readonly allowMmap: boolean;
+  readonly allowProjectIds: boolean;
   readonly announceSubmounts: boolean;
   readonly inodeFileHandles: LocalOptions['handles'];
   readonly preserveNoatime: boolean;
@@ -41,6 +42,7 @@ export function localOptions(settings: LocalSettings, nofile: number): LocalOpti
     writeback: settings.writeback,
     allowDirectIo: settings.allowDirectIo,
     allowMmap: settings.allowMmap,
+    allowProjectIds: settings.allowProjectIds,
     announceSubmounts: settings.announceSubmounts,
     handles: settings.inodeFileHandles,
     preserveNoatime: settings.preserveNoatime,

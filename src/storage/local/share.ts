@@ -33,6 +33,8 @@ export interface LocalOptions {
   writeback: boolean;
   allowDirectIo: boolean;
   allowMmap: boolean;
+  /** Guests may change the project ids of inodes, and whether they are inherited. */
+  allowProjectIds: boolean;
   announceSubmounts: boolean;
   handles: HandleMode;
   preserveNoatime: boolean;

@@ -14,6 +14,7 @@ import {
 import { STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
 import { FATTR } from '../fuse-flags.js';
+import { projectRefusal } from './inode-flags.js';
 
 /** What is asked of statx(2) about an inode. */
 export const ATTR_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
@@ -166,11 +167,12 @@ function flush(fd: number): number {
   return copy < 0 ? copy : c.neg(c.close(copy));
 }
 
-/** ioctl(2) on `fd`, or, if that is negative, on a descriptor opened for it by the number at `name`. */
-function ioctl(fd: number, procFd: number, name: number, command: number, argument: number): number {
+/** ioctl(2) on `fd`, or, if that is negative, on a descriptor opened for it by the number at `name`. `projects`: whether it may change the project. */
+function ioctl(fd: number, procFd: number, name: number, command: number, argument: number, projects: number): number {
   const target = fd >= 0 ? fd : c.neg(c.openat(procFd, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0));
   if (target < 0) return target;
-  const result = c.neg(c.ioctl(target, command, argument));
+  const refused = projects !== 0 ? 0 : projectRefusal(target, command, argument);
+  const result = refused < 0 ? refused : c.neg(c.ioctl(target, command, argument));
   if (fd < 0) c.close(target);
   return result;
 }
