@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { CommanderError } from 'commander';
+import { checkCombinations, checkKind } from './cli/combinations.js';
 import { collectLegacy } from './cli/legacy.js';
 import { buildCommand, helpText } from './cli/help.js';
 import type { OptionSpec } from './cli/option-spec.js';
@@ -18,8 +19,6 @@ export type Options = Omit<OptionValues, 'source' | 'socketPath' | 'socketGroup'
   readonly listen: ListenSpec;
 };
 
-/** S_ISUID and S_ISGID. */
-const SET_ID = 0o6000;
 
 /** What a bucket is opened with. */
 export type BucketSettings = Omit<Options, 'listen' | 'source'> & { readonly source: BucketSource };
@@ -65,7 +64,9 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
   if (command.args.length > 0) {
-    throw new UsageError(`unexpected argument ${JSON.stringify(command.args[0])}: name what to share with --source`);
+    const [word] = command.args;
+    if (/^[a-z]+$/.test(word) && word === args[0]) throw new UsageError(`there is no command ${word}: there are check and recover, and without one what --source names is shared`);
+    throw new UsageError(`unexpected argument ${JSON.stringify(word)}: name what to share with --source`);
   }
   if (verb === 'recover') return { action: 'recover', settings: settingsOfRecover(collected) };
   if (collected.get('dryRun') === true) throw new UsageError('--dry-run is for bucketfsd recover');
@@ -122,6 +123,7 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
   if (text === null) throw new UsageError('--source is missing: name the directory or the bucket to share');
   const source = parseSource(text);
   checkKind(collected, source);
+  checkCombinations(withDefaults(collected), source);
   if (rest.rlimitNofile !== null && rest.rlimitNofile > 0 && rest.rlimitNofile < RLIMIT_NOFILE_MIN) {
     throw new UsageError(`--rlimit-nofile takes 0 or at least ${RLIMIT_NOFILE_MIN}: with ${rest.rlimitNofile} the daemon could not run`);
   }
@@ -133,23 +135,7 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
     readdirplus: rest.readdirplus && rest.cache !== 'never',
     cacheDir: rest.cacheDir === null ? null : resolve(rest.cacheDir),
   };
-  if ((rest.fileMode & SET_ID) !== 0 && !rest.privilegedMetadata) throw new UsageError('--file-mode with set-id bits makes whoever may put an object root in the guest: --privileged-metadata allows it');
-  if (rest.migrationMode === 'file-handles' && (rest.migrationConfirmPaths || rest.migrationVerifyHandles)) {
-    throw new UsageError('--migration-confirm-paths and --migration-verify-handles are for --migration-mode=find-paths');
-  }
-  if (rest.kmsKey !== null && source.kind === 's3' && rest.sse !== 'aws:kms') throw new UsageError('--kms-key needs --sse=aws:kms');
-  if (rest.sse !== null && source.kind === 'gcs') throw new UsageError('--sse is for S3: on Google Cloud Storage name a key with --kms-key');
   return { source, options };
-}
-
-/** What means nothing for this kind of source was meant for something: it is refused instead of being ignored. */
-function checkKind(collected: Collected, source: Source): void {
-  const kind = source.kind === 'local' ? 'directory' : 'bucket';
-  for (const [key, spec] of OPTION_ENTRIES) {
-    const value = collected.get(key);
-    if (value === undefined || value === false || value === spec.default || spec.only === undefined || spec.only === kind) continue;
-    throw new UsageError(`${displayName(spec)} is for a ${spec.only}, and ${source.path} is a ${kind}`);
-  }
 }
 
 function listenSpec(path: string | null, group: string | null, fd: number | null, sockets: number[]): ListenSpec {

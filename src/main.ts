@@ -20,6 +20,7 @@ import { EXIT, UsageError, failureOf, type ExitCode } from './lifecycle/errors.j
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
 import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
+import { checkNodeVersion } from './lifecycle/node-version.js';
 import { checkSource } from './lifecycle/source.js';
 import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
@@ -226,6 +227,7 @@ function configSpace(tag: string, requestQueues: number): Uint8Array {
 }
 
 try {
+  checkNodeVersion(process.version);
   const command = parseCommandLine(process.argv.slice(2));
   if (command.action === 'print') process.stdout.write(command.text);
   else if (command.action === 'check') await check(command.settings);

@@ -1,4 +1,5 @@
 /** `bucketfsd check`: what a bucket, its provider and these credentials are good for, found out by trying. */
+import { openAddressed } from './addressing.js';
 import { sentence, storeConfig } from './open.js';
 import type { BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
@@ -33,17 +34,19 @@ const MEANINGS: readonly (readonly [keyof Capabilities, string])[] = [
 export async function checkBucket(settings: BucketSettings): Promise<string> {
   // As in a worker of the daemon: the SDK talks about Node.js versions of next year otherwise
   process.env['AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED'] = 'true';
-  const store = withRetry(withDeadline(await openStore(storeConfig(settings))), { attempts: 3 });
+  let store: ObjectStore | null = null;
   try {
-    const lines = [`${settings.source.path}${settings.endpoint === null ? '' : ` at ${settings.endpoint}`}`];
-    await store.check();
+    const open = async (styled: BucketSettings): Promise<ObjectStore> => withRetry(withDeadline(await openStore(storeConfig(styled))), { attempts: 3 });
+    const addressed = await openAddressed(settings, open, (one) => one.check(), null);
+    store = addressed.store;
+    const lines = [`${settings.source.path}${settings.endpoint === null ? '' : ` at ${settings.endpoint}${addressed.settings.pathStyle ? ' (path style)' : ''}`}`];
     lines.push(line('bucket and credentials', 'good'), line('a small request takes', `${(await roundTrip_ms(store)).toFixed(1)} ms`));
     lines.push(...(await abilities(store, settings)));
     return `${lines.join('\n')}\n`;
   } catch (error) {
     throw error instanceof StorageError ? new StartError(sentence(error, settings)) : error;
   } finally {
-    await store.close();
+    await store?.close();
   }
 }
 

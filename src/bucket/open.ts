@@ -7,8 +7,9 @@ import { within } from '../lifecycle/shutdown.js';
 import { openStoreClient } from '../pool/store-client.js';
 import type { FileSystem } from '../storage/filesystem.js';
 import { StorageError } from '../storage/object/errors.js';
+import { openAddressed } from './addressing.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
-import { cacheDirectoryOf, defaultDirectory, type StateDirectory } from './state-directory.js';
+import { cacheDirectoryOf, defaultDirectory, diskOf, type StateDirectory } from './state-directory.js';
 import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../storage/object/filesystem.js';
 import { JournalError } from '../storage/object/journal-frames.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
@@ -46,11 +47,12 @@ export async function openBucket(options: BucketSettings, log: Logger, fileLimit
   let client: ObjectStore | null = null;
   let directory: StateDirectory | null = null;
   try {
-    client = await openClient(options);
+    const asking = (store: ObjectStore): ObjectStore => withRetry(withDeadline(store), { attempts: 3 });
+    const addressed = await openAddressed(options, openClient, (store) => asking(store).check(), log);
+    client = addressed.store;
     const plain = layered(client, log);
     // Whoever starts the daemon waits for these
-    const asked = withRetry(withDeadline(client), { attempts: 3 });
-    await asked.check();
+    const asked = asking(client);
     directory = options.readonly ? null : await cacheDirectoryOf(options);
     const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(asked, directory.path, options, log));
     const opened = await openObjectFileSystem(store, MemoryBudget.within(options.memoryBudget * MIB), {
@@ -70,7 +72,7 @@ export async function openBucket(options: BucketSettings, log: Logger, fileLimit
         durability: options.durability,
         onConflict: options.onConflict,
         writebackDelay_ms: options.writebackDelay * 1000,
-        reopen: remembered(options),
+        reopen: remembered(addressed.settings),
       },
     }, log);
     if (directory !== null) log.info({ cacheDirectory: directory.path }, `what is not in the bucket yet is kept in ${directory.path}`);
@@ -91,6 +93,10 @@ export async function openBucket(options: BucketSettings, log: Logger, fileLimit
 function blockOptions(options: BucketSettings, directory: StateDirectory | null): BlockOptions | null {
   if (options.cacheSize === 0 || options.source.kind === 'memory') return null;
   const cacheDirectory = directory?.path ?? options.cacheDir ?? defaultDirectory(options, process.env);
+  const { bytes: disk } = diskOf(cacheDirectory);
+  if (options.cacheSize * MIB > disk) {
+    throw new StartError(`cannot share ${options.source.path}: --cache-size is ${options.cacheSize} MiB, and the disk of ${cacheDirectory} has ${Math.floor(disk / MIB)}: choose a smaller one, or another --cache-dir`);
+  }
   return { cacheDirectory, bytes: options.cacheSize * MIB, fill: options.cacheFill === 'on', scope: options.endpoint ?? '' };
 }
 
@@ -203,6 +209,9 @@ function explained(error: StorageError, options: BucketSettings): string {
     case 'not-found':
       return `${what}there is no bucket ${source.bucket}${options.endpoint === null ? '' : ` at ${options.endpoint}`}`;
     case 'bad-credentials':
+      if (s3 && options.profile !== null && error.detail.providerCode === 'CredentialsProviderError') {
+        return `${what}the profile ${options.profile} gives no credentials (${provider}): check --profile against ~/.aws/config and ~/.aws/credentials`;
+      }
       return `${what}the credentials are missing or wrong (${provider}): ${s3 ? 'check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile' : 'check GOOGLE_APPLICATION_CREDENTIALS'}; for a public bucket use --unsigned`;
     case 'expired':
       return `${what}the credentials have expired: get new ones, or let the environment renew them`;

@@ -1,5 +1,6 @@
 /** `bucketfsd recover`: what a daemon has left in its cache directory is put into the bucket, without a VM. */
 import { layered, openClient, sentence, type Remembered } from './open.js';
+import { openAddressed } from './addressing.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
 import type { BucketSettings, RecoverSettings } from '../cli.js';
 import { parseSource } from '../cli/source.js';
@@ -62,9 +63,8 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
   let bucket: BucketSettings | null = null;
   try {
     bucket = bucketOf(settings, identity.reopen);
-    client = await openClient(bucket);
+    client = (await openAddressed(bucket, openClient, (store) => layered(store, log).check(), log)).store;
     const plain = layered(client, log);
-    await plain.check();
     const store = withCapabilities(plain, await capabilitiesOf(plain, directory.path, bucket, log));
     const budget = MemoryBudget.within(bucket.memoryBudget * MIB);
     const { shop, files, report } = await recover(directory, store, budget, bucket.privilegedMetadata, log);

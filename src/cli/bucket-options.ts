@@ -8,18 +8,18 @@ export const BUCKET_OPTIONS = {
     virtiofsd: null,
   },
   region: {
-    flag: 'region', type: 'string', group: 'bucket', value: 'REGION', default: null, max: 64, only: 'bucket',
-    help: "region of an S3 bucket, instead of that of the environment or the profile",
+    flag: 'region', type: 'string', group: 'bucket', value: 'REGION', default: null, max: 64, only: 's3',
+    help: "region of an S3 bucket, instead of that of the environment or the profile; without any it is us-east-1, or the one that the provider names",
     virtiofsd: null,
   },
   profile: {
-    flag: 'profile', type: 'string', group: 'bucket', value: 'NAME', default: null, max: 255, only: 'bucket',
+    flag: 'profile', type: 'string', group: 'bucket', value: 'NAME', default: null, max: 255, only: 's3',
     help: 'section of ~/.aws/config and ~/.aws/credentials to take S3 credentials from',
     virtiofsd: null,
   },
   pathStyle: {
-    flag: 'path-style', type: 'flag', group: 'bucket', default: false, only: 'bucket',
-    help: 'put the name of an S3 bucket into the path instead of the host name, as many other services than AWS need it',
+    flag: 'path-style', type: 'flag', group: 'bucket', default: false, only: 's3',
+    help: 'put the name of an S3 bucket into the path instead of the host name; with --endpoint this is also tried by itself',
     virtiofsd: null,
   },
   unsigned: {
@@ -28,12 +28,12 @@ export const BUCKET_OPTIONS = {
     virtiofsd: null,
   },
   requesterPays: {
-    flag: 'requester-pays', type: 'flag', group: 'bucket', default: false, only: 'bucket',
+    flag: 'requester-pays', type: 'flag', group: 'bucket', default: false, only: 's3',
     help: 'accept to be charged for requests to an S3 bucket that wants it; on Google Cloud Storage name the project with --gcs-project',
     virtiofsd: null,
   },
   expectedBucketOwner: {
-    flag: 'expected-bucket-owner', type: 'string', group: 'bucket', value: 'ACCOUNT', default: null, max: 64, only: 'bucket',
+    flag: 'expected-bucket-owner', type: 'string', group: 'bucket', value: 'ACCOUNT', default: null, max: 64, only: 's3',
     help: 'fail if the S3 bucket belongs to another AWS account',
     virtiofsd: null,
   },
@@ -43,7 +43,7 @@ export const BUCKET_OPTIONS = {
     virtiofsd: null,
   },
   gcsProject: {
-    flag: 'gcs-project', type: 'string', group: 'bucket', value: 'PROJECT', default: null, max: 128, only: 'bucket',
+    flag: 'gcs-project', type: 'string', group: 'bucket', value: 'PROJECT', default: null, max: 128, only: 'gcs',
     help: 'project to be charged for requests to a Google Cloud Storage bucket where the requester pays',
     virtiofsd: null,
   },

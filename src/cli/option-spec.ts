@@ -45,7 +45,7 @@ export interface OptionSpec {
   /** Another spelling of that key. */
   legacyAlias?: string;
   /** Means something for one kind of source only; absent: for all. */
-  only?: 'directory' | 'bucket';
+  only?: 'directory' | 'bucket' | 's3' | 'gcs';
   /** The option of virtiofsd 1.14 that this one equals; null: it has none. */
   virtiofsd: string | null;
 }

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { E } from '../../src/base/errno.js';
+import { checkNodeVersion } from '../../src/lifecycle/node-version.js';
 import { openOwned } from '../../src/storage/object/owned-file.js';
 import { DaemonProcess, killDaemons } from '../support/daemon.js';
 import { GcsServer } from '../support/gcs/server.js';
@@ -140,6 +141,55 @@ describe('what the provider says', () => {
   });
 });
 
+describe('what is found without being told', () => {
+  test('path style where the endpoint has no name for a bucket, by the daemon, check and recover', async () => {
+    const cache = fresh();
+    for (const endpoint of [server.endpoint, server.endpoint.replace('127.0.0.1', 'localhost')]) {
+      await starts([...BUCKET, '--endpoint', endpoint, '--cache-dir', cache]);
+      rmSync(cache, { recursive: true });
+    }
+    await starts([...BUCKET, '--endpoint', server.endpoint, '--cache-dir', cache]);
+    for (const command of [['check', ...BUCKET, '--endpoint', server.endpoint], ['recover', '--cache-dir', cache]]) {
+      const daemon = new DaemonProcess(command, { env: clean(KEYS) });
+      assert.deepEqual(await daemon.ended, { code: 0, signal: null }, daemon.stderr);
+    }
+  });
+
+  test('a region: us-east-1 where nobody names one, and that of the environment or of the profile', async () => {
+    writeFileSync(join(scratch, 'config'), `[profile north]\nregion = eu-north-9\naws_access_key_id = ${KEYS.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${KEYS.AWS_SECRET_ACCESS_KEY}\n`);
+    const config = { AWS_CONFIG_FILE: join(scratch, 'config') };
+    for (const [env, region] of [[KEYS, 'us-east-1'], [{ ...KEYS, AWS_REGION: 'eu-west-9' }, 'eu-west-9'], [{ ...config, AWS_PROFILE: 'north' }, 'eu-north-9']] as const) {
+      const regions = new Set<string>();
+      server.judge = (request) => (regions.add(request.region), null);
+      const daemon = await DaemonProcess.start(['--socket-path', socket, '--readonly', ...BUCKET, ...at()], { env: clean(env) });
+      await daemon.stop();
+      assert.deepEqual([...regions], [region]);
+    }
+    // Amazon's own endpoint, out of reach here: what is missing is the way there, not a region
+    const sentence = await refused(['--readonly', ...BUCKET], { ...KEYS, HTTPS_PROXY: undefined, AWS_ENDPOINT_URL_S3: 'http://127.0.0.1:1' });
+    assert.match(sentence, /the provider's endpoint cannot be reached/);
+  });
+
+  test('a profile that is not there is named', async () => {
+    const env = { AWS_CONFIG_FILE: '/nonexistent', AWS_SHARED_CREDENTIALS_FILE: '/nonexistent' };
+    assert.match(
+      await refused(['--readonly', ...BUCKET, ...at(), '--profile', 'nosuch'], env),
+      /^cannot share s3:\/\/bucket: the profile nosuch gives no credentials \(.*\): check --profile against ~\/\.aws\/config and ~\/\.aws\/credentials$/,
+    );
+  });
+});
+
+describe('Node.js that is too old', () => {
+  test('is one sentence, before anything of it is missing', async () => {
+    for (const version of ['v18.20.8', 'v20.18.0', 'v21.7.0', 'v22.1.0']) {
+      const pretend = `data:text/javascript,Object.defineProperty(process,'version',{value:'${version}'})`;
+      const sentence = await refused([...BUCKET, ...at()], { ...KEYS, NODE_OPTIONS: `--import="${pretend}"` });
+      assert.equal(sentence, `this is Node.js ${version}, and 20.19 or later is needed, of 22 at least 22.2: install one, or name it in BUCKETFSD_NODE`);
+    }
+    for (const version of ['v20.19.0', 'v22.2.0', 'v24.0.0', 'v25.1.0']) checkNodeVersion(version);
+  });
+});
+
 describe('the way there', () => {
   test('nobody listens, and a name that nobody knows', async () => {
     assert.equal(
@@ -208,7 +258,7 @@ describe('the cache directory', () => {
     writeFileSync(file, '');
     assert.equal(
       await refused([...BUCKET, ...at(), '--cache-dir', file]),
-      `cannot share s3://bucket: its cache directory cannot be made (EEXIST: file already exists, mkdir '${file}'): name another one with --cache-dir`,
+      `cannot share s3://bucket: its cache directory ${file} cannot be made (EEXIST: file already exists, mkdir '${file}'): name another one with --cache-dir`,
     );
   });
 
@@ -223,6 +273,30 @@ describe('the cache directory', () => {
       );
     } finally {
       execFileSync('umount', ['-l', path]);
+    }
+  });
+
+  test('on a read-only file system, where it does not exist yet', { skip: root }, async () => {
+    const path = fresh();
+    mkdirSync(path);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro', 'test', path]);
+    try {
+      assert.equal(
+        await refused([...BUCKET, ...at(), '--cache-dir', join(path, 'new/er')]),
+        `cannot share s3://bucket: its cache directory ${path}/new/er cannot be made (read-only file system: ${path}): name another one with --cache-dir`,
+      );
+    } finally {
+      execFileSync('umount', ['-l', path]);
+    }
+  });
+
+  test('on a disk that is smaller than --cache-size', async () => {
+    const path = fresh();
+    for (const more of [[], ['--readonly']]) {
+      assert.match(
+        await refused([...BUCKET, ...at(), '--cache-dir', path, '--cache-size', String(1 << 20), ...more]),
+        /^cannot share s3:\/\/bucket: --cache-size is 1048576 MiB, and the disk of \/.* has \d+: choose a smaller one, or another --cache-dir$/,
+      );
     }
   });
 

@@ -9,9 +9,14 @@ import { OPTION_ENTRIES } from '../../src/cli/options.js';
 import { failureOf, UsageError } from '../../src/lifecycle/errors.js';
 
 const BASE = ['--fd', '3', '--source', '/srv'];
-const BUCKET = ['--fd', '3', '--source', 's3://bbb', '--readonly'];
+const BUCKET = ['--fd', '3', '--source', 's3://bbb'];
+const GCS = ['--fd', '3', '--source', 'gs://bbb'];
+/** What an option has an effect beside only. */
+const BESIDE: Readonly<Record<string, readonly string[]>> = { 'cache-fill': ['--cache-size=1'] };
 /** With a source that the option means something for. */
-const baseOf = (spec: OptionSpec): string[] => (spec.only === 'bucket' ? BUCKET : BASE);
+const baseOf = (spec: OptionSpec): string[] => [
+  ...(spec.only === 'bucket' || spec.only === 's3' ? BUCKET : spec.only === 'gcs' ? GCS : BASE), ...(BESIDE[spec.flag] ?? []),
+];
 
 function run(args: string[], env: NodeJS.ProcessEnv = {}, pid = 1): Options {
   const command = parseCommandLine(args, env, pid);
@@ -174,6 +179,32 @@ describe('buckets', () => {
     refused(['check', '--source=/srv'], /check tries buckets, and \/srv is a directory/);
     refused(['check'], /--source is missing/);
     refused([...BUCKET, 'check'], /unexpected argument "check"/);
+    refused(['status'], /there is no command status: there are check and recover/);
+    refused(['status', '--source=/srv'], /there is no command status/);
+  });
+
+  test('what is for one provider is refused for another', () => {
+    for (const [, spec] of OPTION_ENTRIES) {
+      if (spec.only !== 's3' && spec.only !== 'gcs') continue;
+      const value = spec.type === 'flag' ? `--${spec.flag}` : `--${spec.flag}=${spec.choices?.[0] ?? 'x'}`;
+      refused([...(spec.only === 's3' ? GCS : BUCKET), value], new RegExp(`--${spec.flag} is for (S3, and gs://bbb is on Google Cloud Storage|Google Cloud Storage, and s3://bbb is on S3)`));
+    }
+  });
+
+  test('what has no effect beside the others is refused', () => {
+    for (const option of ['--durability=writeback', '--on-conflict=overwrite', '--storage-class=X', '--sse=AES256']) {
+      refused([...BUCKET, '--readonly', option], /--[a-z-]+ is about writing, and --readonly refuses every change/);
+    }
+    refused([...BUCKET, '--cache-fill=off'], /--cache-fill is for --cache-size/);
+    refused([...BUCKET, '--unsigned', '--profile=p'], /--unsigned uses no credentials/);
+    assert.equal(run([...BUCKET, '--readonly', '--durability=remote', '--writeback-delay=5']).readonly, true, 'saying the default is no mistake');
+  });
+
+  test('an endpoint is a URL of HTTP, and no more', () => {
+    for (const bad of ['127.0.0.1:7480', 'localhost:7480', 'ftp://x', 'http://', 'http://u:p@h', 'http://h/?q', 'http://h/#f']) {
+      refused([...BUCKET, `--endpoint=${bad}`], /--endpoint takes a URL that begins with http:\/\/ or https:\/\/, such as/);
+    }
+    assert.equal(run([...BUCKET, '--endpoint=HTTPS://h:1/base']).endpoint, 'HTTPS://h:1/base');
   });
 
   test('permissions are octal', () => {

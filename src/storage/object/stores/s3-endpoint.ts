@@ -5,6 +5,7 @@ import { pipeline, Readable, Transform } from 'node:stream';
 import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
 import { CONNECT_MS, Connections } from './http-connections.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
+import { regionOf } from './s3-region.js';
 
 const SOCKETS = 256;
 /** A page of 1000 entries, see s3-lean.ts, is the longest. */
@@ -25,7 +26,6 @@ export function agentsOf(options: S3Options): Agents {
 
 /** @param credentials of another client with the same options, which need not be looked for again */
 export function sdkClient(options: S3Options, agents: Agents, credentials: S3ClientConfig['credentials'] = options.credentials): S3Client {
-  const custom = options.endpoint !== undefined;
   const checksums = hasChecksums(options) ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
   const client = new S3Client({
     // Attempts are counted by the layer above, which knows what may be tried again
@@ -35,8 +35,7 @@ export function sdkClient(options: S3Options, agents: Agents, credentials: S3Cli
     responseChecksumValidation: checksums,
     followRegionRedirects: true,
     ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
-    // Others than AWS seldom look at it, but requests are signed with one
-    ...(options.region !== undefined ? { region: options.region } : !custom || process.env['AWS_REGION'] !== undefined ? {} : { region: 'us-east-1' }),
+    region: regionOf(options),
     ...(options.pathStyle === true ? { forcePathStyle: true } : {}),
     ...(options.profile === undefined ? {} : { profile: options.profile }),
     // The SDK reads the files of profiles once in a process, unless its chain of providers is told this (SourceProfileInit)
