@@ -159,7 +159,7 @@ function logTo(options: Options, syslog: SyslogDestination | null): Logger {
 
 /** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */
 function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
-  const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log });
+  const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory' });
   backend.listen(listener.fd);
   new Shutdown({
     log,

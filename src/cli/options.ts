@@ -159,6 +159,11 @@ export const OPTIONS = {
     help: 'the most request queues that a frontend may use; it decides itself how many it does use',
     virtiofsd: null,
   },
+  allowMemoryFiles: {
+    flag: 'allow-memory-files', type: 'flag', group: 'process', default: false,
+    help: 'take guest memory that lies in files of any file system: one that does not answer then stops the daemon. Without: memfd, tmpfs and hugetlbfs only',
+    virtiofsd: null,
+  },
   pollUs: {
     flag: 'poll-us', type: 'int', group: 'speed', value: 'US', default: 50, min: 0, max: 1000,
     help: 'after a request, look for the next one for so many microseconds before sleeping; 0 sleeps at once',

@@ -7,12 +7,15 @@ import { FdPoller } from '../ffi/poll.js';
 import { accept } from '../ffi/socket.js';
 import { Connection, type VhostLog } from './connection.js';
 import type { Device } from './device.js';
+import type { MemoryFiles } from './guest-memory.js';
 
 export interface BackendOptions {
   device: Device;
   /** Microseconds to go on looking at the rings after the last request; 0 for none. */
   pollUs: number;
   log: VhostLog;
+  /** Where guest memory may lie. Default: 'shared-memory'. */
+  memoryFiles?: MemoryFiles;
 }
 
 /** When accept(2) fails for want of descriptors or memory. */
@@ -50,14 +53,14 @@ export class VhostUserBackend {
     if (fd === -E.AGAIN || fd === -E.INTR) return;
     this.#poller?.close();
     this.#poller = null;
-    const { device, pollUs, log } = this.options;
+    const { device, pollUs, log, memoryFiles = 'shared-memory' } = this.options;
     if (fd < 0) {
       log.warn({}, `cannot accept a frontend: ${errnoName(fd)}`);
       setTimeout(() => this.#await(), RETRY_MS);
       return;
     }
     log.guest('connected', {}, 'frontend connected', 'info');
-    this.#connection = new Connection(fd, device, pollUs, log, () => {
+    this.#connection = new Connection(fd, device, pollUs, log, memoryFiles, () => {
       this.#connection = null;
       this.#await();
     });

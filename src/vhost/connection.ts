@@ -13,7 +13,7 @@ import { FdPoller } from '../ffi/poll.js';
 import { SCM_MAX_FD, receive, send } from '../ffi/socket.js';
 import type { Device } from './device.js';
 import { ProtocolError } from './errors.js';
-import { GuestMemory } from './guest-memory.js';
+import { GuestMemory, type MemoryFiles } from './guest-memory.js';
 import { HandlerState, messageHandlers, type Handler, type Incoming, type Reply } from './handlers.js';
 import {
   FLAG_NEED_REPLY, HEADER_BYTES, MESSAGES, PAYLOAD_MAX_BYTES, PF, VERSION, VERSION_MASK, decodeHeader, encodeReply, encodeU64, messageName,
@@ -45,7 +45,7 @@ interface Unsent {
 }
 
 export class Connection {
-  readonly memory = new GuestMemory();
+  readonly memory: GuestMemory;
   readonly rings: Rings;
   readonly runner: QueueRunner;
   #poller: FdPoller | null = null;
@@ -66,8 +66,10 @@ export class Connection {
     readonly device: Device,
     pollUs: number,
     readonly log: VhostLog,
+    memoryFiles: MemoryFiles,
     readonly onClosed: () => void,
   ) {
+    this.memory = new GuestMemory(memoryFiles);
     this.runner = new QueueRunner(
       device, pollUs,
       (queue, error) => this.#ringBroken(queue.index, error),

@@ -1,8 +1,8 @@
 /**
  * The guest's memory as this process sees it: regions mapped from the frontend's descriptors.
  *
- * A region is cut into *slices* of at most 1 GiB, each with one DataView, because a single view may not be
- * larger. Translation gives a host address (for iovecs) and, where bytes are read here, a slice and an offset.
+ * A region is cut into *slices* of at most 1 GiB, each with one DataView that is made when it is first used, because a single view may not be
+ * larger and costs time. Translation gives a host address (for iovecs) and, where bytes are read here, a slice and an offset.
  */
 import { assert } from '../base/assert.js';
 import * as c from '../ffi/libc.js';
@@ -33,14 +33,26 @@ export interface Region extends RegionRequest {
   hostAddress: number;
   mappingAddress: number;
   mappingBytes: number;
+  /** Device and inode of the file, which is the same one for as long as it is mapped. */
+  file: string;
+  slices: readonly Slice[];
 }
 
-export interface Slice {
-  gpa: number;
-  end: number;
-  hostAddress: number;
-  view: DataView;
-  u8: Uint8Array;
+export class Slice {
+  readonly end: number;
+  #view: DataView | null = null;
+
+  constructor(
+    readonly gpa: number,
+    bytes: number,
+    readonly hostAddress: number,
+  ) {
+    this.end = gpa + bytes;
+  }
+
+  get view(): DataView {
+    return (this.#view ??= new DataView(viewOf(this.hostAddress, this.end - this.gpa)));
+  }
 }
 
 export class GuestMemory {
@@ -49,9 +61,27 @@ export class GuestMemory {
   slices: Slice[] = [];
   #last = 0;
 
+  /** `former`: mappings that the same regions may go on with, until one replaces the other. */
+  constructor(
+    readonly files: MemoryFiles = 'shared-memory',
+    readonly former: GuestMemory | null = null,
+  ) {}
+
+  /** Another table, of which regions that are here are not mapped anew. */
+  successor(): GuestMemory {
+    return new GuestMemory(this.files, this);
+  }
+
   /** Map a region. The descriptor stays the caller's to close. Throws ProtocolError. */
   add(request: RegionRequest, fd: number): void {
-    this.#validate(request, fd);
+    const file = this.#validate(request, fd);
+    const same = this.former?.regions.find((r) =>
+      r.file === file && r.gpa === request.gpa && r.size === request.size && r.userAddress === request.userAddress && r.fileOffset === request.fileOffset);
+    if (same !== undefined) {
+      this.regions.push(same);
+      this.#rebuild();
+      return;
+    }
     // mmap offsets are in pages; the region may start inside one
     const lead = request.fileOffset % PAGE_BYTES;
     const mappingBytes = lead + request.size;
@@ -59,7 +89,8 @@ export class GuestMemory {
     const mappingAddress = c.mmap(0, mappingBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, request.fileOffset - lead);
     if (mappingAddress === -1) throw new ProtocolError('region', `cannot map a memory region of ${request.size} bytes: errno ${c.errno()}`);
     c.madvise(mappingAddress, mappingBytes, MADV_DONTDUMP);
-    this.regions.push({ ...request, hostAddress: mappingAddress + lead, mappingAddress, mappingBytes });
+    const hostAddress = mappingAddress + lead;
+    this.regions.push({ ...request, hostAddress, mappingAddress, mappingBytes, file, slices: slicesOf(request, hostAddress) });
     this.#rebuild();
   }
 
@@ -79,17 +110,21 @@ export class GuestMemory {
     c.check(c.munmap(region.mappingAddress, region.mappingBytes), 'munmap');
   }
 
-  /** Unmap everything. Nothing may be in flight. */
+  /** Unmap everything but what belongs to the former table, too. Nothing may be in flight. */
   clear(): void {
-    this.replace(new GuestMemory());
+    this.#unmap(this.regions.splice(0), this.former?.regions ?? []);
   }
 
-  /** Unmap everything and take over the mappings of another, which is left empty. Nothing may be in flight. */
-  replace(other: GuestMemory): void {
-    const regions = this.regions.splice(0, this.regions.length, ...other.regions.splice(0));
-    other.#rebuild();
+  /** Take over the regions of a successor, which is left empty, and unmap the others. Nothing may be in flight. */
+  replace(successor: GuestMemory): void {
+    const regions = this.regions.splice(0, this.regions.length, ...successor.regions.splice(0));
+    successor.#rebuild();
+    this.#unmap(regions, this.regions);
+  }
+
+  #unmap(regions: readonly Region[], kept: readonly Region[]): void {
     this.#rebuild();
-    for (const region of regions) c.check(c.munmap(region.mappingAddress, region.mappingBytes), 'munmap');
+    for (const region of regions) if (!kept.includes(region)) c.check(c.munmap(region.mappingAddress, region.mappingBytes), 'munmap');
   }
 
   /** Index of the slice that holds the address, or −1. */
@@ -124,7 +159,8 @@ export class GuestMemory {
     return -1;
   }
 
-  #validate(request: RegionRequest, fd: number): void {
+  /** @returns the file's identity */
+  #validate(request: RegionRequest, fd: number): string {
     const { gpa, size, userAddress, fileOffset } = request;
     for (const value of [gpa, userAddress, fileOffset, size]) {
       if (!Number.isSafeInteger(value) || value < 0 || value > ADDRESS_MAX) throw new ProtocolError('region', 'a memory region has an address out of range');
@@ -137,43 +173,55 @@ export class GuestMemory {
         throw new ProtocolError('region', 'memory regions overlap in frontend addresses');
       }
     }
-    guardFile(fd, fileOffset + size, 'region');
+    return guardFile(fd, fileOffset + size, 'region', this.files);
   }
 
   #rebuild(): void {
-    const slices: Slice[] = [];
-    for (const r of [...this.regions].sort((a, b) => a.gpa - b.gpa)) {
-      for (let at = 0; at < r.size; at += VIEW_MAX_BYTES) {
-        const bytes = Math.min(VIEW_MAX_BYTES, r.size - at);
-        const buffer = viewOf(r.hostAddress + at, bytes);
-        slices.push({ gpa: r.gpa + at, end: r.gpa + at + bytes, hostAddress: r.hostAddress + at, view: new DataView(buffer), u8: new Uint8Array(buffer) });
-      }
-    }
-    this.slices = slices;
+    this.slices = [...this.regions].sort((a, b) => a.gpa - b.gpa).flatMap(({ slices }) => slices);
     this.#last = 0;
   }
 }
 
+function slicesOf({ gpa, size }: RegionRequest, hostAddress: number): Slice[] {
+  const slices: Slice[] = [];
+  for (let at = 0; at < size; at += VIEW_MAX_BYTES) slices.push(new Slice(gpa + at, Math.min(VIEW_MAX_BYTES, size - at), hostAddress + at));
+  return slices;
+}
+
 const statxBuffer = NativeMemory.allocate(4096);
-const STATX_SIZE = 0x200;
-const STX_SIZE_OFFSET = 40;
+const STATX_SIZE_AND_INO = 0x300;
+/** Of struct statx: stx_ino, stx_size, stx_dev_major, stx_dev_minor. */
+const INO_AT = 32;
+const SIZE_AT = 40;
+const DEV_AT = 136;
+
+/** What may be mapped: files of shared memory (memfd, tmpfs, hugetlbfs), or any. */
+export type MemoryFiles = 'shared-memory' | 'any';
 
 /**
- * Make sure that a shared file can be mapped up to `end` bytes: touching a page beyond the end of a file is a SIGBUS.
+ * Rule: memory that is shared with a frontend is of the kernel's own shared memory. A page of another file is fetched when it is touched: on a file system
+ * that the frontend serves itself (FUSE) that never ends, and a thread that waits for it hears no signal. F_GET_SEALS tells, and asks no file system.
+ *
+ * Make sure besides that the file can be mapped up to `end` bytes: touching a page beyond the end of a file is a SIGBUS.
  * A memfd that can still be sealed is sealed against shrinking, which keeps nobody from growing it or punching holes
  * into it (balloons do). Files that cannot be sealed (tmpfs or hugetlbfs by path) stay the frontend's promise, as for
  * every vhost-user backend. Throws ProtocolError.
+ * @returns device and inode of the file
  */
-export function guardFile(fd: number, end: number, what: 'region' | 'log' | 'inflight'): void {
+export function guardFile(fd: number, end: number, what: 'region' | 'log' | 'inflight', files: MemoryFiles = 'shared-memory'): string {
   // Before the size is looked at: it could shrink in between
   const seals = c.fcntl(fd, F_GET_SEALS, 0);
+  if (seals < 0 && files !== 'any') {
+    throw new ProtocolError(what, `shared memory (${what}) in a file that is neither a memfd nor on tmpfs or hugetlbfs (--allow-memory-files allows guest memory there)`);
+  }
   if (seals >= 0 && (seals & (F_SEAL_SEAL | F_SEAL_SHRINK)) === 0 && c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
     throw new ProtocolError(what, `cannot seal shared memory (${what}) against shrinking: errno ${c.errno()}`);
   }
   const empty = statxBuffer.address + 2048; // a NUL byte: the descriptor itself
-  if (c.statx(fd, empty, AT_EMPTY_PATH, STATX_SIZE, statxBuffer.address) < 0) {
+  if (c.statx(fd, empty, AT_EMPTY_PATH, STATX_SIZE_AND_INO, statxBuffer.address) < 0) {
     throw new ProtocolError(what, `cannot stat the file of shared memory (${what}): errno ${c.errno()}`);
   }
-  const bytes = statxBuffer.dv.getBigUint64(STX_SIZE_OFFSET, true);
+  const bytes = statxBuffer.dv.getBigUint64(SIZE_AT, true);
   if (BigInt(end) > bytes) throw new ProtocolError(what, `shared memory (${what}) ends at ${end}, but its file has ${bytes} bytes`);
+  return `${statxBuffer.dv.getBigUint64(DEV_AT, true)}:${statxBuffer.dv.getBigUint64(INO_AT, true)}`;
 }

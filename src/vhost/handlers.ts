@@ -8,7 +8,7 @@ import * as c from '../ffi/libc.js';
 import type { Device } from './device.js';
 import { DirtyLog } from './dirty-log.js';
 import { ProtocolError } from './errors.js';
-import { GuestMemory, MAX_REGIONS, type RegionRequest } from './guest-memory.js';
+import { MAX_REGIONS, type GuestMemory, type RegionRequest } from './guest-memory.js';
 import { InflightRegion } from './inflight.js';
 import { PF, TABLE_REGIONS_MAX, VRING_INDEX_MASK, VRING_NOFD, encodeU64, type Header, type MessageName } from './messages.js';
 import type { Rings } from './rings.js';
@@ -237,7 +237,7 @@ async function setMemTable(state: HandlerState, m: Incoming): Promise<Reply> {
   if (count > TABLE_REGIONS_MAX || m.header.size !== 8 + count * REGION_BYTES) throw new ProtocolError('region', `SET_MEM_TABLE of ${count} regions in ${m.header.size} bytes`);
   if (m.fds.length !== count) throw new ProtocolError('fds', `SET_MEM_TABLE of ${count} regions with ${m.fds.length} descriptors`);
   // A table that is refused changes nothing
-  const table = new GuestMemory();
+  const table = state.memory.successor();
   try {
     for (let i = 0; i < count; i++) table.add(decodeRegion(m.payload, 8 + i * REGION_BYTES), m.fds[i]);
     const ring = state.rings.runningOutside(table);

@@ -7,6 +7,7 @@ import { bindUnix, unixSocket } from '../../src/ffi/socket.js';
 import { VhostUserBackend } from '../../src/vhost/backend.js';
 import type { Chain } from '../../src/vhost/chain.js';
 import { PENDING, type Device } from '../../src/vhost/device.js';
+import type { MemoryFiles } from '../../src/vhost/guest-memory.js';
 
 /** Answers with the bytes it was sent; or, with `hold`, when release() is called. */
 export class EchoDevice implements Device {
@@ -50,10 +51,10 @@ export class TestBackend<D extends Device = EchoDevice> {
   readonly #fd = unixSocket();
   readonly #backend: VhostUserBackend;
 
-  constructor(readonly device: D, pollUs = 0) {
+  constructor(readonly device: D, pollUs = 0, memoryFiles: MemoryFiles = 'shared-memory') {
     const note = (_fields: object, message: string): void => void this.log.push(message);
     this.#backend = new VhostUserBackend({
-      device, pollUs, log: { debug: () => undefined, warn: note, guest: (_key, fields, message) => note(fields, message) },
+      device, pollUs, memoryFiles, log: { debug: () => undefined, warn: note, guest: (_key, fields, message) => note(fields, message) },
     });
     c.check(bindUnix(this.#fd, this.path), 'bind');
     c.check(c.listen(this.#fd, 8), 'listen');

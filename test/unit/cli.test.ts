@@ -52,7 +52,7 @@ describe('defaults', () => {
       tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'prefer', cache: 'auto', readdirplus: true,
       writeback: false, allowDirectIo: false, allowMmap: false, allowProjectIds: false, xattr: false, xattrmap: null, posixAcl: 'never', securityLabel: 'never',
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
-      threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, rlimitNofile: null, logLevel: 'info',
+      threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, allowMemoryFiles: false, rlimitNofile: null, logLevel: 'info',
       sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false,
       migrationMode: 'find-paths', migrationOnError: 'abort', migrationVerifyHandles: false, migrationConfirmPaths: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
