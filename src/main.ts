@@ -10,8 +10,9 @@ import { dirname } from 'node:path';
 import { parseCommandLine, type BucketSettings, type Options, type RecoverSettings } from './cli.js';
 import { NO_MIGRATION, OPTIONS } from './cli/options.js';
 import type { BucketSource } from './cli/source.js';
-import { createLogger, type Logger } from './base/log.js';
+import { createLogger, writeFailure, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
+import { RequestLog } from './fuse/request-log.js';
 import { FuseServer } from './fuse/server.js';
 import { checkConfined, confine, confinementOf, sharesSocketDirectory } from './confine/confine.js';
 import { takeHandover, type Handover } from './confine/handover.js';
@@ -41,6 +42,8 @@ const REQUEST_QUEUES_MAX = 64;
 const MIGRATION_KEYS = ['migrationMode', 'migrationOnError', 'migrationVerifyHandles', 'migrationConfirmPaths'] as const;
 
 async function start(options: Options): Promise<void> {
+  // Its default action would end the start; later Shutdown has a word for it
+  process.on('SIGHUP', () => undefined);
   const { source } = options;
   if (source.kind !== 'local') return startBucket(options, source);
   const passed = takeHandover(process.env, process.pid);
@@ -203,7 +206,7 @@ function becomeServer(): void {
 
 /** A FUSE server as a vhost-user device. */
 function fileSystemDevice(fs: FileSystem, options: Options, log: Logger): Device {
-  const server = new FuseServer(fs, log);
+  const server = new FuseServer(fs, log, log.enabled('trace') ? new RequestLog(log) : null);
   return {
     maxQueues: HIPRIO_QUEUES + options.numRequestQueues,
     config: options.tag === null ? null : configSpace(options.tag, configQueues(options)),
@@ -235,6 +238,6 @@ try {
   else await start(command.options);
 } catch (error) {
   const failure = failureOf(error);
-  process.stderr.write(failure.text);
+  writeFailure(failure.text);
   process.exit(failure.exitCode);
 }

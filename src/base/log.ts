@@ -5,9 +5,11 @@
  * What a guest or a frontend can provoke goes through guest(): limited per key and overall, so that a hostile
  * guest can neither fill a disk nor hide another guest's lines for ever.
  */
+import { fstatSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pino, type Logger as Pino } from 'pino';
 import { GuestLimiter } from './log-limiter.js';
+import { ERROR_SEVERITY, isJournal, severityOf } from './severity.js';
 
 export const LOG_LEVELS = ['off', 'error', 'warn', 'info', 'debug', 'trace'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
@@ -61,11 +63,26 @@ export function createLogger(settings: LogSettings): Logger {
   return new PinoLogger(root, limiter);
 }
 
-/** Descriptor 2, synchronously. A reader that went away must not take the daemon with it. */
+/** Descriptor 2, synchronously. A reader that went away must not take the daemon with it. Lines to the journal say how severe they are. */
 function standardError(): LogDestination {
   const destination = pino.destination({ dest: 2, sync: true });
   destination.on('error', () => undefined);
-  return destination;
+  return isJournal(process.env['JOURNAL_STREAM'], fstatSync(2)) ? withSeverity(destination) : destination;
+}
+
+/** The last words of a start that fails, on standard error. */
+export function writeFailure(text: string): void {
+  process.stderr.write(isJournal(process.env['JOURNAL_STREAM'], fstatSync(2)) ? `<${ERROR_SEVERITY}>${text}` : text);
+}
+
+/** sd-daemon(3): `<N>` before each line. pino tells the level of a line to who asks for its metadata. */
+export function withSeverity(destination: LogDestination): LogDestination {
+  const prefixed = {
+    [Symbol.for('pino.metadata')]: true,
+    lastLevel: 30,
+    write: (line: string) => void destination.write(`<${severityOf(prefixed.lastLevel)}>${line}`),
+  };
+  return prefixed;
 }
 
 /** The pretty form writes these fields as they are in its first line; all others it quotes. */

@@ -14,6 +14,7 @@ import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../
 import { JournalError } from '../storage/object/journal-frames.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
 import { AdaptiveLimit, BULK_LIMIT, withLimit } from '../storage/object/layers/limit.js';
+import { withLog } from '../storage/object/layers/log.js';
 import { withRestart } from '../storage/object/layers/restart.js';
 import { withRetry } from '../storage/object/layers/retry.js';
 import { MemoryBudget } from '../storage/object/memory-budget.js';
@@ -133,7 +134,7 @@ export function openClient(options: BucketSettings): Promise<ObjectStore> {
 
 /** A deadline for each attempt, slow reads made again, the limit around what is really under way, retries around all. */
 export function layered(client: ObjectStore, log: Logger): ObjectStore {
-  const prompt = withRestart(withDeadline(client), {
+  const prompt = withRestart(withDeadline(withLog(client, log)), {
     onRestart: (call, waited_ms) => log.guest('slow read', { operation: call.operation, waited_ms }, `${call.subject}: slower than usual, asked again`, 'info'),
   });
   return withRetry(withLimit(prompt, new AdaptiveLimit(), new AdaptiveLimit(BULK_LIMIT)), {

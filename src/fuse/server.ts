@@ -12,6 +12,7 @@ import type { Timeouts } from './encode.js';
 import { BY_CODE, mostOf } from './ops.js';
 import { putHeader } from './header.js';
 import { putReply } from './reply.js';
+import type { OperationTable, RequestLog } from './request-log.js';
 import { FuseRequest, GATHER_MAX_BYTES, OUT_HEADER_BYTES, type Message, type Responder } from './request.js';
 import { INIT_IN_MIN_BYTES, negotiate, putInitOut, type Session } from './session.js';
 
@@ -43,10 +44,15 @@ export class FuseServer implements Responder {
   /** An INIT or DESTROY that waits for them. */
   #afterPending: (() => void)[] = [];
 
+  readonly #operations: OperationTable;
+
   constructor(
     readonly fs: FileSystem,
     readonly log: ServerLog,
+    /** null: requests are not written down. */
+    readonly requestLog: RequestLog | null = null,
   ) {
+    this.#operations = requestLog === null ? BY_CODE : requestLog.around(BY_CODE);
     this.#request = new FuseRequest(this);
     this.#timeouts = {
       entrySeconds: Math.floor(fs.entryTimeout),
@@ -75,7 +81,7 @@ export class FuseServer implements Responder {
     const session = this.#session;
     if (session === null) return this.#beforeInit(r);
     r.session = session;
-    const op = BY_CODE[r.opcode & 63];
+    const op = this.#operations[r.opcode & 63];
     if (op === undefined || op.code !== r.opcode) return this.#special(r);
     if (r.argBytes < op.in || r.argBytes + abi.InHeader.bytes > message.readBytes) {
       this.log.guest('length', { opcode: op.name, argBytes: r.argBytes, readable: message.readBytes }, 'request length and buffers disagree');
@@ -110,6 +116,7 @@ export class FuseServer implements Responder {
 
   completed(r: FuseRequest, result: number): void {
     const { message } = r;
+    this.requestLog?.completed(r, result);
     const bytes = this.#answer(r, result);
     r.isDeferred = false;
     this.#keep(r);

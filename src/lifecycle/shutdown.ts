@@ -3,7 +3,7 @@ import type { Logger } from '../base/log.js';
 import { EXIT, type ExitCode } from './errors.js';
 
 export const DRAIN_LIMIT_MS = 5000;
-const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
 /** What comes within so many milliseconds, or null. */
 export async function within<T>(work: Promise<T>, limit_ms: number): Promise<T | null> {
@@ -46,6 +46,8 @@ export class Shutdown {
 
   /** Begins to listen for signals, and for errors that nothing caught. */
   install(): void {
+    // A terminal that goes, or somebody who means "read your settings again", does not take the share away from a guest
+    this.#on('SIGHUP', () => this.#steps.log.info({ signal: 'SIGHUP' }, 'SIGHUP changes nothing: the daemon goes on'));
     for (const signal of SIGNALS) this.#on(signal, () => this.#onSignal(signal));
     this.#on('uncaughtException', (error) => this.crash(error));
     this.#on('unhandledRejection', (error) => this.crash(error));

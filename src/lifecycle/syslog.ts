@@ -1,6 +1,7 @@
 /** --syslog: log lines as datagrams of RFC 3164 to the local syslog daemon, in the form of syslog(3) (no host name). */
 import { E } from '../base/errno.js';
 import type { LogDestination } from '../base/log.js';
+import { severityOf } from '../base/severity.js';
 import * as c from '../ffi/libc.js';
 import { connectDatagram, DATAGRAM_MAX_BYTES, setCloseOnExec, trySendDatagram } from '../ffi/datagram.js';
 
@@ -10,14 +11,6 @@ const FACILITY_DAEMON = 3 << 3;
 /** No more than one attempt in so long to reach a syslog daemon that went away. */
 const RECONNECT_MS = 1000;
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'] as const;
-
-/** Severity of syslog(3) for a level of pino: LOG_CRIT, LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. */
-export function severityOf(level: number): number {
-  if (level >= 60) return 2;
-  if (level >= 50) return 3;
-  if (level >= 40) return 4;
-  return level >= 30 ? 6 : 7;
-}
 
 /** One JSON line of the log as a datagram: the message, then its other fields as JSON; cut to `DATAGRAM_MAX_BYTES`. */
 export function syslogDatagram(line: string, now: Date, pid: number): string {

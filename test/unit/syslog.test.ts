@@ -4,10 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { createLogger } from '../../src/base/log.js';
+import { severityOf } from '../../src/base/severity.js';
 import * as c from '../../src/ffi/libc.js';
 import { DATAGRAM_MAX_BYTES } from '../../src/ffi/datagram.js';
 import { bindUnix, receive } from '../../src/ffi/socket.js';
-import { severityOf, syslogDatagram, SyslogDestination } from '../../src/lifecycle/syslog.js';
+import { syslogDatagram, SyslogDestination } from '../../src/lifecycle/syslog.js';
 
 const NOW = new Date(2024, 1, 3, 4, 5, 6);
 

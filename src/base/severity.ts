@@ -1,0 +1,17 @@
+/** Severities of syslog(3), which the journal and syslog daemons sort lines by. */
+
+/** Of a level of pino: LOG_CRIT, LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG. */
+export function severityOf(level: number): number {
+  if (level >= 60) return 2;
+  if (level >= 50) return 3;
+  if (level >= 40) return 4;
+  return level >= 30 ? 6 : 7;
+}
+
+/** LOG_ERR. */
+export const ERROR_SEVERITY = 3;
+
+/** Is a descriptor the journal's, which takes `<N>` before a line as its severity? JOURNAL_STREAM of systemd.exec(5): device and inode. */
+export function isJournal(journalStream: string | undefined, found: { readonly dev: number; readonly ino: number }): boolean {
+  return journalStream === `${found.dev}:${found.ino}`;
+}
