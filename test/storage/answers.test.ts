@@ -20,6 +20,7 @@ import { GcsStore } from '../../src/storage/object/stores/gcs.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
 import { GcsServer } from '../support/gcs/server.js';
+import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { Files, ROOT } from '../support/object-files.js';
 import { ObjectGuest } from '../support/object-guest.js';
@@ -341,6 +342,36 @@ describe('a guest of an endpoint that lies', () => {
     await server.store.put('good', CONTENT);
     assert.deepEqual((await files.names()).map(String), ['good']);
   });
+});
+
+test('a listing that gets on without end ends with the frontend: one that is looked through for a name, and one of a tree that is to be renamed', async () => {
+  let asked = 0;
+  class Endless extends MemoryStore {
+    override async list(options: ListOptions): ReturnType<ObjectStore['list']> {
+      const { prefix, token = '0', signal } = options;
+      if (prefix === 'e/') return super.list(options);
+      asked++;
+      await new Promise((resolve) => setImmediate(resolve));
+      if (signal?.aborted === true) throw new StorageError('aborted', 'list');
+      const at = Number(token) + 1;
+      return { objects: [{ key: `${prefix}${String(at).padStart(12, '0')}`, size: 1, version: 'v', modified_ms: 0, metadata: {}, headers: {} }], prefixes: [], next: String(at) };
+    }
+  }
+  for (const [operation, args] of [
+    [OP.LOOKUP, name(`${'x'.repeat(217)}%~l${'0'.repeat(32)}`)],
+    [OP.RENAME2, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))],
+  ] as const) {
+    const guest = await ObjectGuest.start(new Endless());
+    const { bytes } = guest.request(operation, ROOT, args);
+    guest.queue.chain([bytes], [16, 128], true);
+    guest.queue.kick();
+    const before = asked;
+    while (asked < before + 10) await new Promise((resolve) => setImmediate(resolve));
+    await within(guest.close(), 'the session');
+    const then = asked;
+    for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(asked, then, 'nobody asks any more');
+  }
 });
 
 test('an empty page says nothing of what follows: an object is not gone because of one', async () => {

@@ -380,7 +380,7 @@ export class Changes {
   async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null, marker: Version | null): Promise<void> {
     const from = node.key;
     let described = false;
-    await this.#mover.checkTree(from, to);
+    await this.tree.walks.run((signal) => this.#mover.checkTree(from, to, signal));
     const staged = this.#stagedAtOrBelow(from);
     for (let at = 0; at < staged.length; at += AT_ONCE) {
       await Promise.all(staged.slice(at, at + AT_ONCE).map(async (one) => {

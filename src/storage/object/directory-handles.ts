@@ -69,6 +69,8 @@ export class DirectoryHandle {
   readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
   #loading: Promise<void> = Promise.resolve();
+  /** Of the call that goes to the store. */
+  #signal: AbortSignal | null = null;
 
   constructor(
     readonly node: ObjectNode,
@@ -80,9 +82,10 @@ export class DirectoryHandle {
   /** Entries from a position on, some or none at the end; 0 is the beginning, which is read anew (rewinddir(3)). One call at a time goes to the store. */
   async entries(position: number): Promise<Entries> {
     let found: Entries = { from: position, entries: [] };
-    const turn = this.#loading.then(async () => {
+    const turn = this.#loading.then(() => this.tree.walks.run(async (signal) => {
+      this.#signal = signal;
       found = await this.#entries(position);
-    });
+    }));
     this.#loading = turn.catch(() => undefined);
     await turn;
     return found;
@@ -141,7 +144,8 @@ export class DirectoryHandle {
     const staged = this.#stagedKeys(prefix);
     const stamp = this.tree.changes;
     const asked_ms = performance.now();
-    const listed = await store.list({ prefix, delimiter: '/', ...(token !== undefined ? { token } : behind === '' ? {} : { after: behind }) });
+    const signal = this.#signal!;
+    const listed = await store.list({ prefix, delimiter: '/', signal, ...(token !== undefined ? { token } : behind === '' ? {} : { after: behind }) });
     this.tree.listed.add(prefix, behind, listed, stamp);
     const until = listed.next === null ? null : lastKey(listed) ?? behind;
     const { entries: found, state } = entriesOf(prefix, withStaged(listed, staged, behind, until), before, listed.next === null);

@@ -86,7 +86,10 @@ export class ObjectFileSystem {
       entryTimeout: seconds,
       attrTimeout: seconds,
       reset: () => this.#reset(),
-      cancelWaiting: () => files.waits.drain(),
+      cancelWaiting: () => {
+        files.waits.drain();
+        this.tree.walks.drain();
+      },
       interrupt: (low, high) => files.waits.interrupt(low, high),
       lookup: (r) => this.#later(r, () => this.#lookup(r)),
       forget: (low, high, count) => this.tree.nodes.forget(low, high, count),

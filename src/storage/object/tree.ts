@@ -4,6 +4,7 @@ import { describeDirectory, describeObject, timeOf, type Defaults, type Describe
 import { firstBelow, ifThere, isGone, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
+import { ListingWalks } from './listing-walks.js';
 import { isLong, parseName, type Named } from './names.js';
 import { ObjectNodes, type ObjectNode } from './nodes.js';
 import type { SmallFiles } from './small-files.js';
@@ -47,6 +48,7 @@ const CHANGED_MAX = 10_000;
 export class Tree {
   readonly nodes: ObjectNodes;
   readonly gate = new Gate();
+  readonly walks = new ListingWalks();
   readonly listed: ListedDirectories;
   readonly #started = timeOf(Date.now());
   /** Keys at which there is nothing, neither object nor directory, and until when that is believed. */
@@ -239,14 +241,16 @@ export class Tree {
   }
 
   /** The component that a long name stands for, by listing those that begin like it. */
-  async #longComponent(prefix: string, named: Named & { kind: 'long' }): Promise<string> {
+  #longComponent(prefix: string, named: Named & { kind: 'long' }): Promise<string> {
     const begins = prefix + named.head.split('__')[0];
-    for await (const page of pagesOf(this.store, { prefix: begins, delimiter: '/' })) {
-      const keys = [...page.objects.map((object) => object.key), ...page.prefixes.map((one) => one.slice(0, -1))];
-      const found = keys.map((key) => key.slice(prefix.length)).find((component) => isLong(component, named));
-      if (found !== undefined) return found;
-    }
-    throw new FileError(E.NOENT);
+    return this.walks.run(async (signal) => {
+      for await (const page of pagesOf(this.store, { prefix: begins, delimiter: '/', signal })) {
+        const keys = [...page.objects.map((object) => object.key), ...page.prefixes.map((one) => one.slice(0, -1))];
+        const found = keys.map((key) => key.slice(prefix.length)).find((component) => isLong(component, named));
+        if (found !== undefined) return found;
+      }
+      throw new FileError(E.NOENT);
+    });
   }
 
   async #head(key: string, asked?: Promise<ObjectInfo>): Promise<ObjectInfo | null> {

@@ -224,9 +224,9 @@ export class Mover {
   }
 
   /** Whether everything below can be moved, before anything is: there is room for each new name, and nothing is archived or held. @throws FileError */
-  async checkTree(from: string, to: string): Promise<void> {
+  async checkTree(from: string, to: string, signal: AbortSignal): Promise<void> {
     const more = Buffer.byteLength(to) - Buffer.byteLength(from);
-    for await (const page of pagesOf(this.store, { prefix: from })) {
+    for await (const page of pagesOf(this.store, { prefix: from, signal })) {
       for (const { key, headers, archiveClass } of page.objects) {
         if (Buffer.byteLength(key) + more > this.store.limits.keyBytes) throw new FileError(E.NAMETOOLONG);
         const told = archiveClass === true ? await ifThere(this.store.head(key)) : null;
