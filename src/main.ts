@@ -14,7 +14,7 @@ import { createLogger, writeFailure, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
 import { RequestLog } from './fuse/request-log.js';
 import { FuseServer } from './fuse/server.js';
-import { checkConfined, confine, confinementOf, sharesSocketDirectory } from './confine/confine.js';
+import { checkConfined, confine, confinementOf, sandboxGaps, sharesSocketDirectory, usesFileHandles, type Confinement } from './confine/confine.js';
 import { takeHandover, type Handover } from './confine/handover.js';
 import { applySeccomp } from './confine/seccomp.js';
 import { EXIT, UsageError, failureOf, type ExitCode } from './lifecycle/errors.js';
@@ -49,7 +49,7 @@ async function start(options: Options): Promise<void> {
   const passed = takeHandover(process.env, process.pid);
   const nofile = applyFileLimit(options.rlimitNofile);
   const confinement = confinementOf(options);
-  const fsOptions = checkedLocalOptions(options, nofile);
+  const fsOptions = checkedLocalOptions(options, nofile, usesFileHandles(options));
   if (passed === null) {
     checkSource(source.path);
     becomeServer();
@@ -63,7 +63,7 @@ async function start(options: Options): Promise<void> {
     // In a user namespace it may be another user who opens it
     if (passed !== null) checkSource(passed.share, passed.source);
     const seen = passed === null ? fsOptions : { ...fsOptions, directory: passed.source, openAs: passed.share };
-    serveDirectory(options, seen, confinement?.namespace === true, lines);
+    serveDirectory(options, seen, confinement, lines);
   } catch (error) {
     lines.close();
     throw error;
@@ -137,7 +137,7 @@ async function startBucket(options: Options, source: BucketSource): Promise<void
   announce(source.path, options, log, lines);
 }
 
-function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boolean, lines: Lines): void {
+function serveDirectory(options: Options, fsOptions: LocalOptions, confinement: Confinement | null, lines: Lines): void {
   const log = logTo(options, lines.syslog);
   const pool =
     options.threadPoolSize === 0
@@ -148,11 +148,14 @@ function serveDirectory(options: Options, fsOptions: LocalOptions, confined: boo
         });
   serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
   const { path, name } = lines.listener;
-  if (confined && path !== null && sharesSocketDirectory(path)) {
-    log.warn({ directory: dirname(name) }, `all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
+  if (confinement?.namespace === true) {
+    if (path !== null && sharesSocketDirectory(path)) {
+      log.warn({ directory: dirname(name) }, `all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
+    }
+    for (const gap of sandboxGaps(confinement)) log.warn({}, gap);
   }
   // The last step: all that the start needs is done.
-  if (options.seccomp !== 'none') applySeccomp(options.seccomp);
+  if (options.seccomp !== 'none') applySeccomp(options.seccomp, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
   announce(fsOptions.directory, options, log, lines);
 }
 
@@ -187,12 +190,13 @@ function announce(source: string, options: Options, log: Logger, { listener, not
 }
 
 /** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */
-function checkedLocalOptions(options: Options, nofile: number): LocalOptions {
+function checkedLocalOptions(options: Options, nofile: number, fileHandles: boolean): LocalOptions {
   if (options.posixAcl !== 'never' && (options.translateUid.length > 0 || options.translateGid.length > 0)) {
     throw new UsageError('--posix-acl and --translate-uid/--translate-gid cannot be used together: ids inside ACLs are not translated');
   }
   try {
-    return localOptions(options, nofile);
+    const inodeFileHandles = options.inodeFileHandles !== 'auto' ? options.inodeFileHandles : fileHandles ? 'prefer' : 'never';
+    return localOptions({ ...options, inodeFileHandles }, nofile);
   } catch (error) {
     throw new UsageError((error as Error).message);
   }

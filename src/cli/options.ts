@@ -48,8 +48,8 @@ export const OPTIONS = {
     legacy: 'announce_submounts', virtiofsd: '--announce-submounts',
   },
   inodeFileHandles: {
-    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['never', 'prefer', 'mandatory'], default: 'prefer', synonyms: { fallback: 'prefer' }, only: 'directory',
-    help: 'refer to files by handle instead of an open descriptor, so that no number of files exhausts descriptors; needs CAP_DAC_READ_SEARCH',
+    flag: 'inode-file-handles', type: 'choice', group: 'share', value: 'MODE', choices: ['auto', 'never', 'prefer', 'mandatory'], default: 'auto', synonyms: { fallback: 'prefer' }, only: 'directory',
+    help: 'refer to files by handle instead of an open descriptor, so that no number of files exhausts descriptors; needs CAP_DAC_READ_SEARCH, by which a daemon that was taken over reaches all of the file system that the share is on; auto is prefer, and never in a sandbox',
     legacy: 'inode_file_handles', virtiofsd: '--inode-file-handles',
   },
   ...BUCKET_OPTIONS,

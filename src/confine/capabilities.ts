@@ -10,8 +10,21 @@ export const CAPABILITIES = [
   'MAC_ADMIN', 'SYSLOG', 'WAKE_ALARM', 'BLOCK_SUSPEND', 'AUDIT_READ', 'PERFMON', 'BPF', 'CHECKPOINT_RESTORE',
 ] as const;
 
-/** What files need: every right to them, their ownership, set-id bits, device nodes, file capabilities, file handles. */
-const KEPT = ['CHOWN', 'DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'SETGID', 'SETUID', 'MKNOD', 'SETFCAP'];
+/** What the options mean for the capabilities that are kept. */
+export interface CapabilityNeeds {
+  readonly readonly: boolean;
+  /** Extended attributes: security.capability among them. */
+  readonly xattr: boolean;
+  readonly fileHandles: boolean;
+}
+
+/** What files need and the options do not do without: every right to them and the callers' ids; ownership, set-id bits, device nodes; file capabilities; file handles. */
+function neededBy({ readonly, xattr, fileHandles }: CapabilityNeeds): string[] {
+  return [
+    'DAC_OVERRIDE', 'FOWNER', 'SETGID', 'SETUID', ...(readonly ? [] : ['CHOWN', 'FSETID', 'MKNOD']), ...(xattr && !readonly ? ['SETFCAP'] : []), ...(fileHandles ? ['DAC_READ_SEARCH'] : []),
+  ];
+}
+
 /** Room for capabilities that kernels to come may have: the set has 64 bits. */
 const NUMBERS = 64;
 
@@ -22,8 +35,8 @@ export interface KeptCapabilities {
 }
 
 /** virtiofsd's --modcaps: `+cap:-cap…`, changing the set that is kept. UsageError for what is no such list. */
-export function parseCapabilities(list: string | null): KeptCapabilities {
-  const kept = new Set(KEPT.map(numberOf));
+export function parseCapabilities(list: string | null, needs: CapabilityNeeds): KeptCapabilities {
+  const kept = new Set(neededBy(needs).map(numberOf));
   const named = new Set<number>();
   for (const item of list === null ? [] : list.split(':')) {
     const [sign, name] = [item[0], item.slice(1).toUpperCase().replace(/^CAP_/, '')];

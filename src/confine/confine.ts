@@ -10,6 +10,7 @@ import { StartError, UsageError } from '../lifecycle/errors.js';
 import { dropCapabilities, parseCapabilities, type KeptCapabilities } from './capabilities.js';
 import { hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
 import { environmentWith, type Handover } from './handover.js';
+import { limitPaths, pathLimitsVersion } from './path-limits.js';
 import { enterRoot, SHARE_AT, SOCKET_AT } from './new-root.js';
 import { becomeMapped, isOwnIds, leaveMapper, parseIdMaps, unshareCommand, type IdMaps } from './user-namespace.js';
 
@@ -18,6 +19,8 @@ const TMPFS_MAGIC = 0x01021994;
 /** The options that matter here; structurally the Options of src/cli. */
 export interface ConfineOptions {
   readonly sandbox: 'namespace' | 'none';
+  readonly inodeFileHandles: 'auto' | 'never' | 'prefer' | 'mandatory';
+  readonly xattr: boolean;
   readonly seccomp: SeccompAction | 'none';
   readonly modcaps: string | null;
   readonly uidMap: readonly string[];
@@ -35,17 +38,25 @@ export interface Confinement {
   /** The next image must start without io_uring, of which a system call filter sees nothing. */
   readonly withoutRing: boolean;
   readonly readonly: boolean;
+  /** Files are opened by handle, which reaches all of a file system. */
+  readonly fileHandles: boolean;
+}
+
+/** The rule: a handle (open_by_handle_at(2)) reaches every file of the share's file system, and so of the host; within a sandbox there are none unless they are asked for. */
+export function usesFileHandles({ sandbox, inodeFileHandles }: Pick<ConfineOptions, 'sandbox' | 'inodeFileHandles'>): boolean {
+  return inodeFileHandles === 'auto' ? sandbox === 'none' : inodeFileHandles !== 'never';
 }
 
 /** What is to be done before the daemon starts; null: nothing. UsageError if the options make no sense. */
 export function confinementOf(options: ConfineOptions): Confinement | null {
   const namespace = options.sandbox === 'namespace';
+  const fileHandles = usesFileHandles(options);
   const idMaps = parseIdMaps(options.uidMap, options.gidMap);
   if (idMaps !== null && !namespace) throw new UsageError('--uid-map and --gid-map need --sandbox=namespace');
-  const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps) : null;
+  const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps, { ...options, fileHandles }) : null;
   const withoutRing = options.seccomp !== 'none' && usesIoUring();
   if (capabilities === null && !withoutRing) return null;
-  return { namespace, idMaps, capabilities, withoutRing, readonly: options.readonly };
+  return { namespace, idMaps, capabilities, withoutRing, readonly: options.readonly, fileHandles };
 }
 
 /**
@@ -64,7 +75,9 @@ export function confine(wanted: Confinement, handover: Handover): never {
   if (wanted.withoutRing) hideIoUring();
   if (!wanted.namespace) return becomeAnew(command, { ...handover, stage: 'confined' });
   const { listener } = handover;
-  enterRoot({ share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) });
+  const contents = { share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) };
+  const plan = enterRoot(contents);
+  limitPaths(plan, wanted);
   const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
   becomeAnew(command, { ...handover, stage: 'confined', mapper: null, share: SHARE_AT, listener: { ...listener, path } });
 }
@@ -100,6 +113,12 @@ export function sharesSocketDirectory(path: string): boolean {
 /** The command line that runs this daemon, by paths that have no links in them. */
 function ownCommand(): string[] {
   return [process.execPath, ...process.execArgv, realpathSync(process.argv[1]), ...process.argv.slice(2)];
+}
+
+/** What this sandbox does not keep inside, by the options or by the kernel: sentences for the log. */
+export function sandboxGaps({ fileHandles }: Confinement): string[] {
+  if (fileHandles) return ['--inode-file-handles: a daemon that a guest has taken over reaches all of the file system that the share is on; without it the sandbox has no file handles'];
+  return pathLimitsVersion({ fileHandles }) > 0 ? [] : ['this kernel has no Landlock (or one before Linux 5.19): the sandbox is the new root, capabilities and --seccomp without it'];
 }
 
 /** StartError if somebody else than confine() said that all is done. */

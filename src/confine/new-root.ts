@@ -92,13 +92,15 @@ function isWithin(path: string, folder: string): boolean {
 
 /**
  * Moves this thread into a root and namespaces of its own (mounts, IPC, network), to stay there through execve(2). Other threads
- * of the process stay where they are. StartError if this user or this kernel cannot.
+ * of the process stay where they are. StartError if this user or this kernel cannot. @returns what is there
  */
-export function enterRoot(contents: RootContents): void {
+export function enterRoot(contents: RootContents): RootPlan {
   try {
     ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET);
     ns.receiveMountsOnly();
-    build(planRoot(contents));
+    const plan = planRoot(contents);
+    build(plan);
+    return plan;
   } catch (error) {
     if (error instanceof SysError) throw new StartError(sentence(error));
     throw error;

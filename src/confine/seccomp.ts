@@ -4,7 +4,7 @@ import { errnoName } from '../base/errno.js';
 import { AF_UNIX, CLONE_FS } from '../ffi/constants.js';
 import { installFilter, setNoNewPrivileges } from '../ffi/privileges.js';
 import { StartError } from '../lifecycle/errors.js';
-import { ABSENT, EXAMINED, FORBIDDEN } from './system-calls.js';
+import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from './system-calls.js';
 
 export type SeccompAction = 'kill' | 'log' | 'trap';
 export type Architecture = 'x64' | 'arm64';
@@ -19,8 +19,18 @@ const AUDIT_ARCH = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
 /** __X32_SYSCALL_BIT: numbers of an ABI for 32-bit pointers that passes the same architecture. */
 const X32_BIT = 0x4000_0000;
 const CLONE_THREAD = 0x0001_0000;
-/** ioctls by which a program types into the terminal that it was started from: TIOCSTI, TIOCLINUX. */
-const TERMINAL_INPUT = [0x5412, 0x541c];
+/** ioctls by which a program types into the terminal that it was started from (TIOCSTI, TIOCLINUX), or names who gets a descriptor's signals (FIOSETOWN, SIOCSPGRP). */
+const FORBIDDEN_IOCTLS = [0x5412, 0x541c, 0x8901, 0x8902];
+/** F_SETOWN, F_SETSIG, F_SETOWN_EX: every signal to every process of the same user, by way of a descriptor. */
+const FORBIDDEN_FCNTLS = [8, 10, 15];
+
+/** What the options need beyond what every daemon does. */
+export interface FilterNeeds {
+  /** open_by_handle_at(2), for --inode-file-handles. */
+  readonly fileHandles: boolean;
+  /** New connections to Unix sockets, for a syslog daemon that was started again. */
+  readonly unixSockets: boolean;
+}
 
 /** struct seccomp_data: nr, arch, instruction_pointer, args[6]. Both machines are little-endian: the low word comes first. */
 const NR = 0;
@@ -40,7 +50,7 @@ type Target = 'allow' | 'refuse' | 'absent' | number;
 type Instruction = readonly [code: number, k: number, yes?: Target, no?: Target];
 
 /** The filter as an array of struct sock_filter; `pid` is the process that it is for. */
-export function filterProgram(action: SeccompAction, architecture: Architecture, pid: number): Uint8Array {
+export function filterProgram(action: SeccompAction, architecture: Architecture, pid: number, needs: FilterNeeds): Uint8Array {
   const at = architecture === 'arm64' ? 1 : 0;
   const numbersOf = (table: Readonly<Record<string, readonly [number, number | null]>>): number[] =>
     Object.values(table).flatMap((numbers) => numbers[at] ?? []);
@@ -49,7 +59,7 @@ export function filterProgram(action: SeccompAction, architecture: Architecture,
     [JUMP_EQUAL, AUDIT_ARCH[architecture], 0, 'refuse'],
     [LOAD, NR],
     ...(architecture === 'x64' ? [[JUMP_AT_LEAST, X32_BIT, 'refuse', 0] as const] : []),
-    ...numbersOf(FORBIDDEN).map((nr) => [JUMP_EQUAL, nr, 'refuse', 0] as const),
+    ...[...numbersOf(FORBIDDEN), ...(needs.fileHandles ? [] : numbersOf(FILE_HANDLES)), ...(needs.unixSockets ? [] : numbersOf(SOCKETS))].map((nr) => [JUMP_EQUAL, nr, 'refuse', 0] as const),
     ...numbersOf(ABSENT).map((nr) => [JUMP_EQUAL, nr, 'absent', 0] as const),
     [JUMP_EQUAL, EXAMINED.clone[at], 0, 2],
     [LOAD, argument(0)],
@@ -57,7 +67,7 @@ export function filterProgram(action: SeccompAction, architecture: Architecture,
     [JUMP_EQUAL, EXAMINED.unshare[at], 0, 2],
     [LOAD, argument(0)],
     [JUMP_EQUAL, CLONE_FS, 'allow', 'refuse'],
-    [JUMP_EQUAL, EXAMINED.socket[at], 1, 0],
+    [JUMP_EQUAL, EXAMINED.socket[at], needs.unixSockets ? 1 : 'refuse', 0],
     [JUMP_EQUAL, EXAMINED.socketpair[at], 0, 2],
     [LOAD, argument(0)],
     [JUMP_EQUAL, AF_UNIX, 'allow', 'refuse'],
@@ -65,9 +75,16 @@ export function filterProgram(action: SeccompAction, architecture: Architecture,
     [JUMP_EQUAL, EXAMINED.tgkill[at], 0, 2],
     [LOAD, argument(0)],
     [JUMP_EQUAL, pid, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.prlimit64[at], 0, 3],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, 0, 'allow', 0],
+    [JUMP_EQUAL, pid, 'allow', 'refuse'],
+    [JUMP_EQUAL, EXAMINED.fcntl[at], 0, 1 + FORBIDDEN_FCNTLS.length],
+    [LOAD, argument(1)],
+    ...FORBIDDEN_FCNTLS.map((command, i) => [JUMP_EQUAL, command, 'refuse', i === FORBIDDEN_FCNTLS.length - 1 ? 'allow' : 0] as const),
     [JUMP_EQUAL, EXAMINED.ioctl[at], 0, 'allow'],
     [LOAD, argument(1)],
-    ...TERMINAL_INPUT.map((request) => [JUMP_EQUAL, request, 'refuse', 0] as const),
+    ...FORBIDDEN_IOCTLS.map((request) => [JUMP_EQUAL, request, 'refuse', 0] as const),
   ];
   return assemble(body, RETURN_OF[action]);
 }
@@ -113,10 +130,10 @@ export function hideIoUring(): number {
 }
 
 /** From now on, for every thread of this process, those to come among them. StartError if this kernel cannot. */
-export function applySeccomp(action: SeccompAction): void {
+export function applySeccomp(action: SeccompAction, needs: FilterNeeds): void {
   if (usesIoUring()) throw new StartError(`--seccomp=${action} cannot be set up, since this Node does not start without io_uring: use another version of Node.js`);
   setNoNewPrivileges();
-  const result = installFilter(filterProgram(action, ARCHITECTURE, process.pid));
+  const result = installFilter(filterProgram(action, ARCHITECTURE, process.pid, needs));
   if (result !== 0) {
     throw new StartError(`--seccomp=${action} cannot be set up (${errnoName(result)}): this kernel needs CONFIG_SECCOMP_FILTER; use --seccomp=none, and SystemCallFilter= as in deploy/bucketfsd@.service`);
   }

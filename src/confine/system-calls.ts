@@ -23,16 +23,24 @@ export const FORBIDDEN = {
   modify_ldt: [154, null], uselib: [134, null], _sysctl: [156, null], nfsservctl: [180, 42],
 } as const satisfies Record<string, Numbers>;
 
-/**
- * Answered with ENOSYS, whereupon the C library and libuv take another way: clone3 has its flags in memory, where a filter
- * cannot look, and io_uring makes system calls that no filter sees.
- */
-export const ABSENT = { clone3: [435, 435], io_uring_setup: [425, 425], io_uring_enter: [426, 426], io_uring_register: [427, 427] } as const satisfies Record<string, Numbers>;
+/** Forbidden, too, where the options do not need them: a handle reaches all of a file system, and a socket whoever listens. */
+export const FILE_HANDLES = { open_by_handle_at: [304, 265] } as const satisfies Record<string, Numbers>;
+export const SOCKETS = { connect: [42, 203], bind: [49, 200], listen: [50, 201] } as const satisfies Record<string, Numbers>;
 
 /**
- * Allowed or not by an argument: threads but no processes, a thread's own umask but no namespaces, Unix sockets, signals to the
- * daemon itself, ioctls that are no typing.
+ * Answered with ENOSYS, whereupon the C library and libuv take another way: clone3 has its flags in memory, where a filter
+ * cannot look, and io_uring makes system calls that no filter sees. The rest change how other processes of the same user are run; an engine that asks for that goes on without.
+ */
+export const ABSENT = {
+  clone3: [435, 435], io_uring_setup: [425, 425], io_uring_enter: [426, 426], io_uring_register: [427, 427],
+  setpriority: [141, 140], ioprio_set: [251, 30], sched_setparam: [142, 118], sched_setscheduler: [144, 119], sched_setaffinity: [203, 122], sched_setattr: [314, 274],
+  migrate_pages: [256, 238], move_pages: [279, 239], process_mrelease: [448, 448],
+} as const satisfies Record<string, Numbers>;
+
+/**
+ * Allowed or not by an argument: threads but no processes, a thread's own umask but no namespaces, Unix sockets, signals to and limits of the
+ * daemon itself, ioctls that are no typing, and neither ioctls nor fcntls that have a signal sent to somebody by a descriptor.
  */
 export const EXAMINED = {
-  clone: [56, 220], unshare: [272, 97], socket: [41, 198], socketpair: [53, 199], kill: [62, 129], tgkill: [234, 131], ioctl: [16, 29],
+  clone: [56, 220], unshare: [272, 97], socket: [41, 198], socketpair: [53, 199], kill: [62, 129], tgkill: [234, 131], ioctl: [16, 29], fcntl: [72, 25], prlimit64: [302, 261],
 } as const satisfies Record<string, Numbers>;

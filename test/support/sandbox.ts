@@ -10,8 +10,8 @@ import { concat, u32, u64 } from './frontend.js';
 import { FuseClient, name, OP } from './guest.js';
 
 export const NAMESPACE = ['--sandbox=namespace', '--seccomp=kill'];
-/** CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP. */
-export const KEPT = 0x880000dfn;
+/** With --xattr: CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP. */
+export const KEPT = 0x880000dbn;
 
 /** A guest of the daemon at `socket`, which leaves with the test. */
 export async function client(t: TestContext, socket: string): Promise<FuseClient> {

@@ -49,7 +49,7 @@ describe('defaults', () => {
     assert.deepEqual(run(BASE), {
       source: { kind: 'local', path: '/srv' },
       listen: { kind: 'fd', fd: 3, origin: '--fd' },
-      tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'prefer', cache: 'auto', readdirplus: true,
+      tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'auto', cache: 'auto', readdirplus: true,
       writeback: false, allowDirectIo: false, allowMmap: false, allowProjectIds: false, xattr: false, xattrmap: null, posixAcl: 'never', securityLabel: 'never',
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, allowMemoryFiles: false, rlimitNofile: null, logLevel: 'info',

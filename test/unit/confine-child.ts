@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { applySeccomp, hideIoUring, usesIoUring, type SeccompAction } from '../../src/confine/seccomp.js';
-import { ABSENT, EXAMINED, FORBIDDEN } from '../../src/confine/system-calls.js';
+import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from '../../src/confine/system-calls.js';
 import * as c from '../../src/ffi/libc.js';
 import { F_SETFD } from '../../src/ffi/constants.js';
 import { execve } from '../../src/ffi/namespaces.js';
@@ -22,6 +22,8 @@ async function pool(): Promise<string> {
   return results.join(' ');
 }
 
+const NEEDS = { fileHandles: false, unixSockets: deed === 'reconnect' } as const;
+
 const DEEDS: Record<string, () => unknown> = {
   unshare: () => call(EXAMINED.unshare[arch]),
   setns: () => call(FORBIDDEN.setns[arch]),
@@ -32,6 +34,20 @@ const DEEDS: Record<string, () => unknown> = {
   spawn: () => spawnSync('/bin/true').status,
   inet: () => (c.socket(2, 1, 0) >= 0 ? 'opened' : 'failed'),
   unix: () => (c.socket(1, 1, 0) >= 0 ? 'opened' : 'failed'),
+  reconnect: () => (c.socket(1, 1, 0) >= 0 ? 'opened' : 'failed'),
+  connect: () => call(SOCKETS.connect[arch]),
+  bind: () => call(SOCKETS.bind[arch]),
+  listen: () => call(SOCKETS.listen[arch]),
+  handle: () => call(FILE_HANDLES.open_by_handle_at[arch]),
+  /** F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN */
+  setown: () => c.fcntl(0, 8, process.ppid),
+  setsig: () => c.fcntl(0, 10, 9),
+  setownex: () => c.fcntl(0, 15, 0),
+  fiosetown: () => c.ioctl(0, 0x8901, 0),
+  /** RLIMIT_NOFILE of its parent, and its own. */
+  limits: () => c.syscall6(EXAMINED.prlimit64[arch], process.ppid, 7, 0, 0, 0, 0),
+  ownLimits: () => c.syscall6(EXAMINED.prlimit64[arch], process.pid, 7, 0, 0, 0, 0) + c.syscall6(EXAMINED.prlimit64[arch], 0, 7, 0, 0, 0, 0),
+  priority: () => (c.syscall6(ABSENT.setpriority[arch], 0, process.ppid, 19, 0, 0, 0) < 0 ? c.errno() : 'changed'),
   tiocsti: () => (c.ioctl(0, 0x5412, 0) < 0 ? 'refused by the kernel' : 'typed'),
   signal: () => process.kill(process.ppid, 0),
   abort: () => process.abort(),
@@ -40,7 +56,7 @@ const DEEDS: Record<string, () => unknown> = {
   thread: async () => {
     const worker = new Worker(new URL('./confine-worker.js', import.meta.url));
     await once(worker, 'message');
-    applySeccomp(action as SeccompAction);
+    applySeccomp(action as SeccompAction, NEEDS);
     worker.postMessage(EXAMINED.unshare[arch]);
     return (await once(worker, 'message'))[0];
   },
@@ -54,6 +70,6 @@ if (usesIoUring()) {
   for (const fd of [0, 1, 2]) c.fcntl(fd, F_SETFD, 0);
   execve(process.execPath, [process.execPath, ...process.argv.slice(1)], process.env);
 }
-if (deed !== 'thread') applySeccomp(action as SeccompAction);
+if (deed !== 'thread') applySeccomp(action as SeccompAction, NEEDS);
 process.stdout.write(`done: ${String(await DEEDS[deed]())}\n`);
 process.exit(0);

@@ -8,7 +8,7 @@ import { confinementOf, type ConfineOptions } from '../../src/confine/confine.js
 import { takeHandover } from '../../src/confine/handover.js';
 import { planRoot } from '../../src/confine/new-root.js';
 import { filterProgram, RETURN, type Architecture } from '../../src/confine/seccomp.js';
-import { ABSENT, EXAMINED, FORBIDDEN } from '../../src/confine/system-calls.js';
+import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from '../../src/confine/system-calls.js';
 import { isOwnIds, parseIdMaps, parseIdRanges } from '../../src/confine/user-namespace.js';
 import { UsageError } from '../../src/lifecycle/errors.js';
 
@@ -16,6 +16,7 @@ const CHILD = fileURLToPath(new URL('./confine-child.js', import.meta.url));
 const AUDIT_ARCH = { x64: 0xc000003e, arm64: 0xc00000b7 } as const;
 const ENOSYS = RETURN.ERRNO | 38;
 const PID = 4321;
+const NOTHING = { fileHandles: false, unixSockets: false } as const;
 const SIGSYS = 'SIGSYS';
 
 const refused = (call: () => unknown, sentence: RegExp): void =>
@@ -46,11 +47,11 @@ function evaluate(program: Uint8Array, arch: number, nr: number, args: readonly 
 describe('filter', () => {
   for (const [index, arch] of (['x64', 'arm64'] as const).entries()) {
     const numbers = (table: Record<string, readonly [number, number | null]>): number[] => Object.values(table).flatMap((pair) => pair[index] ?? []);
-    const program = filterProgram('kill', arch, PID);
+    const program = filterProgram('kill', arch, PID, NOTHING);
     const answer = (nr: number, ...args: number[]): number => evaluate(program, AUDIT_ARCH[arch], nr, args);
 
     test(`${arch}: what is forbidden is refused, what the C library does without is not there, all else is allowed`, () => {
-      const [forbidden, absent, examined] = [numbers(FORBIDDEN), numbers(ABSENT), numbers(EXAMINED)];
+      const [forbidden, absent, examined] = [numbers({ ...FORBIDDEN, ...FILE_HANDLES, ...SOCKETS }), numbers(ABSENT), numbers(EXAMINED)];
       assert.equal(new Set([...forbidden, ...absent, ...examined]).size, forbidden.length + absent.length + examined.length, 'no number twice');
       for (let nr = 0; nr < 1024; nr++) {
         const expected = forbidden.includes(nr) ? RETURN.KILL_PROCESS : absent.includes(nr) ? ENOSYS : RETURN.ALLOW;
@@ -62,10 +63,17 @@ describe('filter', () => {
       assert.equal(answer(EXAMINED.clone[index], 0x3d0f00), RETURN.ALLOW, 'pthread_create');
       assert.equal(answer(EXAMINED.clone[index], 0x1200011), RETURN.KILL_PROCESS, 'fork');
       assert.equal(answer(EXAMINED.clone[index], 0x4111), RETURN.KILL_PROCESS, 'vfork');
-      for (const name of ['socket', 'socketpair'] as const) {
-        assert.equal(answer(EXAMINED[name][index], 1), RETURN.ALLOW);
-        for (const family of [0, 2, 10, 16, 17, 40]) assert.equal(answer(EXAMINED[name][index], family), RETURN.KILL_PROCESS, `${name} ${family}`);
+      const needy = filterProgram('kill', arch, PID, { fileHandles: true, unixSockets: true });
+      for (const [name, of] of [['socket', needy], ['socketpair', program], ['socketpair', needy]] as const) {
+        assert.equal(evaluate(of, AUDIT_ARCH[arch], EXAMINED[name][index], [1]), RETURN.ALLOW);
+        for (const family of [0, 2, 10, 16, 17, 40]) assert.equal(evaluate(of, AUDIT_ARCH[arch], EXAMINED[name][index], [family]), RETURN.KILL_PROCESS, `${name} ${family}`);
       }
+      for (const family of [0, 1, 2]) assert.equal(answer(EXAMINED.socket[index], family), RETURN.KILL_PROCESS, 'no new sockets unless the options need some');
+      for (const nr of numbers({ ...FILE_HANDLES, ...SOCKETS })) assert.equal(evaluate(needy, AUDIT_ARCH[arch], nr), RETURN.ALLOW);
+      for (const [of, expected] of [[0, RETURN.ALLOW], [PID, RETURN.ALLOW], [1, RETURN.KILL_PROCESS]] as const) assert.equal(answer(EXAMINED.prlimit64[index], of, 7), expected);
+      for (const command of [0, 1, 2, 3, 4, 9, 37, 1030, 1033]) assert.equal(answer(EXAMINED.fcntl[index], 5, command), RETURN.ALLOW, `fcntl ${command}`);
+      for (const command of [8, 10, 15]) assert.equal(answer(EXAMINED.fcntl[index], 5, command), RETURN.KILL_PROCESS, `fcntl ${command}`);
+      for (const request of [0x8901, 0x8902]) assert.equal(answer(EXAMINED.ioctl[index], 0, request), RETURN.KILL_PROCESS);
       for (const name of ['kill', 'tgkill'] as const) {
         assert.equal(answer(EXAMINED[name][index], PID, 15), RETURN.ALLOW);
         for (const other of [0, 1, PID + 1, 0xffffffff]) assert.equal(answer(EXAMINED[name][index], other, 15), RETURN.KILL_PROCESS, `${name} ${other}`);
@@ -83,18 +91,18 @@ describe('filter', () => {
 
     test(`${arch}: log and trap differ in what they answer only`, () => {
       for (const [action, value] of [['log', RETURN.LOG], ['trap', RETURN.TRAP]] as const) {
-        const other = filterProgram(action, arch as Architecture, PID);
+        const other = filterProgram(action, arch as Architecture, PID, NOTHING);
         assert.equal(evaluate(other, AUDIT_ARCH[arch], FORBIDDEN.execve[index]), value);
         assert.equal(evaluate(other, AUDIT_ARCH[arch], 0), RETURN.ALLOW);
       }
     });
   }
 
-  for (const [index, header, prefix] of [[0, '/usr/include/x86_64-linux-gnu/asm/unistd_64.h', '__NR_'], [1, '/usr/include/asm-generic/unistd.h', '__NR_']] as const) {
+  for (const [index, header, prefix] of [[0, '/usr/include/x86_64-linux-gnu/asm/unistd_64.h', '__NR_'], [1, '/usr/include/asm-generic/unistd.h', '__NR(?:3264)?_']] as const) {
     test(`the numbers are those of ${header}`, { skip: !existsSync(header) && 'no kernel headers' }, () => {
       const text = readFileSync(header, 'utf8');
       const known = new Map([...text.matchAll(new RegExp(`^#define ${prefix}(\\w+)\\s+(\\d+)`, 'gm'))].map((match) => [match[1], Number(match[2])]));
-      for (const [name, numbers] of Object.entries({ ...FORBIDDEN, ...ABSENT, ...EXAMINED }) as [string, readonly [number, number | null]][]) {
+      for (const [name, numbers] of Object.entries({ ...FORBIDDEN, ...FILE_HANDLES, ...SOCKETS, ...ABSENT, ...EXAMINED }) as [string, readonly [number, number | null]][]) {
         assert.equal(numbers[index], known.get(name) ?? null, name);
       }
     });
@@ -104,7 +112,7 @@ describe('filter', () => {
 describe('filter in the kernel', () => {
   const run = (action: string, deed: string): { signal: string | null; stdout: string; stderr: string } =>
     spawnSync(process.execPath, [CHILD, action, deed], { encoding: 'utf8', timeout: 60_000, input: '' });
-  const deeds = ['unshare', 'setns', 'bpf', 'spawn', 'inet', 'thread', 'tiocsti', 'signal', ...(process.arch === 'x64' ? ['x32'] : [])];
+  const deeds = ['unix', 'connect', 'bind', 'listen', 'handle', 'setown', 'setsig', 'setownex', 'fiosetown', 'limits', 'unshare', 'setns', 'bpf', 'spawn', 'inet', 'thread', 'tiocsti', 'signal', ...(process.arch === 'x64' ? ['x32'] : [])];
 
   for (const action of ['kill', 'trap']) {
     test(`${action}: what is forbidden ends the process, in any thread`, () => {
@@ -124,7 +132,9 @@ describe('filter in the kernel', () => {
   });
 
   test('kill: what the daemon does goes on', () => {
-    assert.equal(run('kill', 'unix').stdout, 'done: opened\n');
+    assert.equal(run('kill', 'reconnect').stdout, 'done: opened\n');
+    assert.equal(run('kill', 'ownLimits').stdout, 'done: 0\n');
+    assert.equal(run('kill', 'priority').stdout, 'done: 38\n');
     assert.equal(run('kill', 'clone3').stdout, 'done: 38\n');
     assert.equal(run('kill', 'worker').stdout, 'done: 0\n');
     assert.equal(run('kill', 'abort').signal, 'SIGABRT', 'a crash is its own');
@@ -137,7 +147,8 @@ describe('filter in the kernel', () => {
 });
 
 describe('--modcaps', () => {
-  const names = (list: string | null): string[] => [...parseCapabilities(list).kept].sort((a, b) => a - b).map((number) => CAPABILITIES[number]);
+  const names = (list: string | null): string[] => [...parseCapabilities(list, ALL).kept].sort((a, b) => a - b).map((number) => CAPABILITIES[number]);
+  const ALL = { readonly: false, xattr: true, fileHandles: true };
   const BASE = ['CHOWN', 'DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'SETGID', 'SETUID', 'MKNOD', 'SETFCAP'];
 
   test('changes the set that files need, in order, by names with or without CAP_ in either case', () => {
@@ -145,11 +156,19 @@ describe('--modcaps', () => {
     assert.deepEqual(names('-mknod:-CAP_SETFCAP'), BASE.slice(0, -2));
     assert.deepEqual(names('+Sys_Admin:-cap_chown'), ['DAC_OVERRIDE', 'DAC_READ_SEARCH', 'FOWNER', 'FSETID', 'SETGID', 'SETUID', 'SYS_ADMIN', 'MKNOD', 'SETFCAP']);
     assert.deepEqual(names('+sys_admin:-sys_admin'), BASE);
-    assert.deepEqual(parseCapabilities('+kill:+bpf:-kill').named, [39]);
+    assert.deepEqual(parseCapabilities('+kill:+bpf:-kill', ALL).named, [39]);
+  });
+
+  test('what the options do not need is not kept', () => {
+    const kept = (needs: Partial<typeof ALL>): string[] => BASE.filter((name) => parseCapabilities(null, { ...ALL, ...needs }).kept.has(CAPABILITIES.indexOf(name as 'CHOWN')));
+    assert.deepEqual(kept({}), BASE);
+    assert.deepEqual(kept({ fileHandles: false }), BASE.filter((name) => name !== 'DAC_READ_SEARCH'));
+    assert.deepEqual(kept({ xattr: false }), BASE.filter((name) => name !== 'SETFCAP'));
+    assert.deepEqual(kept({ readonly: true, fileHandles: false }), ['DAC_OVERRIDE', 'FOWNER', 'SETGID', 'SETUID']);
   });
 
   test('what is no such list is refused', () => {
-    for (const list of ['', 'mknod', '+', '+nope', '+mknod:', ':', '+cap_cap_mknod', '-mknod+chown']) refused(() => parseCapabilities(list), /--modcaps takes names of capabilities/);
+    for (const list of ['', 'mknod', '+', '+nope', '+mknod:', ':', '+cap_cap_mknod', '-mknod+chown']) refused(() => parseCapabilities(list, ALL), /--modcaps takes names of capabilities/);
   });
 
   test('the numbers are those of the kernel', { skip: !existsSync('/usr/include/linux/capability.h') && 'no kernel headers' }, () => {
@@ -188,7 +207,7 @@ describe('id maps', () => {
 });
 
 describe('what is to be done', () => {
-  const NONE: ConfineOptions = { sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], readonly: false };
+  const NONE: ConfineOptions = { sandbox: 'none', inodeFileHandles: 'auto', xattr: false, seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], readonly: false };
 
   test('nothing unless it is asked for', () => {
     assert.equal(confinementOf(NONE), null);
