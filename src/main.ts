@@ -23,6 +23,7 @@ import { adoptListener, openListener, type Listener } from './lifecycle/listen.j
 import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
 import { checkNodeVersion } from './lifecycle/node-version.js';
 import { checkSource } from './lifecycle/source.js';
+import { StandardError } from './lifecycle/standard-error.js';
 import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
 import { SyscallPool } from './pool/pool.js';
@@ -160,7 +161,7 @@ function serveDirectory(options: Options, fsOptions: LocalOptions, confinement: 
 }
 
 function logTo(options: Options, syslog: SyslogDestination | null): Logger {
-  return createLogger({ level: options.logLevel, ...(syslog === null ? {} : { pretty: false, destination: syslog }) });
+  return createLogger({ level: options.logLevel, ...(syslog === null ? { standardError: new StandardError() } : { pretty: false, destination: syslog }) });
 }
 
 /** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */

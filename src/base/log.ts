@@ -45,16 +45,18 @@ export interface LogSettings {
   level: LogLevel;
   /** Default: pretty when standard error is a terminal. */
   pretty?: boolean;
-  /** Default: standard error, written before the call returns. */
+  /** Another place than standard error. */
   destination?: LogDestination;
+  /** What writes to standard error. Default: descriptor 2, written before the call returns, and so waiting for its reader. */
+  standardError?: LogDestination;
 }
 
 /** Makes the root logger, once for each thread. */
 export function createLogger(settings: LogSettings): Logger {
   const pretty = settings.pretty ?? process.stderr.isTTY === true;
   const level = settings.level === 'off' ? 'silent' : settings.level;
-  const destination = settings.destination ?? standardError();
-  const stream = pretty ? prettyStream(settings.destination) : destination;
+  const destination = settings.destination ?? forJournal(settings.standardError ?? synchronous());
+  const stream = pretty ? prettyStream(settings.destination ?? settings.standardError, settings.destination === undefined) : destination;
   const formatters = pretty ? { log: escapeHeadFields } : {};
   const root = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime, formatters }, stream);
   const limiter = new GuestLimiter((count, keys) => {
@@ -63,10 +65,15 @@ export function createLogger(settings: LogSettings): Logger {
   return new PinoLogger(root, limiter);
 }
 
-/** Descriptor 2, synchronously. A reader that went away must not take the daemon with it. Lines to the journal say how severe they are. */
-function standardError(): LogDestination {
+/** Descriptor 2, synchronously. A reader that went away must not take the process with it. */
+function synchronous(): LogDestination {
   const destination = pino.destination({ dest: 2, sync: true });
   destination.on('error', () => undefined);
+  return destination;
+}
+
+/** Lines to the journal say how severe they are. */
+function forJournal(destination: LogDestination): LogDestination {
   return isJournal(process.env['JOURNAL_STREAM'], fstatSync(2)) ? withSeverity(destination) : destination;
 }
 
@@ -97,14 +104,14 @@ function escapeHeadFields(fields: LogFields): LogFields {
   return escaped;
 }
 
-function prettyStream(destination: LogDestination | undefined): LogDestination {
+function prettyStream(destination: LogDestination | undefined, colorize: boolean): LogDestination {
   // Loaded only on a terminal: a service does not pay for it.
   const load = createRequire(import.meta.url)('pino-pretty') as (options: object) => LogDestination;
   const target = destination === undefined ? 2 : writableOf(destination);
   return load({
     destination: target,
     sync: true,
-    colorize: destination === undefined,
+    colorize,
     ignore: 'pid',
     translateTime: 'SYS:HH:MM:ss.l',
   });

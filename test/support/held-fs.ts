@@ -1,6 +1,6 @@
 /**
  * A file system that does not answer: run as a process of its own (HeldFileSystem starts it), it mounts FUSE on a directory
- * and serves one file, "file"; whoever looks up a name that begins with "held" waits until release().
+ * and serves two files, "file" and "large"; whoever looks up a name that begins with "held" waits until release().
  */
 import { fork, spawnSync, type ChildProcess } from 'node:child_process';
 import { openSync, read, writeSync } from 'node:fs';
@@ -57,10 +57,14 @@ export class HeldFileSystem {
   }
 }
 
-/** struct fuse_attr (include/uapi/linux/fuse.h), 88 bytes, of node 1 (the root) or 2 (the file). */
+/** Bytes of "large", which has none that anybody could read. */
+const LARGE_BYTES = 1 << 30;
+
+/** struct fuse_attr (include/uapi/linux/fuse.h), 88 bytes, of node 1 (the root), 2 (the file) or 3 (the large one). */
 function attributes(node: number): Buffer {
   const attr = Buffer.alloc(88);
   attr.writeBigUInt64LE(BigInt(node), 0);
+  if (node === 3) attr.writeBigUInt64LE(BigInt(LARGE_BYTES), 8);
   attr.writeUInt32LE(node === 1 ? 0o40755 : 0o100644, 60);
   attr.writeUInt32LE(1, 64);
   return attr;
@@ -83,10 +87,11 @@ function answer(opcode: number, node: number, text: string): Buffer | number | n
       return Buffer.alloc(80);
     case LOOKUP: {
       if (text.startsWith('held')) return null;
-      if (text !== 'file') return -ENOENT;
+      if (text !== 'file' && text !== 'large') return -ENOENT;
       const entry = Buffer.alloc(40);
-      entry.writeUInt32LE(2, 0);
-      return Buffer.concat([entry, attributes(2)]);
+      const node = text === 'file' ? 2 : 3;
+      entry.writeUInt32LE(node, 0);
+      return Buffer.concat([entry, attributes(node)]);
     }
     default:
       return -ENOSYS;
