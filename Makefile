@@ -90,7 +90,7 @@ install: build
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|g' deploy/$$unit > $(UNITDIR)/$$unit; done
 	sed 's|/usr/local/|$(PREFIX)/|g' deploy/50-bucketfsd.json > $(QEMUDIR)/50-bucketfsd.json
 	install -m 644 LICENSE docs/*.md deploy/bucketfsd.env.example deploy/bucketfsd-bucket.env.example $(DOCDIR)/
-	install -m 644 deploy/examples/*.xml deploy/examples/*.fstab $(DOCDIR)/examples/
+	install -m 644 deploy/bucketfsd-share.conf deploy/examples/*.xml deploy/examples/*.fstab $(DOCDIR)/examples/
 	install -m 755 deploy/examples/*.sh $(DOCDIR)/examples/
 
 uninstall:

@@ -86,8 +86,26 @@ describe('systemd units', () => {
   });
 
   test('the daemon has the capabilities that a share of root needs, and no others', () => {
-    const wanted = ['DAC_OVERRIDE', 'DAC_READ_SEARCH', 'CHOWN', 'FOWNER', 'FSETID', 'MKNOD', 'SETUID', 'SETGID', 'SETFCAP'].map((name) => `CAP_${name}`);
+    const wanted = ['DAC_OVERRIDE', 'CHOWN', 'FOWNER', 'FSETID', 'MKNOD', 'SETUID', 'SETGID', 'SETFCAP'].map((name) => `CAP_${name}`);
     assert.deepEqual(directive(service, 'CapabilityBoundingSet')[0].split(' '), wanted);
+  });
+
+  test('the machine is read-only but for the share, which a drop-in names; memory and threads are bounded, and nothing is spared that is not', () => {
+    const [bucket, dropIn] = [read('bucketfsd-bucket@.service'), read('bucketfsd-share.conf')];
+    for (const unit of [service, bucket]) {
+      assert.deepEqual(directive(unit, 'ProtectSystem'), ['strict']);
+      assert.match(directive(unit, 'MemoryMax')[0] ?? '', /^\d+(%|[MG])$/);
+      assert.ok(Number(directive(unit, 'TasksMax')[0]) >= 256 + 20, 'the largest --thread-pool-size, and what is always there');
+      assert.deepEqual(directive(unit, 'OOMScoreAdjust'), []);
+    }
+    assert.deepEqual(directive(dropIn, 'ReadWritePaths'), [/^SOURCE=(.*)$/m.exec(read('bucketfsd.env.example'))![1]]);
+    assert.deepEqual(directive(bucket, 'Environment'), [`HOME=/var/lib/${directive(bucket, 'StateDirectory')[0]}`]);
+  });
+
+  test('no file handle reaches beyond the share', () => {
+    const command = commandLine(service, 'bucketfsd.env.example');
+    assert.ok(command.action === 'run' && command.options.inodeFileHandles === 'never');
+    assert.doesNotMatch(directive(service, 'SystemCallFilter')[0], /open_by_handle_at/);
   });
 
   test('what would break a share or the JIT is not set', () => {

@@ -9,7 +9,7 @@ import type { FileSystem } from '../storage/filesystem.js';
 import { StorageError } from '../storage/object/errors.js';
 import { openAddressed } from './addressing.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
-import { cacheDirectoryOf, defaultDirectory, diskOf, type StateDirectory } from './state-directory.js';
+import { cacheDirectoryOf, defaultDirectory, diskOf, ensureHome, type StateDirectory } from './state-directory.js';
 import { openObjectFileSystem, type BlockOptions, type OpenedObjects } from '../storage/object/filesystem.js';
 import { JournalError } from '../storage/object/journal-frames.js';
 import { withDeadline } from '../storage/object/layers/deadline.js';
@@ -127,6 +127,7 @@ const sized = (bytes: number): string => (bytes < MIB ? `${bytes} bytes` : `${Ma
 
 /** A store in threads of its own; one in memory is here, since every thread would have another. */
 export function openClient(options: BucketSettings): Promise<ObjectStore> {
+  ensureHome(process.env);
   const config = storeConfig(options);
   if (config.kind === 'memory') return openStore(config);
   return openStoreClient({ config, threads: Math.max(1, Math.min(THREADS_MAX, options.threadPoolSize >> 1)) });

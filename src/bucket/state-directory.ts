@@ -16,6 +16,15 @@ export interface StateDirectory {
 const DIGITS = 8;
 const LEGIBLE_LENGTH = 80;
 
+/** Libraries of the providers look for their files below the home directory; a user that is in no table of accounts has none, and the look-up would fail. */
+export function ensureHome(env: NodeJS.ProcessEnv): void {
+  try {
+    homedir();
+  } catch {
+    env['HOME'] = '/';
+  }
+}
+
 /** Made if need be. @throws StartError */
 export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.ProcessEnv = process.env): Promise<StateDirectory> {
   if (settings.source.kind === 'memory' && settings.cacheDir === null) {
