@@ -31,7 +31,7 @@ compiled = $(patsubst %.ts,build/%.js,$(sort $(shell find $(1) -name '*.test.ts'
 UNIT_TESTS = $(filter-out build/test/e2e/%,$(call compiled,test))
 E2E_TESTS = $(filter build/test/e2e/%,$(call compiled,test))
 
-.PHONY: build test test-unit test-long demo bench bench-bucket fuzz docs deps install uninstall clean
+.PHONY: build rgw test test-unit test-long demo bench bench-bucket fuzz docs deps install uninstall clean
 
 build: node_modules/.package-lock.json
 	npx --no-install tsc -p tsconfig.json
@@ -45,13 +45,17 @@ node_modules/.package-lock.json: package.json package-lock.json
 deps:
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-deps.sh; fi
 
-test: deps build
+# The root of the S3 server: before the tests, whose time is limited. Those that need it say what is missing if it cannot be made.
+rgw: deps
+	@if [ "$$(id -u)" = 0 ]; then scripts/rgw.sh build || true; fi
+
+test: deps rgw build
 	@$(call run_tests,$(UNIT_TESTS) $(E2E_TESTS))
 
 test-unit: build
 	@$(call run_tests,$(UNIT_TESTS))
 
-test-long: deps build
+test-long: deps rgw build
 	@NODE="$(NODE)" scripts/test-long.sh $(LONG)
 
 # The totals are printed last. With BUCKETFSD_NO_SKIP a test that did not run counts as failed.
@@ -84,8 +88,10 @@ install: build
 	mkdir -p $(BINDIR) $(LIBDIR)/build $(DOCDIR)/examples $(QEMUDIR) $(UNITDIR)
 	cp -R build/src $(LIBDIR)/build/
 	cp package.json $(LIBDIR)/
-	npm ls --omit=dev --all --parseable 2>/dev/null | sed -n "s|^$$PWD/||p" | grep '^node_modules/' | grep -v '^node_modules/@types/' | sort | \
+	npm ls --omit=dev --all --parseable 2>/dev/null | awk -v root="$$(pwd -P)/" 'index($$0, root) == 1 { print substr($$0, length(root) + 1) }' | \
+	  grep '^node_modules/' | grep -v '^node_modules/@types/' | sort | \
 	  while read -r package; do mkdir -p "$(LIBDIR)/$${package%/*}" && cp -R "$$package" "$(LIBDIR)/$${package%/*}/"; done
+	@test -d $(LIBDIR)/node_modules/koffi || { echo 'make install: npm ls names no packages to install: run npm ci in this directory' >&2; exit 1; }
 	install -m 755 deploy/bucketfsd $(BINDIR)/bucketfsd
 	for unit in $(UNITS); do sed 's|/usr/local/|$(PREFIX)/|g' deploy/$$unit > $(UNITDIR)/$$unit; done
 	sed 's|/usr/local/|$(PREFIX)/|g' deploy/50-bucketfsd.json > $(QEMUDIR)/50-bucketfsd.json

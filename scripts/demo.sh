@@ -4,5 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/install-deps.sh
+# The first time takes minutes, and says so
+[ "${SOURCE:-directory}" != s3 ] || scripts/rgw.sh build
 [ -f build/test/e2e/demo.js ] || make build
 exec node build/test/e2e/demo.js

@@ -53,6 +53,7 @@ make_kernel() {
   # shellcheck disable=SC2064
   trap "rm -rf '$work'" EXIT
   cd "$work"
+  echo "guest-image: fetching and unpacking Debian's kernel $series for the test guest, once" >&2
   if ! download_package 2>download.log; then
     # The package lists are absent or older than the mirror.
     [[ $(id -u) -eq 0 ]] && { apt-get update -qq >/dev/null 2>&1 || true; }

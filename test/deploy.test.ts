@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -196,15 +196,25 @@ describe('examples', () => {
   });
 });
 
+/** A directory with an npm that finds nothing. */
+function noNpm(): string {
+  const path = join(dir, 'bin');
+  mkdirSync(path);
+  writeFileSync(join(path, 'npm'), '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+  return path;
+}
+
 describe('make install', () => {
   const prefix = '/opt/bucketfsd';
   const destination = (path: string): string => join(dir, 'stage', prefix, path);
 
   before(() => {
-    // `build` is done: this very test runs from it.
+    // `build` is done: this very test runs from it. npm names packages by the path without links, whichever way we came.
     mkdirSync(join(dir, 'stage'));
-    const env = { ...process.env, MAKEFLAGS: '', MFLAGS: '' };
-    const result = spawnSync('make', ['-o', 'build', 'install', `DESTDIR=${join(dir, 'stage')}`, `PREFIX=${prefix}`], { cwd: REPOSITORY, encoding: 'utf8', env });
+    const link = join(dir, 'a link (here)');
+    symlinkSync(REPOSITORY.replace(/\/$/, ''), link);
+    const env = { ...process.env, MAKEFLAGS: '', MFLAGS: '', PWD: link };
+    const result = spawnSync('make', ['-o', 'build', 'install', `DESTDIR=${join(dir, 'stage')}`, `PREFIX=${prefix}`], { cwd: link, encoding: 'utf8', env });
     assert.equal(result.status, 0, result.stderr);
   });
 
@@ -227,6 +237,14 @@ describe('make install', () => {
     assert.ok(packages.includes('koffi') && packages.includes('commander') && packages.includes('pino'));
     assert.ok(!packages.includes('typescript') && !packages.includes('@types'));
     assert.ok(!existsSync(destination('lib/bucketfsd/build/test')));
+  });
+
+  test('without packages it says so and fails', () => {
+    const result = spawnSync('make', ['-o', 'build', 'install', `DESTDIR=${join(dir, 'other')}`, `PREFIX=${prefix}`], {
+      cwd: REPOSITORY, encoding: 'utf8', env: { ...process.env, MAKEFLAGS: '', MFLAGS: '', PATH: `${noNpm()}:${process.env.PATH}` },
+    });
+    assert.notEqual(result.status, 0);
+    assert.match(result.stderr, /make install: npm ls names no packages to install: run npm ci in this directory/);
   });
 
   test('units and capability JSON name the installed binary', () => {

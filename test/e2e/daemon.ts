@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { projectRoot } from './image.js'
-import { type Exit, exitOf, terminate } from './process.js'
+import { type Exit, exitOf, temporary, terminate } from './process.js'
 
 export type Cache = 'auto' | 'always' | 'never' | 'metadata'
 
@@ -68,6 +68,7 @@ export class Daemon {
       env: { ...process.env, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe', ...(options.listenFd === undefined ? [] : [options.listenFd])],
     })
+    temporary.add(this.directory)
     this.exited = exitOf(this.#child)
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => { this.#log = (this.#log + text).slice(-LOG_KEPT) })
@@ -111,6 +112,7 @@ export class Daemon {
     this.#stopping = true
     const exit = await terminate(this.#child, this.exited, STOP_GRACE_MS)
     rmSync(this.directory, { recursive: true, force: true })
+    temporary.delete(this.directory)
     return exit
   }
 

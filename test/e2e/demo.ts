@@ -83,7 +83,10 @@ async function demo(source: string): Promise<boolean> {
 }
 
 const source = process.env['SOURCE'] ?? 'directory'
-const worked = await demo(source)
+const worked = await demo(source).catch((error: unknown) => {
+  say(`The demo could not be shown: ${(error as Error).message.trim()}`)
+  process.exit(1)
+})
 const what = source === 'directory' ? 'one directory, seen from both sides' : 'a bucket, seen by a guest and by another client'
 say(worked ? `The demo worked: ${what}.` : 'The demo FAILED: what was read is not what was written.')
 process.exitCode = worked ? 0 : 1

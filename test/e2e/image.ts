@@ -28,7 +28,9 @@ const IMAGE_TIMEOUT_MS = 300_000
 
 export async function guestImage(series: KernelSeries): Promise<Image> {
   const script = join(projectRoot, 'scripts', 'guest-image.sh')
-  const { stdout } = await promisify(execFile)(script, [series], { timeout: IMAGE_TIMEOUT_MS })
+  const made = promisify(execFile)(script, [series], { timeout: IMAGE_TIMEOUT_MS })
+  made.child.stderr?.on('data', (text) => process.stderr.write(String(text)))
+  const { stdout } = await made
   const directory = stdout.trim()
   return { vmlinuz: join(directory, 'vmlinuz'), initrd: join(directory, 'initrd') }
 }

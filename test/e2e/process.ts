@@ -1,5 +1,6 @@
 // What the harness needs of child processes: their end awaited with a limit, and no one left behind.
 import type { ChildProcess } from 'node:child_process'
+import { rmSync } from 'node:fs'
 
 export interface Exit {
   readonly code: number | null
@@ -7,10 +8,13 @@ export interface Exit {
 }
 
 const running = new Set<ChildProcess>()
+/** Directories that go with the process, if they have not gone before. */
+export const temporary = new Set<string>()
 
 // A test run that is cut short must not leave an emulator behind.
 process.once('exit', () => {
   for (const child of running) child.kill('SIGKILL')
+  for (const directory of temporary) rmSync(directory, { recursive: true, force: true })
 })
 // By default a signal ends the process without that.
 process.once('SIGTERM', () => process.exit(143))

@@ -23,7 +23,7 @@ export class Rgw {
 
   static async start(): Promise<Rgw> {
     const port = await freePort();
-    const { status, stdout, stderr } = spawnSync(SCRIPT, ['up', String(port)], { encoding: 'utf8', timeout: START_TIMEOUT_MS, stdio: ['ignore', 'pipe', 'pipe'] });
+    const { status, stdout, stderr } = spawnSync(SCRIPT, ['up', String(port)], { encoding: 'utf8', timeout: START_TIMEOUT_MS, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, RGW_FOR: String(process.pid) } });
     if (status !== 0) throw new Error(`${SCRIPT} up ${port} failed: ${stderr.slice(-2000)}`);
     const said = Object.fromEntries(stdout.trim().split(/\s+/).map((pair) => [pair.slice(0, pair.indexOf('=')), pair.slice(pair.indexOf('=') + 1)]));
     return new Rgw(port, said['S3_ENDPOINT'], { accessKeyId: said['AWS_ACCESS_KEY_ID'], secretAccessKey: said['AWS_SECRET_ACCESS_KEY'] });
