@@ -59,16 +59,16 @@ export class InflightQueue {
   }
 
   /**
-   * What a previous backend took and did not return, oldest first. `usedIdx` is the index in the used ring: when
-   * it differs from the record, the backend died between publishing its last head and noting that.
+   * What a previous backend took and did not return, oldest first; null for a record that no backend has used. `usedIdx` is the index in the used
+   * ring: when it differs from the record, the backend died between publishing its last head and noting that.
    */
-  recover(usedIdx: number): number[] {
+  recover(usedIdx: number): number[] | null {
     const { view, size } = this;
     if (view.getUint16(VERSION_AT, true) === 0) {
       view.setUint16(VERSION_AT, LAYOUT_VERSION, true);
       view.setUint16(DESC_NUM_AT, size, true);
       view.setUint16(USED_IDX_AT, usedIdx, true);
-      return [];
+      return null;
     }
     if (view.getUint16(DESC_NUM_AT, true) !== size) {
       throw new ProtocolError('inflight', `the inflight record is for ${view.getUint16(DESC_NUM_AT, true)} descriptors, the ring has ${size}`);

@@ -129,14 +129,17 @@ export class Rings {
     });
   }
 
-  /** Heads to take again after a backend died, and go on behind them. */
+  /**
+   * Heads to take again after a backend died, and go on behind them. Rule: a record that a backend has used tells where it was, whatever
+   * SET_VRING_BASE says; Cloud Hypervisor sends the guest's present index, and what was published since the death would be lost.
+   */
   #recover(queue: VirtQueue, index: number, size: number): number[] {
     const record = this.inflight?.queue(index, size) ?? null;
     if (record === null) return [];
     const heads = record.recover(queue.used.index);
     queue.inflight = record;
-    if (heads.length > 0) queue.setLastAvail(queue.used.index + heads.length);
-    return heads;
+    if (heads !== null) queue.setLastAvail(queue.used.index + heads.length);
+    return heads ?? [];
   }
 
   /** Switch dirty logging of a running ring on or off, as features and the ring's flags say. */
