@@ -13,6 +13,11 @@ export const SCM_MAX_FD = 253;
 /** sockaddr_un.sun_path less its NUL. */
 export const SOCKET_PATH_MAX_BYTES = 107;
 
+const SO_PEERCRED = 17;
+/** struct ucred: pid, uid, gid. */
+const UCRED_BYTES = 12;
+const POLLHUP = 16;
+
 // One block for all arguments: calls are synchronous, so one per thread is enough.
 // 0 msghdr(56) | 64 iovec(16) | 128 sockaddr_un(110) | 512 control | 2048 data
 const IOV = 64;
@@ -138,6 +143,20 @@ export function accept(fd: number): number {
 export function socketPair(): [number, number] {
   c.check(c.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, mem.address + ADDR), 'socketpair');
   return [mem.i32[ADDR >> 2], mem.i32[(ADDR >> 2) + 1]];
+}
+
+/** The process and user at the other end of a Unix socket, as they were when it connected; null where that is not known. */
+export function peerOf(fd: number): { pid: number; uid: number } | null {
+  mem.u32[ADDR >> 2] = UCRED_BYTES;
+  if (c.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, mem.address + ADDR + 4, mem.address + ADDR) < 0) return null;
+  return { pid: mem.u32[(ADDR + 4) >> 2], uid: mem.u32[(ADDR + 8) >> 2] };
+}
+
+/** Whether the other end of a stream socket is closed, also where bytes are left to be read. */
+export function isHungUp(fd: number): boolean {
+  mem.i32[ADDR >> 2] = fd;
+  mem.i32[(ADDR >> 2) + 1] = 0;
+  return c.poll(mem.address + ADDR, 1, 0) > 0 && (mem.i32[(ADDR >> 2) + 1] & (POLLHUP << 16)) !== 0;
 }
 
 /** An integer socket option, or −errno as a negative number. */

@@ -1,10 +1,12 @@
 /**
- * A vhost-user backend on a listening socket: one frontend at a time. While one is connected a further one waits in
- * the socket's backlog; when it goes, the next is taken at once, so a VM that reboots just connects again.
+ * A vhost-user backend on a listening socket: one frontend at a time. While one is served another is closed at once, with a line in the log that says by
+ * whom the share is in use: a second virtual machine that is started on it by mistake fails instead of waiting for ever. While the former one is gone and its
+ * requests are only being finished, the next one waits, so a VM that reboots just connects again.
  */
 import { E, errnoName } from '../base/errno.js';
+import * as c from '../ffi/libc.js';
 import { FdPoller } from '../ffi/poll.js';
-import { accept } from '../ffi/socket.js';
+import { accept, peerOf } from '../ffi/socket.js';
 import { Connection, type VhostLog } from './connection.js';
 import type { Device } from './device.js';
 import type { MemoryFiles } from './guest-memory.js';
@@ -25,6 +27,8 @@ export class VhostUserBackend {
   #fd = -1;
   #poller: FdPoller | null = null;
   #connection: Connection | null = null;
+  /** The frontend that comes after the present one, which is gone; −1: none. */
+  #next = -1;
   #closed = false;
 
   constructor(readonly options: BackendOptions) {}
@@ -38,31 +42,56 @@ export class VhostUserBackend {
   /** Stop, after what is in flight has finished or failed. */
   async close(): Promise<void> {
     this.#closed = true;
-    this.#poller?.close();
-    this.#poller = null;
+    this.#pause();
     await this.#connection?.close('the daemon stops');
   }
 
   #await(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#poller !== null || this.#next >= 0) return;
     this.#poller = new FdPoller(this.#fd, () => this.#accept(), true);
+  }
+
+  /** Further frontends wait in the socket's backlog. */
+  #pause(): void {
+    this.#poller?.close();
+    this.#poller = null;
   }
 
   #accept(): void {
     const fd = accept(this.#fd);
     if (fd === -E.AGAIN || fd === -E.INTR) return;
-    this.#poller?.close();
-    this.#poller = null;
-    const { device, pollUs, log, memoryFiles = 'shared-memory' } = this.options;
     if (fd < 0) {
-      log.warn({}, `cannot accept a frontend: ${errnoName(fd)}`);
+      this.#pause();
+      this.options.log.warn({}, `cannot accept a frontend: ${errnoName(fd)}`);
       setTimeout(() => this.#await(), RETRY_MS);
-      return;
+    } else if (this.#connection === null) {
+      this.#serve(fd);
+    } else if (this.#connection.isGone) {
+      this.#next = fd;
+      this.#pause();
+    } else {
+      this.#refuse(fd, this.#connection);
     }
+  }
+
+  #serve(fd: number): void {
+    const { device, pollUs, log, memoryFiles = 'shared-memory' } = this.options;
     log.guest('connected', {}, 'frontend connected', 'info');
     this.#connection = new Connection(fd, device, pollUs, log, memoryFiles, () => {
       this.#connection = null;
+      const next = this.#next;
+      this.#next = -1;
+      if (next < 0) return;
+      if (this.#closed) c.close(next);
+      else this.#serve(next);
       this.#await();
     });
+  }
+
+  #refuse(fd: number, served: Connection): void {
+    const [other, peer] = [peerOf(fd), peerOf(served.fd)];
+    c.close(fd);
+    const by = peer === null ? 'another frontend' : `process ${peer.pid} of user ${peer.uid}`;
+    this.options.log.guest('in use', { pid: other?.pid, uid: other?.uid }, `a frontend was turned away: the share is in use by ${by}`);
   }
 }

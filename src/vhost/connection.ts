@@ -10,7 +10,7 @@ import { E, errnoName } from '../base/errno.js';
 import { SysError } from '../ffi/errors.js';
 import * as c from '../ffi/libc.js';
 import { FdPoller } from '../ffi/poll.js';
-import { SCM_MAX_FD, receive, send } from '../ffi/socket.js';
+import { SCM_MAX_FD, isHungUp, receive, send } from '../ffi/socket.js';
 import type { Device } from './device.js';
 import { ProtocolError } from './errors.js';
 import { GuestMemory, type MemoryFiles } from './guest-memory.js';
@@ -86,6 +86,11 @@ export class Connection {
   close(why: string): Promise<void> {
     this.#closed ??= this.#close(why);
     return this.#closed;
+  }
+
+  /** The frontend has closed its end, or broken the protocol: what is left is to finish its requests. */
+  get isGone(): boolean {
+    return this.#closed !== null || isHungUp(this.fd);
   }
 
   async #close(why: string): Promise<void> {
