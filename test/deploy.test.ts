@@ -49,6 +49,25 @@ describe('the systemd units of a bucket', () => {
   });
 });
 
+describe('what people copy from the documents', () => {
+  const texts = ['README.md', 'docs/OPERATIONS.md', 'deploy/examples/qemu.sh', 'deploy/examples/cloud-hypervisor.sh'].map((name) => [name, readFileSync(join(REPOSITORY, name), 'utf8')] as const);
+  const [[, readme], [, operations]] = texts;
+
+  test('no socket lies in /tmp, and mounts of a guest are nosuid,nodev', () => {
+    for (const [name, text] of texts) {
+      assert.doesNotMatch(text, /(--socket-path|path=)[ =]?\/tmp/, name);
+      for (const [line] of text.matchAll(/^.*mount -t virtiofs (?!TAG|…).*$/gm)) assert.match(line, /nosuid,nodev/, name);
+    }
+  });
+
+  test('a bucket comes with its keys and its region, and tests with the time that they take', () => {
+    assert.match(readme, /AWS_ACCESS_KEY_ID=[^]*--source s3:\/\/BUCKET/);
+    assert.match(readme, /region/);
+    assert.match(operations, /AWS_REGION/);
+    assert.match(readme, /make test .*minutes/);
+  });
+});
+
 /** Starts that fail are counted by systemd in the interval; fewer than the burst in it, and they go on for ever. */
 describe('a unit whose starts fail', () => {
   for (const [unit, patience_s] of [['bucketfsd@.service', 300], ['bucketfsd-bucket@.service', 540]] as const) {

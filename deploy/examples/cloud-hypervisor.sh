@@ -1,6 +1,6 @@
 #!/bin/sh
 # Cloud Hypervisor with one share. Start the daemon first: systemctl start bucketfsd@NAME, or by hand:
-#   bucketfsd --socket-path /tmp/share.sock --source /srv/share
+#   bucketfsd --socket-path /run/bucketfsd/share.sock --source /srv/share
 # Usage: cloud-hypervisor.sh KERNEL DISK-IMAGE [more arguments]
 #   SOCKET=/run/bucketfsd/share.sock  TAG=share  MEMORY=2G  CPUS=2  DRY_RUN= (1: only print the command)
 set -eu
