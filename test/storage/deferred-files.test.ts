@@ -112,6 +112,20 @@ for (const [what, make] of KINDS) describe(`files, where metadata is set ${what}
     }
   });
 
+  test('a lookup that attributes which wait have answered serves no OPEN, as one before them would', async () => {
+    const memory = make();
+    await memory.put('f', bytes('one'));
+    await withGuest(memory, async (guest) => {
+      const { g } = guest;
+      const { node } = await g.lookup(ROOT, 'f');
+      assert.equal(await setattr(g, node, { mode: 0o600 }), 0);
+      await memory.put('f', bytes('other'));
+      assert.equal((await g.lookup(ROOT, 'f')).node, node);
+      assert.equal((await g.call(OP.OPEN, node, u32(0, 0), 16)).error, -E.STALE, 'Linux looks it up again');
+      assert.equal((await guest.content((await g.lookup(ROOT, 'f')).node)).toString(), 'other');
+    }, { write: LATER });
+  });
+
   test('renamed, removed and cut they follow, and killed they are set by the next daemon', async () => {
     const memory = make();
     for (const key of ['moved', 'removed', 'cut', 'stays']) await memory.put(key, bytes(`content of ${key}`));

@@ -340,6 +340,19 @@ describe('reading', () => {
     }, { metadataTtl_ms: 60_000 });
   });
 
+  test('a lookup that a listing has answered serves no OPEN, as one before it would', async () => {
+    const store = await storeOf({ 'd/f': 'before' });
+    await withGuest(store, async (g) => {
+      const { node } = await g.lookup(ROOT, 'd');
+      const { node: file } = await g.lookup(node, 'f');
+      assert.equal((await list(g, node)).length, 3);
+      await store.put('d/f', bytes('after it'));
+      assert.equal((await g.lookup(node, 'f')).size, 6, 'names and attributes are believed for a while');
+      assert.equal((await g.call(OP.OPEN, file, u32(0, 0), 16)).error, -E.STALE, 'so that the guest asks for the new size');
+      assert.equal((await content(g, file, 8)).toString(), 'after it');
+    }, { metadataTtl_ms: 60_000 });
+  });
+
   test('changes of others are seen when the time to live is over, and not before', async () => {
     const store = await storeOf({ f: '1' });
     await withGuest(store, async (g) => {

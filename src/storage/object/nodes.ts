@@ -46,7 +46,7 @@ export interface ObjectNode extends InodeNumber {
   expires_ms: number;
   /** The version whose attributes the guest was told last. */
   told: Version | null;
-  /** When the store has answered a lookup that no OPEN has used yet; what a listing has told before is too old for one. */
+  /** When the store has answered the last lookup, if no OPEN has used it yet; −∞: that was answered by a listing, or by what was changed here. */
   lookedUp_ms: number;
   /** The version whose content the guest may have in its cache. */
   cached: Version | null;

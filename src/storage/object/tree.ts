@@ -39,6 +39,7 @@ export interface TreeLog {
   error(fields: object, message: string): unknown;
 }
 
+/** Linux sends LOOKUP right before OPEN: what the store has said then is not asked for again. */
 const LOOKUP_SERVES_OPEN_MS = 10;
 /** Names that are known not to be there. */
 const ABSENT_MAX = 10_000;
@@ -83,8 +84,11 @@ export class Tree {
     const key = `${parent.key}\0${Buffer.from(name).toString('latin1')}`;
     const under = this.#looking.get(key);
     if (under !== undefined) return under;
+    const began_ms = performance.now();
     const looking = this.#look(parent, named).then((node) => {
       node.suffixed = named.object;
+      // This one did not ask: the OPEN that follows it has to
+      if (node.lookedUp_ms < began_ms) node.lookedUp_ms = -Infinity;
       return node;
     }).finally(() => this.#looking.delete(key));
     this.#looking.set(key, looking);
