@@ -59,11 +59,11 @@ export class AttributeRequests {
 
   #described(one: { key: string; change: (before: Attributes) => Attributes; seen: boolean }, since: number, wasClean: boolean, node: bigint): void {
     const { key } = one;
-    for (const one of this.guest.book.at(key)) one.described_ms = this.guest.daemon.machine.now_ms();
+    for (const file of this.guest.book.at(key)) file.described_ms = this.guest.daemon.machine.now_ms();
     if (this.guest.book.isUnclear(key)) return;
     // Nobody can tell of which object they are; the daemon may commit them later
     const isUnclear = (): void => {
-      for (const file of this.guest.book.at(key)) file.isAttributesAnswered = () => false;
+      for (const file of this.guest.book.at(key)) file.mayBeDescribed(one.change);
     };
     // It may be of another object by now, or go along with what was set of a former one
     if (this.guest.oracle.others(this.guest.book.guest, key, this.guest.options.waits ? since : this.#waitingSince(key, since))) return isUnclear();

@@ -116,6 +116,13 @@ export class Bucket {
     return [this.stateAt(key, change), ...all.filter((one) => one.change > change).map((one) => one.revision)];
   }
 
+  /** Whether its request was sent before what was there had been removed: nothing can stop it then. */
+  cameLate({ key, id, call }: Revision): boolean {
+    const all = this.history.get(key) ?? [];
+    const removed = all[all.findIndex(({ revision }) => revision?.id === id) - 1];
+    return removed?.revision === null && call.issuedAt < removed.change;
+  }
+
   /** @throws StorageError `not-found` */
   existing(operation: string, key: string): Revision {
     const there = this.#objects.get(key);

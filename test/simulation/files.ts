@@ -8,7 +8,7 @@ import type { Revision } from './bucket.js';
 import type { Chance } from './chance.js';
 import { ATTR_BYTES, baseOf, ENTRY_BYTES, errnoText, type Guest } from './guest.js';
 import { between, exactly, GuestFile } from './model/guest-file.js';
-import { named } from './model/oracle.js';
+import { named } from './model/wording.js';
 import type { Reply } from './ring.js';
 
 export interface Handle {

@@ -5,7 +5,8 @@ import { name as nameBytes, OP } from '../support/guest.js';
 import type { Bucket } from './bucket.js';
 import type { Daemon } from './daemon.js';
 import type { Book } from './model/book.js';
-import { named, type Oracle } from './model/oracle.js';
+import type { Oracle } from './model/oracle.js';
+import { named } from './model/wording.js';
 import { PathLocks } from './path-locks.js';
 import type { Reply } from './ring.js';
 

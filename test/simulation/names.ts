@@ -5,7 +5,7 @@ import { name as nameBytes, OP } from '../support/guest.js';
 import { baseOf, ENTRY_BYTES, errnoText, isOneOf, type Guest } from './guest.js';
 import { mapsBack, type Book, type Operation } from './model/book.js';
 import type { GuestFile } from './model/guest-file.js';
-import { named } from './model/oracle.js';
+import { named } from './model/wording.js';
 
 export class Names {
   constructor(readonly guest: Guest) {}
@@ -136,6 +136,7 @@ export class Names {
     for (const key of this.guest.bucket.keys()) {
       if (!(tree ? key.startsWith(from) : key === from)) continue;
       const there = this.guest.bucket.at(key)!;
+      if (this.guest.bucket.cameLate(there)) this.guest.oracle.excused.set(key, 'a request that came late');
       if (there.by === this.guest.book.guest && !this.guest.book.fog.has(key) && !this.guest.oracle.excused.has(key) && !key.endsWith('/')) {
         this.guest.oracle.fail('old name', `${this.guest.daemon.name}: ${from} was renamed to ${to}, and ${named(there)} is still there`);
       }

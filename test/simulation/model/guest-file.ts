@@ -84,6 +84,8 @@ export class GuestFile {
   changing = 0;
   /** It is being opened with O_TRUNC: whoever changes it waits. */
   emptied: Promise<unknown> = Promise.resolve();
+  /** Changes of attributes that are this file's or another one's of that name, each after which state. */
+  readonly #unclear: { readonly after: number; readonly change: (before: Attributes) => Attributes }[] = [];
   /** States of data whose requests are not answered: they may be there or not. */
   readonly #asked = new Set<number>();
 
@@ -139,6 +141,18 @@ export class GuestFile {
     if (!this.#asked.delete(state)) return;
     if (state === this.data.last && this.data.committed < state) this.data.values.pop();
     else this.uncertain = true;
+  }
+
+  /** Attributes were set of a name that nobody can tell to be this file's. */
+  mayBeDescribed(change: (before: Attributes) => Attributes): void {
+    this.isAttributesAnswered = () => false;
+    this.#unclear.push({ after: this.attributes.last, change });
+  }
+
+  /** Whether these attributes may have been set so since the last that are certain. */
+  mayHaveSet(there: Attributes): boolean {
+    const { acknowledged, values } = this.attributes;
+    return this.#unclear.some(({ after, change }) => after >= acknowledged && values.slice(Math.max(0, acknowledged)).some((value) => sameAttributes(change(value), there)));
   }
 
   /** Whether a name with that node may be this file's, also where others have changed what is there: to the guest's kernel another node is another file. */

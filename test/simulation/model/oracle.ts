@@ -6,6 +6,7 @@ import { COMMIT } from '../../../src/storage/object/settle.js';
 import type { Bucket, Change, Revision } from '../bucket.js';
 import { maps, mapsBack, wasUnderWay, type Book } from './book.js';
 import { attributesOf, between, containedUpTo, exactly, type GuestFile, sameAttributes, type Attributes, type Log } from './guest-file.js';
+import { described, explained, named } from './wording.js';
 
 export const VIOLATIONS = [
   'lost', 'overwritten', 'false conflict', 'content', 'attributes', 'nobody', 'came back', 'left behind', 'gone', 'old name', 'read', 'name', 'errno', 'stuck', 'defect', 'start', 'body',
@@ -78,9 +79,14 @@ export class Oracle {
     return before !== null && before.content.equals(after.content) && book.attributeChanges.some((one) => one.key === key && one.begunAt <= call.issuedAt);
   }
 
-  /** Whether others had the same content there: the guest's own file replaces it. */
+  /** Whether what others had there, or a file that a rename has replaced or is replacing, had the same content: the guest's own file replaces it. */
   #isSameByChance(book: Book, { key, before, call }: Change, after: Revision): boolean {
-    return call.operation === 'put' && before!.by !== book.guest && book.at(key).some(({ data, stale }) => !stale && data.kept < 0 && exactly(data, after.content, data.committed + 1) >= 0);
+    const { by, version } = before!;
+    const there = attributesOf(after.metadata);
+    const isOther = ({ versions, replaces }: GuestFile): boolean => by !== book.guest || (replaces.has(version) && !versions.has(version));
+    const isRenamed = ({ names, replaces, attributes }: GuestFile): boolean => names.size > 1 && isUnderWay(book, key) && replaces.has(version) && sameAttributes(attributes.value, there);
+    const own = book.at(key).filter((one) => call.operation === 'put' && !one.isPutAside);
+    return own.some((one) => (isOther(one) && exactly(one.data, after.content, one.data.committed + 1) >= 0) || (isRenamed(one) && exactly(one.data, after.content, one.data.committed) >= 0));
   }
 
   /** Check a copy made by reading and writing, where the provider's copies honour no condition. @returns whether it is one */
@@ -198,7 +204,10 @@ export class Oracle {
     const from = isLate || call.operation === 'completeUpload' ? 0 : Math.max(0, Math.min(log.committed, log.acknowledged));
     for (let at = log.last; at >= from; at--) {
       if (!sameAttributes(log.values[at], there)) continue;
-      log.committed = at;
+      // Older ones, or set once more when nobody could tell of which object
+      const isSetAgain = at < log.acknowledged && file.mayHaveSet(there);
+      if (isSetAgain) log.push(there, false);
+      log.committed = isSetAgain ? log.last : at;
       file.isAttributesAnswered = () => call.answered && file.described_ms < call.issued_ms;
       return;
     }
@@ -233,7 +242,7 @@ export class Oracle {
     if (book.fog.has(key)) return;
     const parted = call.operation === 'completeUpload';
     const there = attributesOf(after.metadata);
-    const fits = (one: GuestFile): number => (parted || exactly(one.data, after.content, one.data.committed) >= 0 ? 4 : 0) + (this.#follows(one, before) ? 2 : 0) + (one.attributes.values.some((value) => sameAttributes(value, there)) ? 1 : 0) + (one.names.size === 1 ? 0.5 : 0);
+    const fits = (one: GuestFile): number => (parted || exactly(one.data, after.content, one.data.committed) >= 0 ? 4 : 0) + (this.#follows(one, before) ? 2 : 0) + (one.attributes.values.slice(parted ? 0 : Math.max(0, one.attributes.committed)).some((value) => sameAttributes(value, there)) ? 1 : 0) + (one.names.size === 1 ? 0.5 : 0);
     const own = book.at(key);
     const file = own.filter((one) => this.#isState(one.data, after.content, parted)).sort((a, b) => fits(a) - fits(b) || a.id - b.id).at(-1);
     if (file === undefined) {
@@ -403,15 +412,6 @@ export class Oracle {
 
 const isUnderWay = (book: Book, key: string): boolean => book.operations.some((one) => one.ended_ms === null && (one.tree ? key.startsWith(one.from) || key.startsWith(one.to) : key === one.from || key === one.to));
 
-export const named = ({ key, version, by, content }: Revision): string => `${key}@${version.slice(0, 8)} of ${by} (${content.length} bytes)`;
-
-function described({ key, before, after, call }: Change): string {
-  const did = after === null ? 'removed' : before === null ? 'made' : 'replaced';
-  return `${call.client} #${call.number} ${call.operation}: ${did} ${key}${before === null ? '' : ` ${before.version.slice(0, 8)} of ${before.by}`}${after === null ? '' : ` -> ${after.version.slice(0, 8)} ${after.content.length} bytes ${describedAttributes(attributesOf(after.metadata))}`}`;
-}
-
-const describedAttributes = ({ mode, tag }: Attributes): string => `${mode.toString(8)} ${tag ?? '-'}`;
-
 interface Missing {
   readonly ranges: readonly (readonly [number, number])[];
   /** The list was cut. */
@@ -426,25 +426,3 @@ function missingIn({ metadata }: Revision): Missing {
 }
 
 const isMissing = ({ ranges, isCut }: Missing, at: number): boolean => ranges.some(([from, to]) => at >= from && at < to) || (isCut && at >= (ranges.at(-1)?.[1] ?? 0));
-
-/** Describes how content differs from the states of a file. */
-export function explained(content: Uint8Array, log: Log<Buffer>): string {
-  const texts = log.values.slice(Math.max(0, log.committed)).map((value, i) => {
-    if (value.equals(content)) return `it is the ${i}th`;
-    let at = 0;
-    while (at < content.length && at < value.length && content[at] === value[at]) at++;
-    let end = Math.min(content.length, value.length);
-    while (end > at && content[end - 1] === value[end - 1]) end--;
-    const zeros = content.subarray(at, end).every((byte) => byte === 0) && end > at;
-    const shown = (bytes: Uint8Array): string => JSON.stringify(Buffer.from(bytes.subarray(at, at + 20)).toString('latin1'));
-    return `${content.length} instead of ${value.length} bytes, ${zeros ? 'zeros' : shown(content)} instead of ${shown(value)} from ${at} to ${end}`;
-  });
-  return `${nowhere(content, log)}; ${texts.slice(-3).join(' | ')}`;
-}
-
-/** Names the first bytes that are in no state. */
-function nowhere(content: Uint8Array, log: Log<Buffer>): string {
-  const at = content.findIndex((byte, i) => !log.values.some((value) => value[i] === byte));
-  if (at < 0) return 'each byte is of some state';
-  return `in no state from ${at} on: ${JSON.stringify(Buffer.from(content.subarray(at, at + 20)).toString('latin1'))}`;
-}
