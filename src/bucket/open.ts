@@ -182,7 +182,7 @@ function certificates(path: string): string {
 }
 
 /** Settings without which the bucket cannot be found again; nothing secret. See recover.ts. */
-const REOPEN = [
+export const REOPEN = [
   'endpoint', 'region', 'profile', 'pathStyle', 'unsigned', 'requesterPays', 'expectedBucketOwner', 'caBundle', 'gcsProject', 'storageClass', 'sse', 'kmsKey', 'onConflict',
   'posixMetadata', 'privilegedMetadata',
 ] as const satisfies readonly (keyof BucketSettings)[];

@@ -1,5 +1,5 @@
 /** `bucketfsd recover`: what a daemon has left in its cache directory is put into the bucket, without a VM. */
-import { layered, openClient, sentence, type Remembered } from './open.js';
+import { layered, openClient, REOPEN, sentence } from './open.js';
 import { openAddressed } from './addressing.js';
 import { capabilitiesOf, withCapabilities } from './capabilities.js';
 import type { BucketSettings, RecoverSettings } from '../cli.js';
@@ -100,10 +100,34 @@ async function complete(settings: RecoverSettings, log: Logger, output: Output):
   }
 }
 
-/** As the daemon was started, but for what is said now. */
+/** The options that say whom to trust, and what they are called on the command line. */
+const TRUST = { endpoint: '--endpoint', caBundle: '--ca-bundle' } as const satisfies Partial<Record<keyof BucketSettings, string>>;
+
+/**
+ * As the daemon was started, but for what is said now. The rule *a directory names nobody to be trusted*: what it says of the endpoint, and of certificates, counts only
+ * if the command line says so too; requests there have credentials in them, and whoever can write to the directory need not be whoever runs this.
+ */
 function bucketOf(settings: RecoverSettings, reopen: unknown): BucketSettings {
-  const { source: text, options } = (reopen ?? {}) as Partial<Remembered>;
+  const { source: text, options } = (reopen ?? {}) as { readonly source?: unknown; readonly options?: unknown };
   const source = settings.source ?? (typeof text === 'string' ? parseSource(text) : null);
   if (source === null || source.kind === 'local') throw new StartError('the cache directory does not say which bucket it belongs to: name it with --source');
-  return { ...settings, ...options, ...settings.said, cacheDir: settings.cacheDir, source };
+  const remembered = rememberedIn(settings, options);
+  const unsaid = Object.entries(TRUST).flatMap(([name, flag]) => {
+    const value = remembered[name as keyof typeof TRUST] ?? null;
+    return value === null || settings.said[name as keyof typeof TRUST] !== undefined ? [] : [`${flag} ${value}`];
+  });
+  if (unsaid.length > 0) throw new StartError(`${settings.cacheDir} says that it belongs to ${source.path} with ${unsaid.join(' ')}: if that is right, run this again with ${unsaid.join(' ')}; nothing was sent`);
+  return { ...settings, ...remembered, ...settings.said, cacheDir: settings.cacheDir, source };
+}
+
+/** Of a directory, only options that one remembers, with values that they can have. */
+function rememberedIn(settings: RecoverSettings, options: unknown): Partial<BucketSettings> {
+  const found = (typeof options === 'object' ? options : null) ?? {};
+  return Object.fromEntries(REOPEN.flatMap((name) => {
+    const value: unknown = Object.hasOwn(found, name) ? (found as Record<string, unknown>)[name] : undefined;
+    if (value === undefined) return [];
+    const usual = settings[name];
+    if (typeof value !== (typeof usual === 'boolean' ? 'boolean' : 'string') && !(value === null && typeof usual !== 'boolean')) throw new StartError(`${settings.cacheDir}/share.json makes no sense: ${name} is ${JSON.stringify(value)}`);
+    return [[name, value]];
+  }));
 }

@@ -149,7 +149,7 @@ describe('what is found without being told', () => {
       rmSync(cache, { recursive: true });
     }
     await starts([...BUCKET, '--endpoint', server.endpoint, '--cache-dir', cache]);
-    for (const command of [['check', ...BUCKET, '--endpoint', server.endpoint], ['recover', '--cache-dir', cache]]) {
+    for (const command of [['check', ...BUCKET, '--endpoint', server.endpoint], ['recover', '--cache-dir', cache, '--endpoint', server.endpoint]]) {
       const daemon = new DaemonProcess(command, { env: clean(KEYS) });
       assert.deepEqual(await daemon.ended, { code: 0, signal: null }, daemon.stderr);
     }
@@ -401,7 +401,7 @@ describe('recover as root', { skip: process.getuid!() !== 0 && 'needs root' }, (
     const all = (): string[] => [path, ...readdirSync(path, { recursive: true, encoding: 'utf8' }).map((name) => join(path, name))];
     for (const name of all()) chownSync(name, OWNER, OWNER);
     chmodSync(scratch, 0o711);
-    const recover = new DaemonProcess(['recover', '--cache-dir', path], { env: clean(KEYS) });
+    const recover = new DaemonProcess(['recover', '--cache-dir', path, '--endpoint', server.endpoint], { env: clean(KEYS) });
     assert.deepEqual(await recover.ended, { code: 0, signal: null }, recover.stderr);
     assert.equal((await server.store.head('f')).size, 12);
     assert.ok(existsSync(join(path, 'capabilities.json')) && existsSync(join(path, 'journal.tail')));

@@ -185,7 +185,7 @@ class Point {
   }
 
   async #recoverByCommand(): Promise<void> {
-    const daemon = new DaemonProcess(['recover', '--cache-dir', this.#cache], { env: { ...this.provider.env } });
+    const daemon = new DaemonProcess(['recover', '--cache-dir', this.#cache, '--endpoint', this.provider.options[this.provider.options.indexOf('--endpoint') + 1]], { env: { ...this.provider.env } });
     const { code } = await daemon.ended;
     assert.equal(code, 0, `bucketfsd recover, seed ${this.seed}: ${daemon.stderr}`);
   }
