@@ -145,7 +145,7 @@ export const OPTIONS = {
     virtiofsd: '--gid-map',
   },
   threadPoolSize: {
-    flag: 'thread-pool-size', type: 'int', group: 'speed', value: 'N', default: availableParallelism(), defaultText: 'one for each core', min: 0, max: 256,
+    flag: 'thread-pool-size', type: 'int', group: 'speed', value: 'N', default: availableParallelism(), defaultText: 'one for each core', min: 0, max: 1024,
     help: 'threads for what may wait for a disk; 0 does everything in the main thread',
     virtiofsd: '--thread-pool-size',
   },

@@ -37,8 +37,10 @@ function string(name: string, spec: OptionSpec, text: string): string {
 }
 
 function choice(name: string, spec: OptionSpec, text: string): string {
-  const value = spec.synonyms?.[text] ?? text;
   const choices = spec.choices ?? [];
+  // --log-level=DEBUG is good for virtiofsd, too
+  const spelled = choices.includes(text) ? text : text.toLowerCase();
+  const value = spec.synonyms?.[spelled] ?? spelled;
   if (!choices.includes(value)) throw new UsageError(`${name} takes one of ${choices.join(', ')}, not ${quote(text)}`);
   return value;
 }
