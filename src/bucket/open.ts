@@ -1,4 +1,5 @@
 /** A bucket as a source: from the options to a file system, and the sentence when the provider does not let us. */
+import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { Logger } from '../base/log.js';
 import type { BucketSettings } from '../cli.js';
@@ -174,11 +175,21 @@ export function storeConfig(options: BucketSettings): StoreConfig {
 }
 
 function certificates(path: string): string {
+  let text: string;
   try {
-    return readFileSync(path, 'utf8');
+    text = readFileSync(path, 'utf8');
   } catch (error) {
     throw new StartError(`cannot read the certificates of --ca-bundle: ${(error as Error).message}`);
   }
+  const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+  try {
+    for (const block of blocks) new X509Certificate(block);
+  } catch (error) {
+    throw new StartError(`--ca-bundle ${path} has a certificate that cannot be read (${(error as Error).message})`);
+  }
+  // Node.js takes such a file without a word, and trusts nobody
+  if (blocks.length === 0) throw new StartError(`--ca-bundle ${path} has no certificate: it takes PEM, with -----BEGIN CERTIFICATE-----`);
+  return text;
 }
 
 /** Settings without which the bucket cannot be found again; nothing secret. See recover.ts. */
@@ -206,13 +217,15 @@ function explained(error: StorageError, options: BucketSettings): string {
   const what = `cannot share ${source.path}: `;
   const s3 = source.kind === 's3';
   const provider = error.said;
+  const profile = options.profile ?? process.env['AWS_PROFILE'] ?? null;
   switch (error.code) {
     case 'no-bucket':
     case 'not-found':
       return `${what}there is no bucket ${source.bucket}${options.endpoint === null ? '' : ` at ${options.endpoint}`}`;
     case 'bad-credentials':
-      if (s3 && options.profile !== null && error.detail.providerCode === 'CredentialsProviderError') {
-        return `${what}the profile ${options.profile} gives no credentials (${provider}): check --profile against ~/.aws/config and ~/.aws/credentials`;
+      if (s3 && profile !== null && error.detail.providerCode === 'CredentialsProviderError') {
+        const from = options.profile === null ? 'AWS_PROFILE' : '--profile';
+        return `${what}the profile ${profile} gives no credentials (${provider}): check ${from} against ~/.aws/config and ~/.aws/credentials`;
       }
       return `${what}the credentials are missing or wrong (${provider}): ${s3 ? 'check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile' : 'check GOOGLE_APPLICATION_CREDENTIALS'}; for a public bucket use --unsigned`;
     case 'expired':
@@ -236,6 +249,8 @@ function explained(error: StorageError, options: BucketSettings): string {
       return `${what}${options.endpoint ?? "the provider's endpoint"} cannot be reached (${provider})${options.endpoint === null ? '' : ': check --endpoint'}`;
     }
     default:
+      // Of the SDK, before it asks anybody
+      if (s3 && /^Region not accepted/.test(provider)) return `${what}a region is letters, digits and hyphens, not what it was given (${provider}): check --region, AWS_REGION and the profile`;
       return `${what}${error.message}`;
   }
 }

@@ -22,6 +22,7 @@ export function checkCombinations(options: OptionValues, source: Source): void {
   };
   const { endpoint, sse, kmsKey } = options;
   if (endpoint !== null && !isEndpoint(endpoint)) refuse(`--endpoint takes a URL that begins with http:// or https://, such as http://127.0.0.1:7480, not ${JSON.stringify(endpoint)}`);
+  if (options.region !== null && !/^[a-z0-9-]{1,63}$/i.test(options.region)) refuse(`--region is letters, digits and hyphens, such as eu-north-1, not ${JSON.stringify(options.region)}`);
   if ((options.fileMode & SET_ID) !== 0 && !options.privilegedMetadata) refuse('--file-mode with set-id bits makes whoever may put an object root in the guest: --privileged-metadata allows it');
   if (options.migrationMode === 'file-handles' && (options.migrationConfirmPaths || options.migrationVerifyHandles)) {
     refuse('--migration-confirm-paths and --migration-verify-handles are for --migration-mode=find-paths');

@@ -4,70 +4,22 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import {
-  appendFileSync, chmodSync, chownSync, closeSync, constants, existsSync, linkSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { before, describe, test } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { E } from '../../src/base/errno.js';
-import { checkNodeVersion } from '../../src/lifecycle/node-version.js';
-import { openOwned } from '../../src/storage/object/owned-file.js';
-import { DaemonProcess, killDaemons } from '../support/daemon.js';
+import { BUCKET, BucketStarts, endOf, KEYS } from '../support/bucket-starts.js';
+import { DaemonProcess } from '../support/daemon.js';
 import { GcsServer } from '../support/gcs/server.js';
 import { FuseClient } from '../support/guest.js';
 import { Files } from '../support/object-files.js';
 import { S3Server, type Harm } from '../support/s3/server.js';
 
-let server: S3Server;
-let scratch: string;
-let socket: string;
-
-before(async () => {
-  scratch = mkdtempSync(join(tmpdir(), 'bucketfsd-start-'));
-  socket = join(scratch, 'socket');
-});
-after(() => {
-  killDaemons();
-  rmSync(scratch, { recursive: true });
-});
-beforeEach(async () => (server = await S3Server.start()));
-afterEach(() => server.stop());
-
-const KEYS = { AWS_ACCESS_KEY_ID: S3Server.CREDENTIALS.accessKeyId, AWS_SECRET_ACCESS_KEY: S3Server.CREDENTIALS.secretAccessKey };
-/** Nothing of who runs the tests. */
-const clean = (more: NodeJS.ProcessEnv): NodeJS.ProcessEnv => ({
-  ...Object.fromEntries(Object.keys(process.env).filter((name) => name.startsWith('AWS_') || name.startsWith('GOOGLE_')).map((name) => [name, undefined])),
-  HOME: scratch, XDG_STATE_HOME: join(scratch, 'state'), STATE_DIRECTORY: join(scratch, 'state'), AWS_EC2_METADATA_DISABLED: 'true', ...more,
-});
-const at = (endpoint = server.endpoint): string[] => ['--endpoint', endpoint, '--path-style'];
-let directories = 0;
-const fresh = (): string => join(scratch, `d${++directories}`);
-
-/** It must not start. @returns its sentence */
-async function refused(args: readonly string[], env: NodeJS.ProcessEnv = KEYS): Promise<string> {
-  const daemon = new DaemonProcess(['--socket-path', socket, ...args], { env: clean(env) });
-  assert.deepEqual(await daemon.ended, { code: 1, signal: null }, daemon.stderr);
-  assert.equal(existsSync(socket), false);
-  const [, sentence] = /^bucketfsd: ([^\n]+)\n$/.exec(daemon.stderr) ?? [];
-  assert.ok(sentence !== undefined, `one sentence: ${daemon.stderr.slice(0, 2000)}`);
-  return sentence;
-}
-
-/** It must start, and end when told to; `code` 3: some data is only here then. */
-async function starts(args: readonly string[], body: (daemon: DaemonProcess) => Promise<void> = async () => undefined, code = 0): Promise<void> {
-  const daemon = await DaemonProcess.start(['--socket-path', socket, ...args], { env: clean(KEYS) });
-  try {
-    await body(daemon);
-  } finally {
-    assert.deepEqual(await daemon.stop(), { code, signal: null }, daemon.stderr);
-  }
-}
+const start = new BucketStarts();
+const { scratch, socket, clean, at, fresh, refused, starts } = start;
 
 type Refusal = Extract<Harm, { readonly status: number }>;
-const BUCKET = ['--source', 's3://bucket'];
 const CHECK_KEYS = 'check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile; for a public bucket use --unsigned';
 
 describe('what the provider says', () => {
@@ -89,13 +41,13 @@ describe('what the provider says', () => {
   ];
   for (const [what, harm, expected] of table) {
     test(what, async () => {
-      server.judge = () => harm;
-      assert.equal(await refused([...BUCKET, ...at()]), `cannot share s3://bucket: ${expected.replace('ENDPOINT', server.endpoint)}`);
+      start.server.judge = () => harm;
+      assert.equal(await refused([...BUCKET, ...at()]), `cannot share s3://bucket: ${expected.replace('ENDPOINT', start.server.endpoint)}`);
     });
   }
 
   test('no such bucket', async () => {
-    assert.equal(await refused(['--source', 's3://nobody-has-it/x', ...at()]), `cannot share s3://nobody-has-it/x: there is no bucket nobody-has-it at ${server.endpoint}`);
+    assert.equal(await refused(['--source', 's3://nobody-has-it/x', ...at()]), `cannot share s3://nobody-has-it/x: there is no bucket nobody-has-it at ${start.server.endpoint}`);
     const gcs = await GcsServer.start();
     try {
       assert.equal(await refused(['--source', 'gs://nobody-has-it', '--unsigned', '--endpoint', gcs.url], {}), `cannot share gs://nobody-has-it: there is no bucket nobody-has-it at ${gcs.url}`);
@@ -107,20 +59,20 @@ describe('what the provider says', () => {
   test('no credentials anywhere', async () => {
     const sentence = await refused([...BUCKET, ...at()], {});
     assert.equal(sentence, `cannot share s3://bucket: the credentials are missing or wrong (Could not load credentials from any providers): ${CHECK_KEYS}`);
-    assert.equal(server.requests.length, 0);
+    assert.equal(start.server.requests.length, 0);
   });
 
   test('something that is no S3', async () => {
-    server.judge = () => ({ edit: () => '<html><body>It works!</body></html>' });
+    start.server.judge = () => ({ edit: () => '<html><body>It works!</body></html>' });
     assert.equal(
       await refused([...BUCKET, ...at(), '--readonly']),
-      `cannot share s3://bucket: ${server.endpoint} does not accept the request (the answer is no listing of S3): check --endpoint, --region and --path-style`,
+      `cannot share s3://bucket: ${start.server.endpoint} does not accept the request (the answer is no listing of S3): check --endpoint, --region and --path-style`,
     );
   });
 
   test('that it may be read only: the guest reads it, and changes are EACCES', async () => {
-    await server.store.put('there', new TextEncoder().encode('content'));
-    server.judge = ({ operation }) => (['list', 'head', 'get'].includes(operation) ? null : { status: 403, code: 'AccessDenied', message: 'Access Denied' });
+    await start.server.store.put('there', new TextEncoder().encode('content'));
+    start.server.judge = ({ operation }) => (['list', 'head', 'get'].includes(operation) ? null : { status: 403, code: 'AccessDenied', message: 'Access Denied' });
     const cache = fresh();
     await starts([...BUCKET, ...at(), '--cache-dir', cache], async (daemon) => {
       assert.match(daemon.stderr, /these credentials may not write to s3:\/\/bucket \(Access Denied\): it can be read, and changes fail until they may/);
@@ -130,63 +82,14 @@ describe('what the provider says', () => {
       const file = await files.create('new');
       assert.equal(await files.write(file, 0, new TextEncoder().encode('kept')), 0);
       assert.equal(await files.close(file), -E.ACCES);
-      end(client);
+      endOf(client);
     }, 3);
     assert.ok(!existsSync(join(cache, 'capabilities.json')), 'what nobody was allowed to try is not remembered');
-    server.judge = () => null;
+    start.server.judge = () => null;
     await starts([...BUCKET, ...at(), '--cache-dir', cache], async (daemon) => {
       assert.match(daemon.stderr, /recovery: goes on: s3:\/\/bucket\/new: 4 bytes, 4 of them only here/);
     });
-    assert.equal((await server.store.head('new')).size, 4, 'what was acknowledged goes there when it may');
-  });
-});
-
-describe('what is found without being told', () => {
-  test('path style where the endpoint has no name for a bucket, by the daemon, check and recover', async () => {
-    const cache = fresh();
-    for (const endpoint of [server.endpoint, server.endpoint.replace('127.0.0.1', 'localhost')]) {
-      await starts([...BUCKET, '--endpoint', endpoint, '--cache-dir', cache]);
-      rmSync(cache, { recursive: true });
-    }
-    await starts([...BUCKET, '--endpoint', server.endpoint, '--cache-dir', cache]);
-    for (const command of [['check', ...BUCKET, '--endpoint', server.endpoint], ['recover', '--cache-dir', cache, '--endpoint', server.endpoint]]) {
-      const daemon = new DaemonProcess(command, { env: clean(KEYS) });
-      assert.deepEqual(await daemon.ended, { code: 0, signal: null }, daemon.stderr);
-    }
-  });
-
-  test('a region: us-east-1 where nobody names one, and that of the environment or of the profile', async () => {
-    writeFileSync(join(scratch, 'config'), `[profile north]\nregion = eu-north-9\naws_access_key_id = ${KEYS.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${KEYS.AWS_SECRET_ACCESS_KEY}\n`);
-    const config = { AWS_CONFIG_FILE: join(scratch, 'config') };
-    for (const [env, region] of [[KEYS, 'us-east-1'], [{ ...KEYS, AWS_REGION: 'eu-west-9' }, 'eu-west-9'], [{ ...config, AWS_PROFILE: 'north' }, 'eu-north-9']] as const) {
-      const regions = new Set<string>();
-      server.judge = (request) => (regions.add(request.region), null);
-      const daemon = await DaemonProcess.start(['--socket-path', socket, '--readonly', ...BUCKET, ...at()], { env: clean(env) });
-      await daemon.stop();
-      assert.deepEqual([...regions], [region]);
-    }
-    // Amazon's own endpoint, out of reach here: what is missing is the way there, not a region
-    const sentence = await refused(['--readonly', ...BUCKET], { ...KEYS, HTTPS_PROXY: undefined, AWS_ENDPOINT_URL_S3: 'http://127.0.0.1:1' });
-    assert.match(sentence, /the provider's endpoint cannot be reached/);
-  });
-
-  test('a profile that is not there is named', async () => {
-    const env = { AWS_CONFIG_FILE: '/nonexistent', AWS_SHARED_CREDENTIALS_FILE: '/nonexistent' };
-    assert.match(
-      await refused(['--readonly', ...BUCKET, ...at(), '--profile', 'nosuch'], env),
-      /^cannot share s3:\/\/bucket: the profile nosuch gives no credentials \(.*\): check --profile against ~\/\.aws\/config and ~\/\.aws\/credentials$/,
-    );
-  });
-});
-
-describe('Node.js that is too old', () => {
-  test('is one sentence, before anything of it is missing', async () => {
-    for (const version of ['v18.20.8', 'v20.18.0', 'v21.7.0', 'v22.1.0']) {
-      const pretend = `data:text/javascript,Object.defineProperty(process,'version',{value:'${version}'})`;
-      const sentence = await refused([...BUCKET, ...at()], { ...KEYS, NODE_OPTIONS: `--import="${pretend}"` });
-      assert.equal(sentence, `this is Node.js ${version}, and 20.19 or later is needed, of 22 at least 22.2: install one, or name it in BUCKETFSD_NODE`);
-    }
-    for (const version of ['v20.19.0', 'v22.2.0', 'v24.0.0', 'v25.1.0']) checkNodeVersion(version);
+    assert.equal((await start.server.store.head('new')).size, 4, 'what was acknowledged goes there when it may');
   });
 });
 
@@ -200,8 +103,8 @@ describe('the way there', () => {
   });
 
   test('a connection that is closed without an answer', async () => {
-    server.judge = () => 'drop';
-    assert.equal(await refused([...BUCKET, ...at()]), `cannot share s3://bucket: ${server.endpoint} cannot be reached (socket hang up): check --endpoint`);
+    start.server.judge = () => 'drop';
+    assert.equal(await refused([...BUCKET, ...at()]), `cannot share s3://bucket: ${start.server.endpoint} cannot be reached (socket hang up): check --endpoint`);
   });
 
   describe('certificates', () => {
@@ -244,7 +147,7 @@ describe('the way there', () => {
     }));
 
     test('that are none: the endpoint speaks plain HTTP', async () => {
-      const endpoint = server.endpoint.replace('http', 'https');
+      const endpoint = start.server.endpoint.replace('http', 'https');
       assert.match(await refused([...BUCKET, ...at(endpoint)]), /^cannot share s3:\/\/bucket: the connection to https:.* cannot be secured \(.*wrong version number.*\): if it speaks plain HTTP, --endpoint begins with http:\/\/$/);
     });
   });
@@ -371,66 +274,13 @@ describe('the cache directory', () => {
     assert.equal(await files.write(file, 0, new TextEncoder().encode('acknowledged')), 0);
     assert.equal(await files.fsync(file), 0);
     await daemon.stop('SIGKILL');
-    end(client);
+    endOf(client);
     appendFileSync(join(path, 'journal'), 'BFJ1 and then the machine went down');
     await starts([...BUCKET, ...at(), '--cache-dir', path], async ({ stderr }) => {
       assert.ok(stderr.includes(`recovery: the journal ended with 35 bytes that were never finished: they are in ${path}/journal.tail`), stderr);
       assert.match(stderr, /recovery: goes on: s3:\/\/bucket\/f: 12 bytes, 12 of them only here/);
     });
     assert.equal(readFileSync(join(path, 'journal.tail'), 'utf8'), 'BFJ1 and then the machine went down');
-    assert.equal((await server.store.head('f')).size, 12);
+    assert.equal((await start.server.store.head('f')).size, 12);
   });
 });
-
-describe('recover as root', { skip: process.getuid!() !== 0 && 'needs root' }, () => {
-  // The same for what else root makes there: the journal's tail, what the provider can do, a staging file
-  test('leaves every file to the owner of the directory, whose daemon starts again', async () => {
-    const path = fresh();
-    const daemonArgs = ['--socket-path', socket, ...BUCKET, ...at(), '--cache-dir', path, '--durability', 'writeback', '--writeback-delay', '3600'];
-    const daemon = await DaemonProcess.start(daemonArgs, { env: clean(KEYS) });
-    const client = await FuseClient.connect(socket);
-    const files = new Files(client);
-    const file = await files.create('f');
-    assert.equal(await files.write(file, 0, new TextEncoder().encode('acknowledged')), 0);
-    assert.equal(await files.fsync(file), 0);
-    await daemon.stop('SIGKILL');
-    end(client);
-    rmSync(join(path, 'capabilities.json'));
-    appendFileSync(join(path, 'journal'), 'BFJ1 cut');
-    const OWNER = 4321;
-    const all = (): string[] => [path, ...readdirSync(path, { recursive: true, encoding: 'utf8' }).map((name) => join(path, name))];
-    for (const name of all()) chownSync(name, OWNER, OWNER);
-    chmodSync(scratch, 0o711);
-    const recover = new DaemonProcess(['recover', '--cache-dir', path, '--endpoint', server.endpoint], { env: clean(KEYS) });
-    assert.deepEqual(await recover.ended, { code: 0, signal: null }, recover.stderr);
-    assert.equal((await server.store.head('f')).size, 12);
-    assert.ok(existsSync(join(path, 'capabilities.json')) && existsSync(join(path, 'journal.tail')));
-    assert.deepEqual(all().filter((name) => lstatSync(name).uid !== OWNER || lstatSync(name).gid !== OWNER), []);
-    const theirs = fresh();
-    mkdirSync(theirs);
-    chownSync(theirs, OWNER, OWNER);
-    const next = await DaemonProcess.start(['--socket-path', join(theirs, 's'), ...BUCKET, ...at(), '--cache-dir', path], { env: clean(KEYS), uid: OWNER });
-    assert.deepEqual(await next.stop(), { code: 0, signal: null }, next.stderr);
-  });
-
-  test('gives nobody a file that is linked into the directory', async () => {
-    const path = fresh();
-    mkdirSync(join(path, 'staging'), { recursive: true });
-    const secret = join(scratch, 'secret');
-    writeFileSync(secret, '', { mode: 0o600 });
-    for (const link of [linkSync, symlinkSync]) {
-      link(secret, join(path, 'journal'));
-      chownSync(path, 4321, 4321);
-      if (link === symlinkSync) assert.throws(() => openOwned(join(path, 'journal'), constants.O_RDWR | constants.O_CREAT), { code: 'ELOOP' });
-      else closeSync(openOwned(join(path, 'journal'), constants.O_RDWR | constants.O_CREAT));
-      assert.equal(lstatSync(secret).uid, 0);
-      rmSync(join(path, 'journal'));
-    }
-  });
-});
-
-function end(client: FuseClient): void {
-  client.frontend.close();
-  client.queue.close();
-  client.memory.close();
-}

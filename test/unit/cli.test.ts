@@ -207,6 +207,11 @@ describe('buckets', () => {
     assert.equal(run([...BUCKET, '--endpoint=HTTPS://h:1/base']).endpoint, 'HTTPS://h:1/base');
   });
 
+  test('a region is a part of a host name', () => {
+    for (const bad of ['x y', 'a.b', 'ü']) refused([...BUCKET, `--region=${bad}`], /--region is letters, digits and hyphens/);
+    assert.equal(run([...BUCKET, '--region=eu-north-1']).region, 'eu-north-1');
+  });
+
   test('permissions are octal', () => {
     assert.equal(run([...BUCKET, '--file-mode=0600']).fileMode, 0o600);
     for (const bad of ['888', '', 'rw', '10000', '-1', '0o644']) refused([...BUCKET, `--file-mode=${bad}`], /--file-mode takes permissions in octal/);

@@ -77,6 +77,9 @@ export class CacheDirectory {
 
   /** One that exists, whomever it belongs to. @throws CacheDirectoryError */
   static reopen(path: string): { directory: CacheDirectory; identity: ShareIdentity } {
+    // Before anything is said of what is in it, which may be somebody's
+    if (isAbsent(path)) throw new CacheDirectoryError(`there is no cache directory ${path}`);
+    if (isAbsent(join(path, 'share.json'))) throw new CacheDirectoryError(`${path} is no cache directory of bucketfsd: it has no share.json`);
     const directory = CacheDirectory.#locked(path, false, FILE_LIMIT);
     try {
       const identity = readIdentity(path);
@@ -212,6 +215,15 @@ function readIdentity(path: string): ShareIdentity | null {
     throw new CacheDirectoryError(`${path} has format ${String(parsed.format)}, this bucketfsd knows format ${FORMAT}: start the one that made it; nothing was changed`);
   }
   return { location: parsed.location, prefix: parsed.prefix, reopen: parsed.reopen };
+}
+
+/** Not what may not be looked at. */
+function isAbsent(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) === undefined;
+  } catch {
+    return false;
+  }
 }
 
 function lockedBy(path: string): string {
