@@ -187,9 +187,12 @@ export class Oracle {
   }
 
   #fileOf(book: Book, key: string, revision: Revision): GuestFile {
-    const own = book.files.filter((one) => one.versions.has(revision.version) && one.hasHad(key) && !one.isPutAside);
+    // With ETags, what a file was once comes back as another one, if others have made it so
+    const isOld = ({ data }: GuestFile): boolean => exactly(data, revision.content, data.committed) < 0 && exactly(data, revision.content, 0) >= 0;
+    const own = book.files.filter((one) => one.versions.has(revision.version) && one.hasHad(key) && !one.isPutAside && !isOld(one));
     const known = own.findLast((one) => one.names.has(key)) ?? own.at(-1);
     if (known !== undefined) return known;
+    for (const one of book.at(key)) if (one.handles === 0 && !one.isDirty) one.loses(key, this.bucket().changes.length);
     return book.add(key, revision, this.bucket().changes.length - 1);
   }
 
