@@ -59,10 +59,10 @@ test('the calls with other shapes of arguments work', async (t) => {
   t.after(() => memory.free());
   memory.dv.setBigInt64(0, 2n, true);
   memory.dv.setBigInt64(8, 0n, true);
-  assert.equal(await pool.run('copyFileRange', from, memory.address, to, memory.address + 8, 5, 0), 5);
+  assert.equal(await pool.run('copyFileRange', from, memory.address, to, memory.address + 8, 5, 0, 0, 0), 5);
   assert.equal(memory.dv.getBigInt64(0, true), 7n);
   assert.equal(readFileSync(join(directory, 'to'), 'utf8'), '23456');
-  assert.equal(await pool.run('fallocate', to, 0, 0, 8, 0), 0);
+  assert.equal(await pool.run('fallocate', to, 0, 0, 8, 0, 0, 0), 0);
   assert.equal(readFileSync(join(directory, 'to')).length, 8);
   assert.deepEqual(await Promise.all([pool.run('fsync', to), pool.run('fdatasync', to), pool.run('syncfs', to)]), [0, 0, 0]);
 });
