@@ -166,9 +166,11 @@ function logTo(options: Options, syslog: SyslogDestination | null): Logger {
 
 /** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */
 function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
-  const backend = new VhostUserBackend({ device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory' });
-  backend.listen(listener.fd);
-  new Shutdown({
+  const backend = new VhostUserBackend({
+    device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory',
+    ...(options.once ? { onGone: () => void shutdown.begin('the frontend has gone (--once)') } : {}),
+  });
+  const shutdown = new Shutdown({
     log,
     drain: async () => {
       const closed = await within(backend.close().then(() => true), DRAIN_LIMIT_MS);
@@ -178,7 +180,9 @@ function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifi
     limit_ms: DRAIN_LIMIT_MS + Math.max(finish_ms, 1000),
     cleanup: close,
     stopping: () => notifier.stopping(),
-  }).install();
+  });
+  shutdown.install();
+  backend.listen(listener.fd);
 }
 
 function announce(source: string, options: Options, log: Logger, { listener, notifier, syslog }: Lines): void {

@@ -199,6 +199,11 @@ export const OPTIONS = {
     help: 'write log lines to syslog (/dev/log) instead of standard error; where nobody listens there a warning and all lines go to standard error',
     virtiofsd: '--syslog',
   },
+  once: {
+    flag: 'once', type: 'flag', group: 'process', default: false,
+    help: 'end when the frontend has gone, as virtiofsd does, for callers that wait for that; without it the next frontend is served',
+    virtiofsd: null,
+  },
   daemonize: {
     flag: 'daemonize', type: 'refused', group: 'process',
     help: 'not available', refusal: '--daemonize is not available: the daemon stays in the foreground, so start it by systemd or with & in a shell',

@@ -18,6 +18,8 @@ export interface BackendOptions {
   log: VhostLog;
   /** Where guest memory may lie. Default: 'shared-memory'. */
   memoryFiles?: MemoryFiles;
+  /** A frontend has gone, what it had asked for is finished, and no other waits. */
+  onGone?: () => void;
 }
 
 /** When accept(2) fails for want of descriptors or memory. */
@@ -81,7 +83,10 @@ export class VhostUserBackend {
       this.#connection = null;
       const next = this.#next;
       this.#next = -1;
-      if (next < 0) return;
+      if (next < 0) {
+        if (!this.#closed) this.options.onGone?.();
+        return;
+      }
       if (this.#closed) c.close(next);
       else this.#serve(next);
       this.#await();

@@ -111,6 +111,26 @@ function listening(name: string): number {
   return fd;
 }
 
+test('with --once the daemon ends with its first frontend, as virtiofsd does; without it the next one is served', async () => {
+  for (const source of [shared, 'memory:']) {
+    const daemon = await DaemonProcess.start(['--socket-path', SOCKET, '--source', source, '--once']);
+    const guest = await FuseClient.connect(SOCKET);
+    guest.disconnect();
+    assert.deepEqual(await daemon.ended, { code: 0, signal: null }, daemon.stderr);
+    assert.match(daemon.stderr, /the frontend has gone \(--once\)/);
+    assert.ok(!existsSync(SOCKET) && !existsSync(`${SOCKET}.pid`));
+    guest.free();
+  }
+  const daemon = await DaemonProcess.start(['--socket-path', SOCKET, '--source', shared]);
+  for (let turn = 0; turn < 2; turn++) {
+    const guest = await FuseClient.connect(SOCKET);
+    guest.disconnect();
+    await daemon.until(new RegExp(`(frontend connected[^]*){${turn + 1}}`));
+    guest.free();
+  }
+  assert.deepEqual(await daemon.stop(), { code: 0, signal: null });
+});
+
 const asRoot = process.getuid!() === 0 ? false : 'needs root';
 /** Is there no daemon to hear datagrams, or can it be hidden? */
 const WITHOUT_SYSLOG = existsSync('/dev/log') ? ['unshare', '--mount', 'sh', '-c', `mount --bind ${join(directory, 'nothing')} /dev/log && exec "$0" "$@"`] : [];
