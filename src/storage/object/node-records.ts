@@ -1,5 +1,5 @@
 /**
- * Slots of nodes and, in 72 bytes each, numbers of those that nobody uses at the moment (packed-nodes.ts); and which slots have a hash.
+ * Slots of nodes and, in 80 bytes each, numbers of those that nobody uses at the moment (packed-nodes.ts); and which slots have a hash.
  *
  * Slots come in blocks: a block in which none is used any more goes back to the system, and so does the index when it has become too large.
  */
@@ -7,8 +7,8 @@ import { assert } from '../../base/assert.js';
 import { NativeMemory } from '../../ffi/memory.js';
 
 /** Of 32 bits each, by slot. */
-const WORDS = 18;
-export const WORD = { SEQUENCE: 0, REFS: 1, FLAGS: 2, NEXT: 3, HASH: 4, INO_LOW: 5, INO_HIGH: 6, MTIME_NS: 7, UID: 14, GID: 15, RDEV: 16, TEXT: 17 } as const;
+const WORDS = 20;
+export const WORD = { SEQUENCE: 0, REFS: 1, FLAGS: 2, NEXT: 3, HASH: 4, INO_LOW: 5, INO_HIGH: 6, MTIME_NS: 7, UID: 14, GID: 15, RDEV: 16, TEXT: 17, PROOF: 18 } as const;
 /** Of 64 bits each, in the words 8 to 13. */
 export const DOUBLE = { SIZE: 4, MTIME: 5, EXPIRES: 6 } as const;
 const BLOCK_SHIFT = 12;

@@ -11,7 +11,7 @@ import type { Facts } from './facts.js';
 import { NODES_MAX } from './node-records.js';
 import { PackedNodes } from './packed-nodes.js';
 import { StagedNodes } from './staged-nodes.js';
-import type { Version } from './store.js';
+import type { ObjectInfo, Version } from './store.js';
 import type { StagedFile } from './write/staged-file.js';
 
 export interface InodeNumber {
@@ -44,6 +44,8 @@ export interface ObjectNode extends InodeNumber {
   facts: Facts;
   /** Until then the facts are believed, by performance.now(). */
   expires_ms: number;
+  /** The second since 1970 in which the object was stored that the facts are of, if a listing can prove them by it (listing-proof.ts); 0: it cannot. */
+  proof_s: number;
   /** The version whose attributes the guest was told last. */
   told: Version | null;
   /** When the store has answered the last lookup, if no OPEN has used it yet; −∞: that was answered by a listing, or by what was changed here. */
@@ -154,6 +156,7 @@ export class ObjectNodes {
     if (known !== null) {
       known.facts = facts;
       known.expires_ms = expires_ms;
+      known.proof_s = 0;
       return known;
     }
     const { records } = this.#packed;
@@ -163,7 +166,7 @@ export class ObjectNodes {
     const { inoLow, inoHigh } = this.#ino(directory, key);
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false, replaced: false, refused: false, suffixed: false,
-      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: NO_TURN, replacing: null,
+      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, proof_s: 0, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: NO_TURN, replacing: null,
       given: 0, queued: 0, older: null, newer: null,
     };
     records.addHash(slot, hashOf(directory, key));
@@ -429,3 +432,9 @@ export async function inTurn<T>(node: ObjectNode, body: () => Promise<T>): Promi
   node.turn = turn.catch(() => undefined);
   return turn;
 }
+
+/** What the store says of the object counts, and not what was changed here and is not committed. */
+export const isOvertaken = ({ staged }: ObjectNode, info: ObjectInfo): boolean => staged?.dirty !== true || staged.isOvertakenBy(info);
+
+/** The other version may be our own, of which we have not heard yet. */
+export const isBeingReplaced = ({ replacing, facts }: ObjectNode, info: ObjectInfo): boolean => replacing !== null && facts.version !== info.version;

@@ -52,10 +52,12 @@ export class PackedNodes {
     words[at + WORD.UID] = facts.uid;
     words[at + WORD.GID] = facts.gid;
     words[at + WORD.RDEV] = facts.rdev;
+    const isWhole = facts.xattrs.size === 0 && facts.symlink === null;
+    words[at + WORD.PROOF] = isWhole ? node.proof_s : 0;
     const double = at / 2;
     doubles[double + DOUBLE.SIZE] = facts.size;
     doubles[double + DOUBLE.MTIME] = mtime.seconds;
-    doubles[double + DOUBLE.EXPIRES] = facts.xattrs.size > 0 || facts.symlink !== null ? -Infinity : node.expires_ms;
+    doubles[double + DOUBLE.EXPIRES] = isWhole ? node.expires_ms : -Infinity;
     const versionBytes = version === null ? 0 : hex ? HEX_BYTES : Buffer.byteLength(version);
     const text = this.#allocate(key, wide, (times ? TIMES.BYTES : 0) + versionBytes, versionBytes);
     words[at + WORD.TEXT] = text;
@@ -92,7 +94,7 @@ export class PackedNodes {
     const node: ObjectNode = {
       slot, sequence: words[at + WORD.SEQUENCE] >>> 0, directory: (flags & FLAG.DIRECTORY) !== 0, key, unlinked: false, replaced: false, refused: false,
       suffixed: (flags & FLAG.SUFFIXED) !== 0, inoLow: words[at + WORD.INO_LOW], inoHigh: words[at + WORD.INO_HIGH], refs: words[at + WORD.REFS] >>> 0, opens: 0, facts,
-      expires_ms: doubles[double + DOUBLE.EXPIRES], told: (flags & FLAG.TOLD) !== 0 ? version : null, lookedUp_ms: -Infinity,
+      expires_ms: doubles[double + DOUBLE.EXPIRES], proof_s: words[at + WORD.PROOF] >>> 0, told: (flags & FLAG.TOLD) !== 0 ? version : null, lookedUp_ms: -Infinity,
       cached: (flags & FLAG.CACHED) !== 0 ? version : null, staged: null, turn: NO_TURN, replacing: null, given: 0, queued: 0, older: null, newer: null,
     };
     this.drop(slot);

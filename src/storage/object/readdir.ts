@@ -91,9 +91,16 @@ export class DirectoryReader {
       for (let i = 0; i < fitting; i++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
         if (node !== null) this.putEntry(r, node);
-        this.#put(r, node ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], node), ++position + DOTS, node !== null);
+        const known = node ?? this.#provenOf(directory, entries[i]);
+        this.#put(r, known ?? this.#numberOf(directory.node, entries[i]), entries[i].name, this.#type(entries[i], known), ++position + DOTS, node !== null);
       }
     }
+  }
+
+  /** The type of a file may be known: then nobody has to look the name up for it. */
+  #provenOf(directory: DirectoryHandle, entry: Entry): ObjectNode | null {
+    const key = keyOf(directory, entry);
+    return entry.object === null || !directory.isCurrent(key) ? null : this.tree.proven(key, entry.object);
   }
 
   #numberOf({ key }: ObjectNode, { object, component }: Entry): InodeNumber {
@@ -132,7 +139,7 @@ export class DirectoryReader {
     const { object } = entry;
     if (this.options.posix !== 'full') return false;
     const key = keyOf(directory, entry);
-    if (object !== null && this.tree.knowsFromListing(object) && directory.isCurrent(key)) return false;
+    if (object !== null && directory.isCurrent(key) && (this.tree.knowsFromListing(object) || this.tree.proven(key, object) !== null)) return false;
     const known = this.tree.nodes.find(object === null, key);
     if (known?.staged?.dirty === true) return false;
     return known === null || performance.now() >= known.expires_ms || (object !== null && known.facts.version !== object.version);
@@ -152,7 +159,8 @@ export class DirectoryReader {
       return head === undefined ? null : tree.putListedDirectory(key, head);
     }
     if (head !== undefined) return head === null ? null : tree.putObject(head);
-    return tree.knowsFromListing(object) && directory.isCurrent(key) ? tree.putObject(object) : null;
+    if (!directory.isCurrent(key)) return null;
+    return tree.knowsFromListing(object) ? tree.putObject(object) : tree.proven(key, object);
   }
 
   /** The guest has gone. */

@@ -28,6 +28,11 @@ export interface ObjectInfo {
   readonly version: Version;
   /** When the provider stored it, milliseconds since 1970. */
   readonly modified_ms: number;
+  /**
+   * The provider has said this so long after it stored the object that whatever replaces it has a later `modified_ms`, by whole seconds, even with the same
+   * version. Absent: not so, or not known.
+   */
+  readonly isSettled?: true;
   /** null in a listing of a provider whose listings have none. */
   readonly metadata: Metadata | null;
   /** null as well where a listing has none. */

@@ -4,9 +4,10 @@ import { describeDirectory, describeObject, timeOf, type Defaults, type Describe
 import { firstBelow, ifThere, isGone, isRemoved, pagesOf } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
+import { proofOf, proves } from './listing-proof.js';
 import { ListingWalks } from './listing-walks.js';
 import { isLong, parseName, type Named } from './names.js';
-import { ObjectNodes, type ObjectNode } from './nodes.js';
+import { isBeingReplaced, isOvertaken, ObjectNodes, type ObjectNode } from './nodes.js';
 import type { SmallFiles } from './small-files.js';
 import type { ObjectInfo, ObjectStore, Version } from './store.js';
 import { Gate } from './write/gate.js';
@@ -232,6 +233,8 @@ export class Tree {
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null) return null;
     if (this.knowsFromListing(object)) return this.putObject(object);
+    const known = this.proven(key, object);
+    if (known !== null) return known;
     const isThere = hasContent(this.nodes.find(false, key), object.version);
     const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
     return info === null ? null : this.#lookedUp(info);
@@ -312,7 +315,9 @@ export class Tree {
     const known = this.nodes.find(false, info.key);
     if (known !== null && (!isOvertaken(known, info) || isBeingReplaced(known, info))) return known;
     if (known !== null && !this.#isReplacedBy(known, info) && known.staged !== null && known.staged.base?.version !== info.version) this.replaced(known);
-    return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
+    const node = this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
+    node.proof_s = proofOf(info);
+    return node;
   }
 
   /**
@@ -335,9 +340,18 @@ export class Tree {
     // As the object says, since that is what it will say from now on
     node.facts = (node.directory ? this.#directory(info) : describeObject(info, this.options, this.options.posix !== 'off')).facts;
     node.expires_ms = this.#expiry();
+    node.proof_s = 0;
     // What the guest has written it knows
     if (knows) node.told = info.version;
     if (has) node.cached = info.version;
+  }
+
+  /** The node of an object of which a listing, younger than any change of ours, shows that what was asked before still holds; null: it does not. */
+  proven(key: string, listed: ObjectInfo): ObjectNode | null {
+    const node = this.options.metadataTtl_ms > 0 ? this.nodes.find(false, key) : null;
+    if (node === null || !proves(listed, node)) return null;
+    node.expires_ms = this.#expiry();
+    return node;
   }
 
   /** Whether a listing tells all that the guest is to know of an object. */
@@ -353,8 +367,9 @@ export class Tree {
 
   /** Facts that are not too old. @throws FileError ENOENT when it is gone */
   async fresh(node: ObjectNode): Promise<ObjectNode> {
-    if (isSettled(node)) return node;
-    return performance.now() < node.expires_ms ? node : this.refresh(node);
+    if (isSettled(node) || performance.now() < node.expires_ms) return node;
+    const object = node.directory ? null : this.listed.find(node.key.slice(0, node.key.lastIndexOf('/') + 1), node.key)?.object ?? null;
+    return (object === null ? null : this.proven(node.key, object)) ?? this.refresh(node);
   }
 
   /** Close-to-open: what others have closed by now is what is opened. @throws FileError ENOENT when it is gone */
@@ -418,12 +433,6 @@ const isPending = ({ unlinked, replaced, staged, directory, key }: ObjectNode, p
 
 /** The store is not asked about it: it has no object of its own any more, or what was changed here counts. */
 export const isSettled = ({ unlinked, replaced, staged }: ObjectNode): boolean => unlinked || replaced || staged?.dirty === true;
-
-/** What the store says of the object counts, and not what was changed here and is not committed. */
-const isOvertaken = ({ staged }: ObjectNode, info: ObjectInfo): boolean => staged?.dirty !== true || staged.isOvertakenBy(info);
-
-/** The other version may be our own, of which we have not heard yet. */
-const isBeingReplaced = ({ replacing, facts }: ObjectNode, info: ObjectInfo): boolean => replacing !== null && facts.version !== info.version;
 
 /** The guest has it in its cache, or the daemon in a staging file: it is not going to be read from the store. */
 const hasContent = (node: ObjectNode | null, version: Version | null): boolean => node !== null && (node.cached === version || node.staged !== null);

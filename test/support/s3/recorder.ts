@@ -29,6 +29,8 @@ export class Recorder {
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     if (this.answer !== null) return this.answer(request, response);
+    // By which requests of our own tell how old an object is, and the SDK does not
+    response.sendDate = false;
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const target = String(request.url).replace(/([?&])x-id=\w+/, '$1').replace(/[?&]$/, '');

@@ -23,6 +23,8 @@ import { childText, parseXml, type Element } from './s3-xml.js';
 
 /** A clock that is so far off is put right by that of the provider, as the SDK does; S3 refuses 15 minutes. */
 const SKEW_MS = 240_000;
+/** See ObjectInfo.isSettled: a second, which Last-Modified is cut to, and as much as clocks of one provider differ. */
+const SETTLED_MS = 5_000;
 const USER_AGENT: Header = ['user-agent', 'bucketfsd'];
 const META = 'x-amz-meta-';
 const CONTENT_ENCODING = 'content-encoding';
@@ -233,8 +235,11 @@ function conditioned(condition: Condition | undefined): readonly Header[] {
 function infoOf(read: AnswerReader, key: string, size: number, headers: Received['headers']): ObjectInfo {
   const metadata: Record<string, string> = {};
   for (const name in headers) if (name.startsWith(META)) metadata[name.slice(META.length)] = String(headers[name]);
+  const modified_ms = read.time_ms('its date', headers['last-modified']);
+  // Both times are the provider's; what was stored by somebody in between says how old it is
+  const isSettled = headers.age === undefined && Date.parse(headers.date ?? '') - modified_ms >= SETTLED_MS;
   return {
-    key, size, version: read.etag(headers.etag), modified_ms: read.time_ms('its date', headers['last-modified']), metadata: decodeMetadata(metadata), headers: keptOf(headers),
+    key, size, version: read.etag(headers.etag), modified_ms, metadata: decodeMetadata(metadata), headers: keptOf(headers), ...(isSettled ? { isSettled } : {}),
   };
 }
 
