@@ -6,6 +6,7 @@ import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
 import { FATTR, FATTR_CHANGES } from '../fuse-flags.js';
 import { IOCTLS, projectRefusal } from './inode-flags.js';
+import { LEASED, guardTruncation } from './leases.js';
 import { EMPTY_PATH, type Share } from './share.js';
 
 export class Attributes {
@@ -41,6 +42,8 @@ export class Attributes {
     if (fd < 0) return fd;
     let error = 0;
     const valid = this.changes(r);
+    const guard = this.#guard(r, slot);
+    if (guard === LEASED) return LEASED;
     if ((valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) share.dropCapability(fd);
     if ((valid & FATTR.MODE) !== 0) error = this.#chmod(r, fd);
     if (error === 0 && (valid & (FATTR.UID | FATTR.GID)) !== 0) error = this.#chown(r, fd);
@@ -48,10 +51,19 @@ export class Attributes {
     if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) {
       error = c.neg(c.utimensat(fd, EMPTY_PATH, r.timesAddress, AT_EMPTY_PATH));
     }
+    if (guard >= 0) c.close(guard);
     if (error === 0) error = share.statFd(r, fd);
     if (error === 0) share.putAttr(r, slot);
     return error;
   };
+
+  /** Of a truncation by name; −1 or −errno for none. */
+  #guard(r: FileSystemRequest, slot: number): number {
+    const { inodes } = this.share;
+    if ((r.valid & FATTR.SIZE) === 0 || r.hasFh || inodes.type(slot) !== S_IFREG) return -1;
+    const fd = inodes.fd(slot);
+    return fd < 0 ? fd : guardTruncation(inodes.procFd, inodes.procName(fd));
+  }
 
   /** What a SETATTR changes. */
   changes(r: FileSystemRequest): number {

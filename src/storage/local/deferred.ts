@@ -15,6 +15,7 @@ import { HANDLE_FILE } from '../handles.js';
 import type { Attributes } from './attributes.js';
 import { BUFFER_BYTES, DIRECTORY_FLAGS, positionOf, type Directories } from './directories.js';
 import { FATTR, SETXATTR_ACL_KILL_SGID } from '../fuse-flags.js';
+import { LEASED } from './leases.js';
 import { renameRefusal, tmpfileFlags, type Namespace } from './namespace.js';
 import type { OpenFiles } from './open-files.js';
 import { DOT, SCRATCH_HANDLE, SCRATCH_NAME, SCRATCH_PATH, SCRATCH_PATH2, type Share, type StepPool } from './share.js';
@@ -37,7 +38,7 @@ export class Deferred {
   /** Begin an operation; the request completes when it is done. */
   begin(r: FileSystemRequest, operation: Later): number {
     r.defer();
-    operation(r).then(
+    operation(r).then((result) => (result === LEASED ? this.share.leases.retry(r, () => operation(r)) : result)).then(
       (result) => r.complete(result),
       (error: unknown) => {
         this.share.log.error({ err: error }, 'a request failed inside the daemon: please report this');
@@ -213,7 +214,7 @@ export class Deferred {
     let fd = await open(host);
     const appendOnly = fd === -E.PERM && files.mayBeAppendOnly(r, flags);
     if (appendOnly) fd = await open(host | O_APPEND);
-    if (fd < 0) return fd;
+    if (fd < 0) return fd === -E.AGAIN ? LEASED : fd;
     const [path, capability] = share.capability(r, fd);
     if (capability !== 0 && (flags & O_TRUNC) !== 0) await this.#step('removexattr', path, capability);
     const result = files.install(r, slot, fd, flags, appendOnly);

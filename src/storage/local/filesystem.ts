@@ -6,6 +6,7 @@ import type { Capabilities, FileSystem, FileSystemRequest, Method } from '../fil
 import { Attributes } from './attributes.js';
 import { Deferred } from './deferred.js';
 import { Directories } from './directories.js';
+import { LEASED } from './leases.js';
 import { Locks } from './locks.js';
 import { Namespace } from './namespace.js';
 import { OpenFiles } from './open-files.js';
@@ -34,12 +35,15 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
       files.reset();
       share.inodes.clear();
     },
-    cancelWaiting: () => locks.cancelWaiting(),
-    interrupt: (low, high) => locks.interrupt(low, high),
+    cancelWaiting() {
+      locks.cancelWaiting();
+      share.leases.cancel();
+    },
+    interrupt: (low, high) => locks.interrupt(low, high) || share.leases.interrupt(low, high),
     lookup: paced(share, deferred, namespace.lookup, deferred?.lookup),
     forget: (low, high, count) => namespace.forget(low, high, count),
     getattr: paced(share, deferred, attributes.getattr, deferred?.getattr),
-    setattr: paced(share, deferred, attributes.setattr, deferred?.setattr),
+    setattr: paced(share, deferred, unleased(share, attributes.setattr), deferred?.setattr),
     readlink: paced(share, deferred, namespace.readlink, deferred?.readlink),
     symlink: paced(share, deferred, namespace.symlink, deferred?.symlink),
     mknod: paced(share, deferred, namespace.mknod, deferred?.mknod),
@@ -48,9 +52,9 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
     rmdir: paced(share, deferred, namespace.rmdir, deferred?.rmdir),
     rename: paced(share, deferred, namespace.rename, deferred?.rename),
     link: paced(share, deferred, namespace.link, deferred?.link),
-    open: paced(share, deferred, files.open, deferred?.open),
+    open: paced(share, deferred, unleased(share, files.open), deferred?.open),
     opendir: paced(share, deferred, directories.opendir, deferred?.opendir),
-    create: paced(share, deferred, namespace.create, deferred?.create),
+    create: paced(share, deferred, unleased(share, namespace.create), deferred?.create),
     tmpfile: paced(share, deferred, namespace.tmpfile, deferred?.tmpfile),
     read: files.read,
     write: files.write,
@@ -97,7 +101,7 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
     syncfs: (r) => syncfs(share, files, r),
     getlk: locks.getlk,
     setlk: locks.setlk,
-    ioctl: paced(share, deferred, attributes.ioctl, deferred?.ioctl),
+    ioctl: paced(share, deferred, unleased(share, attributes.ioctl), deferred?.ioctl),
   };
 }
 
@@ -120,6 +124,14 @@ function paced(share: Share, deferred: Deferred | null, inline: Method, later: (
     const result = inline(r);
     pace.took(performance.now() - before);
     return result;
+  };
+}
+
+/** An operation that is tried again while somebody has a lease on the file. */
+function unleased(share: Share, inline: Method): Method {
+  return (r) => {
+    const result = inline(r);
+    return result === LEASED ? share.leases.later(r, () => inline(r)) : result;
   };
 }
 

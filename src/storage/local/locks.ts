@@ -9,10 +9,11 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import {
-  F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_APPEND, O_CLOEXEC, O_RDONLY, O_RDWR, O_WRONLY,
+  F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_APPEND, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY,
 } from '../../ffi/constants.js';
 import { PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
+import { LEASED } from './leases.js';
 import { LAST_BYTE, LockOwner } from './lock-owner.js';
 import { LockWaiters, type Waiter } from './lock-waiters.js';
 import type { Share } from './share.js';
@@ -94,13 +95,19 @@ export class Locks {
   #posix(r: FileSystemRequest, handle: number): number {
     const slot = this.share.handles.node(handle);
     const key = ownerKey(r);
-    const found = this.#owners.get(slot)?.get(key);
-    if (found === undefined && r.lockType === F_UNLCK) return 0;
-    const owner = found ?? this.#open(slot, key);
-    if (typeof owner === 'number') return owner;
-    owner.handles.add(handle);
+    let owner = this.#owners.get(slot)?.get(key);
+    if (owner === undefined && r.lockType === F_UNLCK) return 0;
     const { lockType, lockStart, lockEnd, lockPid } = r;
+    let waits = false;
     const attempt = (): number => {
+      if (owner === undefined) {
+        const opened = this.#owners.get(slot)?.get(key) ?? this.#open(slot, key);
+        // Somebody's lease keeps the file from being opened: as long as that, the lock is not to be had
+        if (typeof opened === 'number') return opened === LEASED ? -E.AGAIN : opened;
+        owner = opened;
+        if (waits) owner.waiting++;
+      }
+      owner.handles.add(handle);
       if (lockType !== F_UNLCK && this.#rangeCount >= RANGES_MAX) return -E.NOLCK;
       const error = ofd(F_OFD_SETLK, owner.fd, lockType, lockStart, lockEnd);
       if (error < 0) return error === -E.ACCES ? -E.AGAIN : error;
@@ -112,8 +119,9 @@ export class Locks {
       if (frees) this.#waiters.unlocked(slot, lockStart, lockEnd);
       return 0;
     };
-    const result = this.#attempt(r, { request: r, slot, handle, isFlock: false, attempt, ended: () => owner.waiting-- });
-    if (result === PENDING) owner.waiting++;
+    const result = this.#attempt(r, { request: r, slot, handle, isFlock: false, attempt, ended: () => void (owner !== undefined && owner.waiting--) });
+    waits = result === PENDING;
+    if (waits && owner !== undefined) owner.waiting++;
     return result;
   }
 
@@ -135,13 +143,13 @@ export class Locks {
     return handle >= 0 && handles.node(handle) === slot ? handle : -E.BADF;
   }
 
-  /** A new owner with a descriptor of its own, or −errno. */
+  /** A new owner with a descriptor of its own, −errno, or LEASED. */
   #open(slot: number, key: string): LockOwner | number {
     if (this.#ownerCount >= OWNERS_MAX && !this.#dropIdle()) return -E.NOLCK;
-    const first = this.share.openNode(slot, OPEN_FLAGS[0] | O_CLOEXEC);
+    const first = this.share.openNode(slot, OPEN_FLAGS[0] | O_CLOEXEC | O_NONBLOCK);
     let fd = first;
-    for (let i = 1; fd < 0 && i < OPEN_FLAGS.length; i++) fd = this.share.openNode(slot, OPEN_FLAGS[i] | O_CLOEXEC);
-    if (fd < 0) return first;
+    for (let i = 1; fd < 0 && fd !== LEASED && i < OPEN_FLAGS.length; i++) fd = this.share.openNode(slot, OPEN_FLAGS[i] | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return fd === LEASED ? LEASED : first;
     const owner = new LockOwner(slot, key, fd);
     const owners = this.#owners.get(slot);
     if (owners === undefined) this.#owners.set(slot, new Map([[key, owner]]));

@@ -2,7 +2,7 @@
 import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import {
-  F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_APPEND,
+  F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_DIRECT, O_DSYNC, O_NOATIME, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_TRUNC, O_WRONLY, RWF_APPEND,
   RWF_DSYNC, RWF_NOWAIT, SEEK_DATA, SEEK_HOLE, S_IFDIR,
 } from '../../ffi/constants.js';
 import { FAR_OFFSET, PENDING, type FileSystemRequest } from '../filesystem.js';
@@ -27,7 +27,7 @@ export class OpenFiles {
 
   constructor(readonly share: Share) {}
 
-  /** Open flags for the host from those of the guest; never O_APPEND (placement.ts). */
+  /** Open flags for the host from those of the guest; never O_APPEND (placement.ts). O_NONBLOCK is for leases, and means nothing to an open file. */
   hostFlags(r: FileSystemRequest, flags: number): number {
     const { options } = this.share;
     let host = flags & (O_ACCMODE | O_TRUNC | O_SYNC);
@@ -35,7 +35,7 @@ export class OpenFiles {
     if (options.preserveNoatime) host |= flags & O_NOATIME;
     // The guest's cache reads to fill pages that it writes
     if (r.session.writeback && (host & O_ACCMODE) === O_WRONLY) host = (host & ~O_ACCMODE) | O_RDWR;
-    return host | O_CLOEXEC;
+    return host | O_CLOEXEC | O_NONBLOCK;
   }
 
   /** Whether an open that the host has refused with EPERM is to be tried with O_APPEND: an append-only inode takes no other. */
@@ -49,7 +49,7 @@ export class OpenFiles {
     return this.openSlot(r, slot, r.flags);
   };
 
-  /** Open a node for the request: file handle results, or −errno. */
+  /** Open a node for the request: file handle results, −errno, or LEASED. */
   openSlot(r: FileSystemRequest, slot: number, flags: number): number {
     const { share } = this;
     const refused = this.refusal(slot, flags);

@@ -13,6 +13,7 @@ import { Credentials } from './credentials.js';
 import { ATTR_SUBMOUNT } from '../fuse-flags.js';
 import type { IdMap } from './idmap.js';
 import { Inodes, type HandleMode } from './inodes.js';
+import { LEASED, Leases } from './leases.js';
 import { Pace, type Offload } from './pace.js';
 import { ATTR_MASK, type Step } from './steps.js';
 import type { XattrMap } from './xattrmap.js';
@@ -79,6 +80,7 @@ export class Share {
   readonly inodes: Inodes;
   readonly handles: HandleTable;
   readonly credentials = new Credentials();
+  readonly leases = new Leases();
   readonly entryTimeout: number;
   readonly attrTimeout: number;
   /** File handles replace O_PATH descriptors when these run out. */
@@ -213,11 +215,16 @@ export class Share {
 
   /**
    * A new descriptor with access to the inode; only regular files and directories, so that no device or FIFO of the
-   * host is ever opened. `flags` without O_CREAT. −errno.
+   * host is ever opened. `flags` without O_CREAT. −errno, or LEASED if they have O_NONBLOCK.
    */
   openNode(slot: number, flags: number): number {
     const refused = this.openable(slot);
     if (refused < 0) return refused;
+    const opened = this.#open(slot, flags);
+    return opened === -E.AGAIN ? LEASED : opened;
+  }
+
+  #open(slot: number, flags: number): number {
     if (this.inodes.isEvicted(slot)) return this.inodes.openByHandle(slot, flags);
     const fd = this.inodes.fd(slot);
     if (fd < 0) return fd;

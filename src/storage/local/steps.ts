@@ -15,6 +15,7 @@ import { STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID } from '../statx.js';
 import { Credentials } from './credentials.js';
 import { FATTR } from '../fuse-flags.js';
 import { projectRefusal } from './inode-flags.js';
+import { LEASED, guardTruncation } from './leases.js';
 
 /** What is asked of statx(2) about an inode. */
 export const ATTR_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID;
@@ -128,6 +129,8 @@ function setattr(
   fd: number, procFd: number, name: number, valid: number, mode: number, uid: number, gid: number, handle: number,
   size: number, times: number, attr: number, capability: number,
 ): number {
+  const guard = (valid & FATTR.SIZE) !== 0 && handle < 0 ? guardTruncation(procFd, name) : -1;
+  if (guard === LEASED) return LEASED;
   let error = 0;
   if ((valid & (FATTR.UID | FATTR.GID | FATTR.SIZE)) !== 0) removeCapability(procPath(fd), capability);
   if ((valid & FATTR.MODE) !== 0) error = c.neg(c.fchmodat(procFd, name, mode, 0));
@@ -137,6 +140,7 @@ function setattr(
     error = withoutFsetid(valid & FATTR.KILL_SUIDGID, () => c.neg(handle >= 0 ? c.ftruncate(handle, size) : c.truncate(procPath(fd), size)));
   }
   if (error === 0 && (valid & (FATTR.ATIME | FATTR.MTIME)) !== 0) error = c.neg(c.utimensat(fd, EMPTY_PATH, times, AT_EMPTY_PATH));
+  if (guard >= 0) c.close(guard);
   return error === 0 ? stat(fd, attr) : error;
 }
 
