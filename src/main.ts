@@ -6,17 +6,13 @@
  *   frontend ─ socket ─▶ VhostUserBackend ─ chains ─▶ FuseServer ─ requests ─▶ FileSystem ─▶ system calls
  *                                                                                    └─▶ SyscallPool
  */
-import { dirname } from 'node:path';
 import { parseCommandLine, type BucketSettings, type Options, type RecoverSettings } from './cli.js';
 import { NO_MIGRATION, OPTIONS } from './cli/options.js';
 import type { BucketSource } from './cli/source.js';
 import { createLogger, writeFailure, type Logger } from './base/log.js';
 import * as c from './ffi/libc.js';
-import { RequestLog } from './fuse/request-log.js';
-import { FuseServer } from './fuse/server.js';
-import { checkConfined, confine, confinementOf, sandboxGaps, sharesSocketDirectory, usesFileHandles, type Confinement } from './confine/confine.js';
+import { checkConfined, confine, confinementOf, filterCalls, sandboxGaps, usesFileHandles } from './confine/confine.js';
 import { takeHandover, type Handover } from './confine/handover.js';
-import { applySeccomp } from './confine/seccomp.js';
 import { EXIT, UsageError, failureOf, type ExitCode } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
@@ -26,12 +22,9 @@ import { checkSource } from './lifecycle/source.js';
 import { StandardError } from './lifecycle/standard-error.js';
 import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
-import { SyscallPool } from './pool/pool.js';
-import { openLocalFileSystem } from './storage/local/filesystem.js';
 import { localOptions } from './storage/local/options.js';
 import type { LocalOptions } from './storage/local/share.js';
 import type { FileSystem } from './storage/filesystem.js';
-import { VhostUserBackend } from './vhost/backend.js';
 import type { Device } from './vhost/device.js';
 
 /** hiprio and the request queues. */
@@ -60,11 +53,12 @@ async function start(options: Options): Promise<void> {
     if (confinement !== null && passed?.stage !== 'confined') {
       confine(confinement, passed ?? handoverOf(lines, source.path));
     }
-    if (confinement !== null) checkConfined(confinement);
+    const gap = passed?.gap ?? null;
+    if (confinement !== null) checkConfined(confinement, gap);
     // In a user namespace it may be another user who opens it
     if (passed !== null) checkSource(passed.share, passed.source);
     const seen = passed === null ? fsOptions : { ...fsOptions, directory: passed.source, openAs: passed.share };
-    serveDirectory(options, seen, confinement, lines);
+    serveDirectory(await loadServing(), options, seen, confinement === null ? [] : sandboxGaps(confinement, gap, lines.listener), lines);
   } catch (error) {
     lines.close();
     throw error;
@@ -101,7 +95,7 @@ function linesOf(listener: Listener, notifier: ServiceNotifier, syslog: SyslogDe
 /** What confinement must hand over to the process image that follows. */
 function handoverOf({ listener: { fd, pidFd, name, path }, notifier, syslog }: Lines, source: string): Handover {
   const fds = { notifyFd: notifier.fd, syslogFd: syslog?.fd ?? -1 };
-  return { pid: process.pid, stage: 'opened', source, share: source, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
+  return { pid: process.pid, stage: 'opened', gap: null, source, share: source, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
 }
 
 /** bucketfsd check */
@@ -134,29 +128,32 @@ async function startBucket(options: Options, source: BucketSource): Promise<void
   const bucket = await openBucket({ ...options, source }, log, fileLimit);
   const lines = linesOf(openListener(options.listen), ServiceNotifier.fromEnvironment(), syslog);
   for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
-  serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
+  serve(await loadServing(), options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
   announce(source.path, options, log, lines);
 }
 
-function serveDirectory(options: Options, fsOptions: LocalOptions, confinement: Confinement | null, lines: Lines): void {
+/** What serves. It is loaded when the process is what it is to be: an image that only confines the next one has no use for it, and starts in half the time. */
+async function loadServing() {
+  const [{ FuseServer }, { RequestLog }, { SyscallPool }, { openLocalFileSystem }, { VhostUserBackend }] = await Promise.all([
+    import('./fuse/server.js'), import('./fuse/request-log.js'), import('./pool/pool.js'), import('./storage/local/filesystem.js'), import('./vhost/backend.js'),
+  ]);
+  return { FuseServer, RequestLog, SyscallPool, openLocalFileSystem, VhostUserBackend } as const;
+}
+
+type Serving = Awaited<ReturnType<typeof loadServing>>;
+
+function serveDirectory(serving: Serving, options: Options, fsOptions: LocalOptions, gaps: readonly string[], lines: Lines): void {
   const log = logTo(options, lines.syslog);
   const pool =
     options.threadPoolSize === 0
       ? null
-      : new SyscallPool({
+      : new serving.SyscallPool({
           threads: options.threadPoolSize,
           onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
-  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
-  const { path, name } = lines.listener;
-  if (confinement?.namespace === true) {
-    if (path !== null && sharesSocketDirectory(path)) {
-      log.warn({ directory: dirname(name) }, `all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
-    }
-    for (const gap of sandboxGaps(confinement)) log.warn({}, gap);
-  }
-  // The last step: all that the start needs is done.
-  if (options.seccomp !== 'none') applySeccomp(options.seccomp, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
+  serve(serving, options, serving.openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
+  for (const gap of gaps) log.warn({}, gap);
+  filterCalls(options, log);
   announce(fsOptions.directory, options, log, lines);
 }
 
@@ -165,9 +162,9 @@ function logTo(options: Options, syslog: SyslogDestination | null): Logger {
 }
 
 /** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */
-function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
-  const backend = new VhostUserBackend({
-    device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory',
+function serve(serving: Serving, options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
+  const backend = new serving.VhostUserBackend({
+    device: fileSystemDevice(serving, fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory',
     ...(options.once ? { onGone: () => void shutdown.begin('the frontend has gone (--once)') } : {}),
   });
   const shutdown = new Shutdown({
@@ -214,7 +211,7 @@ function becomeServer(): void {
 }
 
 /** A FUSE server as a vhost-user device. */
-function fileSystemDevice(fs: FileSystem, options: Options, log: Logger): Device {
+function fileSystemDevice({ FuseServer, RequestLog }: Serving, fs: FileSystem, options: Options, log: Logger): Device {
   const server = new FuseServer(fs, log, log.enabled('trace') ? new RequestLog(log) : null);
   return {
     maxQueues: HIPRIO_QUEUES + options.numRequestQueues,

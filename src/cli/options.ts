@@ -180,13 +180,13 @@ export const OPTIONS = {
     legacy: 'log_level', legacyAlias: 'loglevel', virtiofsd: '--log-level',
   },
   sandbox: {
-    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['namespace', 'none'], default: 'none', synonyms: { chroot: 'namespace' }, only: 'directory',
-    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; chroot, which callers of virtiofsd say, is the same',
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['auto', 'namespace', 'none'], default: 'auto', off: 'none', synonyms: { chroot: 'namespace' }, only: 'directory',
+    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; chroot, which callers of virtiofsd say, is the same; auto is that for root where it can be had, with a line in the log where it cannot, and none for other users',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {
-    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['none', 'kill', 'log', 'trap'], default: 'none', only: 'directory',
-    help: 'what happens at a system call that the daemon never needs: kill ends it, trap sends it SIGSYS, log lets it pass with a line in the log of the kernel',
+    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['auto', 'none', 'kill', 'log', 'trap'], default: 'auto', off: 'none', only: 'directory',
+    help: 'what happens at a system call that the daemon never needs: kill ends it, trap sends it SIGSYS, log lets it pass with a line in the log of the kernel; auto is kill for root, unless --sandbox=none is given, and none for other users',
     legacy: 'seccomp', virtiofsd: '--seccomp',
   },
   modcaps: {

@@ -56,6 +56,11 @@ function numberOf(name: string): number {
   return (CAPABILITIES as readonly string[]).indexOf(name);
 }
 
+/** Capabilities cannot be given up; the others have not been touched. */
+export class RightsUnavailable extends StartError {
+  override name = 'RightsUnavailable';
+}
+
 /** Takes the rights from what this thread becomes by execve(2); it itself keeps them until then. */
 export function dropCapabilities({ kept, named }: KeptCapabilities): void {
   const missing = named.find((number) => !inBoundingSet(number));
@@ -65,7 +70,8 @@ export function dropCapabilities({ kept, named }: KeptCapabilities): void {
   for (let number = 0; number < NUMBERS; number++) {
     if (kept.has(number) || !inBoundingSet(number)) continue;
     if (dropFromBoundingSet(number) < 0) {
-      throw new StartError('cannot give up capabilities without CAP_SETPCAP: start the daemon with that capability, which it gives up, too, or give it only what it needs, without --sandbox=namespace and --modcaps');
+      setNoNewPrivileges();
+      throw new RightsUnavailable('cannot give up capabilities without CAP_SETPCAP: start the daemon with that capability, which it gives up, too, or give it only what it needs, without --sandbox=namespace and --modcaps');
     }
   }
   clearInheritable();

@@ -5,23 +5,24 @@
  */
 import { readdirSync, realpathSync, rmSync, statfsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import type { Logger } from '../base/log.js';
 import { execve } from '../ffi/namespaces.js';
 import { StartError, UsageError } from '../lifecycle/errors.js';
-import { dropCapabilities, parseCapabilities, type KeptCapabilities } from './capabilities.js';
-import { hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
+import { dropCapabilities, parseCapabilities, RightsUnavailable, type KeptCapabilities } from './capabilities.js';
+import { applySeccomp, hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
 import { environmentWith, type Handover } from './handover.js';
 import { limitPaths, pathLimitsVersion } from './path-limits.js';
-import { enterRoot, SHARE_AT, SOCKET_AT } from './new-root.js';
+import { enterRoot, planRoot, RootUnavailable, SHARE_AT, SOCKET_AT } from './new-root.js';
 import { becomeMapped, isOwnIds, leaveMapper, parseIdMaps, unshareCommand, type IdMaps } from './user-namespace.js';
 
 const TMPFS_MAGIC = 0x01021994;
 
 /** The options that matter here; structurally the Options of src/cli. */
 export interface ConfineOptions {
-  readonly sandbox: 'namespace' | 'none';
+  readonly sandbox: 'auto' | 'namespace' | 'none';
   readonly inodeFileHandles: 'auto' | 'never' | 'prefer' | 'mandatory';
   readonly xattr: boolean;
-  readonly seccomp: SeccompAction | 'none';
+  readonly seccomp: SeccompAction | 'auto' | 'none';
   readonly modcaps: string | null;
   readonly uidMap: readonly string[];
   readonly gidMap: readonly string[];
@@ -31,6 +32,8 @@ export interface ConfineOptions {
 export interface Confinement {
   /** A root and namespaces of its own. */
   readonly namespace: boolean;
+  /** Only if they can be had, and with what else there is. */
+  readonly optional: boolean;
   /** Ids in a user namespace of its own; null: the daemon's user alone, or no such namespace. */
   readonly idMaps: IdMaps | null;
   /** null: they stay as they are. */
@@ -43,20 +46,33 @@ export interface Confinement {
 }
 
 /** The rule: a handle (open_by_handle_at(2)) reaches every file of the share's file system, and so of the host; within a sandbox there are none unless they are asked for. */
-export function usesFileHandles({ sandbox, inodeFileHandles }: Pick<ConfineOptions, 'sandbox' | 'inodeFileHandles'>): boolean {
-  return inodeFileHandles === 'auto' ? sandbox === 'none' : inodeFileHandles !== 'never';
+export function usesFileHandles(options: ConfineOptions): boolean {
+  const { inodeFileHandles } = options;
+  return inodeFileHandles === 'auto' ? !hasSandbox(options) : inodeFileHandles !== 'never';
+}
+
+/** `auto`: for root, who has most to lose, and for ids of a user namespace. An ordinary user's files would look different in one. */
+function hasSandbox({ sandbox, uidMap }: Pick<ConfineOptions, 'sandbox' | 'uidMap'>): boolean {
+  return sandbox === 'auto' ? isRoot() || uidMap.length > 0 : sandbox === 'namespace';
+}
+
+const isRoot = (): boolean => process.geteuid!() === 0;
+
+/** What --seccomp comes to: `auto` is kill for root, who does not say --sandbox=none. */
+export function seccompAction({ seccomp, sandbox }: Pick<ConfineOptions, 'seccomp' | 'sandbox'>): SeccompAction | 'none' {
+  return seccomp !== 'auto' ? seccomp : isRoot() && sandbox !== 'none' ? 'kill' : 'none';
 }
 
 /** What is to be done before the daemon starts; null: nothing. UsageError if the options make no sense. */
 export function confinementOf(options: ConfineOptions): Confinement | null {
-  const namespace = options.sandbox === 'namespace';
+  const namespace = hasSandbox(options);
   const fileHandles = usesFileHandles(options);
   const idMaps = parseIdMaps(options.uidMap, options.gidMap);
   if (idMaps !== null && !namespace) throw new UsageError('--uid-map and --gid-map need --sandbox=namespace');
   const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps, { ...options, fileHandles }) : null;
-  const withoutRing = options.seccomp !== 'none' && usesIoUring();
+  const withoutRing = seccompAction(options) !== 'none' && usesIoUring();
   if (capabilities === null && !withoutRing) return null;
-  return { namespace, idMaps, capabilities, withoutRing, readonly: options.readonly, fileHandles };
+  return { namespace, optional: options.sandbox === 'auto' && idMaps === null, idMaps, capabilities, withoutRing, readonly: options.readonly, fileHandles };
 }
 
 /**
@@ -70,16 +86,29 @@ export function confine(wanted: Confinement, handover: Handover): never {
   if (handover.stage === 'opened' && wanted.namespace && (wanted.idMaps !== null || ordinary)) enterUserNamespace(wanted.idMaps, command, handover);
   if (handover.mapper !== null) becomeMapped(handover.mapper);
   // They are gone only after execve(2), so the root can still be made
-  if (wanted.capabilities !== null) dropCapabilities(wanted.capabilities);
+  const kept = wanted.capabilities === null ? null : gapOf(wanted, () => dropCapabilities(wanted.capabilities!));
   // Without seccomp(2) this fails, too, and applySeccomp() will say so
   if (wanted.withoutRing) hideIoUring();
   if (!wanted.namespace) return becomeAnew(command, { ...handover, stage: 'confined' });
   const { listener } = handover;
   const contents = { share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) };
-  const plan = enterRoot(contents);
-  limitPaths(plan, wanted);
+  const plan = planRoot(contents);
+  const gap = gapOf(wanted, () => enterRoot(plan));
+  limitPaths(plan, wanted, gap === null);
+  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gap: kept === null ? gap : `${kept}; ${gap}` });
   const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
-  becomeAnew(command, { ...handover, stage: 'confined', mapper: null, share: SHARE_AT, listener: { ...listener, path } });
+  becomeAnew(command, { ...handover, stage: 'confined', gap: kept, mapper: null, share: SHARE_AT, listener: { ...listener, path } });
+}
+
+/** What this process may not do for a sandbox that is optional: the sentence; null: it was done. @throws StartError if it is not optional */
+function gapOf({ optional }: Confinement, step: () => void): string | null {
+  try {
+    step();
+    return null;
+  } catch (error) {
+    if (optional && (error instanceof RootUnavailable || error instanceof RightsUnavailable)) return error.message;
+    throw error;
+  }
 }
 
 function enterUserNamespace(maps: IdMaps | null, command: readonly string[], handover: Handover): never {
@@ -102,7 +131,7 @@ function becomeAnew(command: readonly string[], handover: Handover): never {
 }
 
 /** Are there other things beside the socket, which a daemon in a sandbox can reach as well? */
-export function sharesSocketDirectory(path: string): boolean {
+function sharesSocketDirectory(path: string): boolean {
   try {
     return readdirSync(dirname(path)).some((entry) => entry !== basename(path) && entry !== `${basename(path)}.pid`);
   } catch {
@@ -115,15 +144,33 @@ function ownCommand(): string[] {
   return [process.execPath, ...process.execArgv, realpathSync(process.argv[1]), ...process.argv.slice(2)];
 }
 
-/** What this sandbox does not keep inside, by the options or by the kernel: sentences for the log. */
-export function sandboxGaps({ fileHandles }: Confinement): string[] {
-  if (fileHandles) return ['--inode-file-handles: a daemon that a guest has taken over reaches all of the file system that the share is on; without it the sandbox has no file handles'];
-  return pathLimitsVersion({ fileHandles }) > 0 ? [] : ['this kernel has no Landlock (or one before Linux 5.19): the sandbox is the new root, capabilities and --seccomp without it'];
+/** What the sandbox does not keep inside, by the options, by the kernel or by what this process may not do (`gap`): sentences for the log. */
+export function sandboxGaps({ namespace, fileHandles }: Confinement, gap: string | null, { path, name }: Pick<Handover['listener'], 'path' | 'name'>): string[] {
+  if (!namespace) return [];
+  const hasLimits = pathLimitsVersion({ fileHandles }) > 0;
+  const gaps: string[] = [];
+  if (gap !== null) gaps.push(`--sandbox=auto is incomplete: ${gap}; what protects is ${hasLimits ? 'Landlock, ' : ''}--seccomp, and the capabilities that are given up`);
+  else if (fileHandles) gaps.push('--inode-file-handles: a daemon that a guest has taken over reaches all of the file system that the share is on; without it the sandbox has no file handles');
+  else if (!hasLimits) gaps.push('this kernel has no Landlock (or one before Linux 5.19): the sandbox is the new root, capabilities and --seccomp without it');
+  if (path !== null && sharesSocketDirectory(path)) gaps.push(`all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
+  return gaps;
+}
+
+/** The last step of the start: from now on the filter is in force. @throws StartError if this kernel cannot, and --seccomp does not leave that open */
+export function filterCalls(options: ConfineOptions & { readonly syslog: boolean }, log: Pick<Logger, 'warn'>): void {
+  const action = seccompAction(options);
+  if (action === 'none') return;
+  try {
+    applySeccomp(action, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
+  } catch (error) {
+    if (options.seccomp !== 'auto' || !(error instanceof StartError)) throw error;
+    log.warn({}, `--seccomp=auto: there is no filter of system calls (${error.message})`);
+  }
 }
 
 /** StartError if somebody else than confine() said that all is done. */
-export function checkConfined(wanted: Confinement): void {
-  if (wanted.namespace && statfsSync('/').type !== TMPFS_MAGIC) {
+export function checkConfined(wanted: Confinement, gap: string | null): void {
+  if (wanted.namespace && !(wanted.optional && gap !== null) && statfsSync('/').type !== TMPFS_MAGIC) {
     throw new StartError('BUCKETFSD_HANDOVER is set, which is for the daemon itself only: unset it');
   }
 }

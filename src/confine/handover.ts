@@ -17,6 +17,8 @@ export interface Handover {
   readonly source: string;
   readonly share: string;
   readonly listener: { readonly fd: number; readonly pidFd: number | null; readonly name: string; readonly path: string | null };
+  /** Why `confined` is without a root of its own, though that was wanted where possible; null: it has it, or was not to. */
+  readonly gap: string | null;
   /** Connected to the service manager, and to syslog; −1: not. */
   readonly notifyFd: number;
   readonly syslogFd: number;
@@ -48,6 +50,8 @@ export function environmentWith(env: NodeJS.ProcessEnv, handover: Handover): Nod
     ...env,
     // Node would warn of a file that is not in the new root, for connections that the daemon never makes
     NODE_EXTRA_CA_CERTS: undefined,
+    // Nor is this one; where Landlock only denies it, Node would not start
+    OPENSSL_CONF: '/dev/null',
     [VARIABLE]: JSON.stringify(handover),
   };
 }

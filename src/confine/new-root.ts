@@ -92,29 +92,44 @@ function isWithin(path: string, folder: string): boolean {
 
 /**
  * Moves this thread into a root and namespaces of its own (mounts, IPC, network), to stay there through execve(2). Other threads
- * of the process stay where they are. StartError if this user or this kernel cannot. @returns what is there
+ * of the process stay where they are.
+ * @throws RootUnavailable if this user or this kernel cannot: then every name leads where it did; StartError
  */
-export function enterRoot(contents: RootContents): RootPlan {
-  try {
+export function enterRoot(plan: RootPlan): void {
+  // Any directory but / will do to build in: this one exists, and its copy is taken.
+  const top = dirname(process.execPath);
+  const copies = explained(RootUnavailable, () => {
     ns.unshare(ns.CLONE_NEWNS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET);
     ns.receiveMountsOnly();
-    const plan = planRoot(contents);
-    build(plan);
-    return plan;
+    // All copies are made before anything is covered by the new root.
+    const made = plan.trees.map(({ source, target, attributes }) => ({ fd: ns.copyMounts(source, attributes), target, directory: statSync(source).isDirectory() }));
+    ns.mountTmpfs(top);
+    return made;
+  });
+  explained(StartError, () => build(plan, copies, top));
+}
+
+/** There is no new root, and nothing has changed for it. */
+export class RootUnavailable extends StartError {
+  override name = 'RootUnavailable';
+}
+
+function explained<T>(Failure: typeof StartError, step: () => T): T {
+  try {
+    return step();
   } catch (error) {
-    if (error instanceof SysError) throw new StartError(sentence(error));
+    if (error instanceof SysError) throw new Failure(sentence(error));
     throw error;
   }
 }
 
-function build({ links, trees }: RootPlan): void {
-  // All copies are made before anything is covered by the new root.
-  const copies = trees.map(({ source, target, attributes }) => ({
-    fd: ns.copyMounts(source, attributes), target, directory: statSync(source).isDirectory(),
-  }));
-  // Any directory but / will do to build in: this one exists, and its copy is taken.
-  const top = dirname(process.execPath);
-  ns.mountTmpfs(top);
+interface Copy {
+  readonly fd: number;
+  readonly target: string;
+  readonly directory: boolean;
+}
+
+function build({ links }: RootPlan, copies: readonly Copy[], top: string): void {
   for (const { path, to } of links) {
     mkdirSync(dirname(join(top, path)), { recursive: true, mode: 0o755 });
     symlinkSync(to, join(top, path));

@@ -24,16 +24,16 @@ export function pathLimitsVersion({ fileHandles }: Pick<PathNeeds, 'fileHandles'
   return fileHandles || version < VERSION_MIN ? 0 : version;
 }
 
-/** For this thread, which is in the new root, and what it becomes by execve(2). No-op without Landlock. @throws SysError */
-export function limitPaths(plan: RootPlan, needs: PathNeeds): void {
+/** For this thread, which is in the new root or has none, and what it becomes by execve(2). No-op without Landlock. @throws SysError */
+export function limitPaths(plan: RootPlan, needs: PathNeeds, inRoot: boolean): void {
   const version = landlockVersion();
   if (version === 0) return;
   if (pathLimitsVersion(needs) === 0) return version < 6 ? undefined : enterDomain({ version, handled: 0, paths: [], network: false });
-  enterDomain(domainOf(plan, needs.readonly, version));
+  enterDomain(domainOf(plan, needs.readonly, version, inRoot));
 }
 
-/** Rights by the mounts of the new root. */
-export function domainOf({ trees }: RootPlan, readonly: boolean, version: number): Domain {
+/** Rights by the mounts of the new root, or by where those are on the host. */
+export function domainOf({ trees }: RootPlan, readonly: boolean, version: number, inRoot: boolean): Domain {
   const handled = handledAccess(version);
   const access = (target: string): number => {
     switch (target) {
@@ -49,5 +49,6 @@ export function domainOf({ trees }: RootPlan, readonly: boolean, version: number
         return READ | ACCESS.EXECUTE;
     }
   };
-  return { version, handled, network: false, paths: trees.map(({ target }) => ({ path: target, access: access(target) & (statSync(target).isDirectory() ? handled : OF_FILES) })) };
+  const rule = (path: string, target: string): Domain['paths'][number] => ({ path, access: access(target) & (statSync(path).isDirectory() ? handled : OF_FILES) });
+  return { version, handled, network: false, paths: trees.map(({ source, target }) => rule(inRoot ? target : source, target)) };
 }

@@ -15,7 +15,7 @@ export interface ShareKind {
 }
 
 /** Of every directory: what a guest can have of attributes and set-id bits. */
-export const DIRECTORY_OPTIONS = ['--xattr', '--posix-acl', '--killpriv-v2'] as const;
+export const DIRECTORY_OPTIONS = ['--xattr', '--posix-acl', '--killpriv-v2', '--modcaps=+sys_admin:+linux_immutable'] as const;
 
 const directory = (base: Base, long: boolean, ...options: string[]): ShareKind => ({ store: 'directory', base, options, queues: 1, long });
 const bucket = (store: 's3' | 'gcs', long: boolean, ...options: string[]): ShareKind => ({ store, base: 'ext4', options, queues: 1, long });

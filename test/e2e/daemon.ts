@@ -142,6 +142,8 @@ function commandLine(options: DaemonOptions): readonly string[] {
     '--xattr',
     '--posix-acl',
     '--killpriv-v2',
+    // In the sandbox of the default, which keeps neither: trusted.* attributes, and the inode flags immutable and append-only
+    '--modcaps=+sys_admin:+linux_immutable',
     ...(options.locks === true ? ['-o', 'flock,posix_lock'] : []),
     ...(options.threadPoolSize === undefined ? [] : ['--thread-pool-size', String(options.threadPoolSize)]),
     ...(options.requestQueues === undefined ? [] : ['--num-request-queues', String(options.requestQueues)]),

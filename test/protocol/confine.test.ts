@@ -1,7 +1,7 @@
 /** The daemon in a sandbox: it serves as without one, and nothing else of the host is there. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -256,10 +256,47 @@ describe('--sandbox=namespace', { skip: !ROOT && 'needs root' }, () => {
   });
 });
 
+describe('by default', { skip: !ROOT && 'needs root' }, () => {
+  test('root has the sandbox and the filter, and nothing is to be said of it', async (t) => {
+    const socket = place();
+    const daemon = await start(socket, []);
+    await serves(await client(t, socket), share);
+    assert.notEqual(daemon.namespaces('mnt')[0], readlinkSync('/proc/self/ns/mnt'));
+    const set = KEPT.toString(16).padStart(16, '0');
+    assert.deepEqual([daemon.status('Seccomp'), daemon.status('NoNewPrivs'), daemon.status('CapEff')], [['2'], ['1'], [set]]);
+    assert.doesNotMatch(daemon.stderr, /"level":(?!30)/);
+    assert.deepEqual(await daemon.stop(), { code: 0, signal: null });
+    assert.deepEqual(readdirSync(dirname(socket)), []);
+  });
+
+  test('where root may not have all of it, it serves with the rest, and one line says what is missing', async (t) => {
+    for (const [missing, sentence] of [['sys_admin', /needs CAP_SYS_ADMIN/], ['setpcap', /without CAP_SETPCAP/], ['sys_admin,-setpcap', /without CAP_SETPCAP.*; .*needs CAP_SYS_ADMIN/]] as const) {
+      const socket = place();
+      const daemon = await start(socket, [], { wrapper: ['setpriv', '--bounding-set', `-${missing}`] });
+      await serves(await client(t, socket), share);
+      assert.deepEqual([daemon.status('Seccomp'), daemon.status('NoNewPrivs')], [['2'], ['1']], missing);
+      const lines = daemon.stderr.split('\n').filter((line) => line.includes('--sandbox=auto is incomplete'));
+      assert.equal(lines.length, 1, daemon.stderr);
+      assert.match(lines[0], sentence);
+      assert.deepEqual(await daemon.stop(), { code: 0, signal: null });
+      assert.deepEqual(readdirSync(dirname(socket)), []);
+    }
+  });
+
+  test('another user has neither', async () => {
+    const socket = place();
+    for (const path of [dirname(share), share, dirname(socket)]) chownSync(path, 65534, 65534);
+    chmodSync(dir, 0o755);
+    const daemon = await start(socket, [], { uid: 65534 });
+    assert.deepEqual([daemon.status('Seccomp'), daemon.namespaces('mnt')], [['0'], [readlinkSync('/proc/self/ns/mnt')]]);
+    assert.equal((await daemon.stop()).code, 0);
+  });
+});
+
 describe('--seccomp alone', () => {
   test('every thread is under the filter, in the namespaces of the host, and no ring of libuv is left', async (t) => {
     const socket = place();
-    const daemon = await start(socket, ['--seccomp=kill', '--thread-pool-size=2']);
+    const daemon = await start(socket, ['--sandbox=none', '--seccomp=kill', '--thread-pool-size=2']);
     await serves(await client(t, socket), share);
     assert.deepEqual([daemon.status('Seccomp'), daemon.status('NoNewPrivs')], [['2'], ['1']]);
     assert.deepEqual(daemon.namespaces('mnt'), [readlinkSync('/proc/self/ns/mnt')]);
@@ -277,7 +314,7 @@ describe('--syslog', { skip: !ROOT && 'needs root' }, () => {
     return ['unshare', '--mount', '/bin/sh', '-c', `mount --bind /dev/null ${folder}/null && mount --rbind ${folder} /dev && exec "$0" "$@"`];
   };
 
-  for (const args of [[], NAMESPACE]) {
+  for (const args of [['--sandbox=none'], NAMESPACE]) {
     test(`lines go to /dev/log and not to standard error ${args.join(' ')}`, async (t) => {
       const socket = place();
       const folder = dirname(share);
@@ -315,7 +352,7 @@ describe('--modcaps', { skip: !ROOT && 'needs root' }, () => {
 
   test('works without a sandbox, in the namespaces of the host', async (t) => {
     const socket = place();
-    const daemon = await start(socket, ['--modcaps=-mknod']);
+    const daemon = await start(socket, ['--sandbox=none', '--modcaps=-mknod']);
     assert.deepEqual(capabilities(daemon), [(KEPT | DAC_READ_SEARCH) & ~MKNOD, (KEPT | DAC_READ_SEARCH) & ~MKNOD], 'without a sandbox files may be opened by handle');
     assert.deepEqual(daemon.namespaces('mnt'), [readlinkSync('/proc/self/ns/mnt')]);
     const guest = await client(t, socket);

@@ -19,6 +19,7 @@ import { intruded, intruderOptions, type Deed } from '../support/intruder.js';
 import { client, NAMESPACE, serves } from '../support/sandbox.js';
 
 const ROOT = process.getuid?.() === 0;
+const ALONE = ['--sandbox=namespace', '--seccomp=none'];
 const EPERM = 1;
 const ENOENT = 2;
 const EACCES = 13;
@@ -33,13 +34,13 @@ after(() => {
 });
 
 let count = 0;
-async function taken(t: TestContext, args: readonly string[], deed: Deed, given: Record<string, string | number> = {}, says: RegExp | null = null): Promise<Record<string, unknown>> {
+async function taken(t: TestContext, args: readonly string[], deed: Deed, given: Record<string, string | number> = {}, says: RegExp | null = null, wrapper: readonly string[] = []): Promise<Record<string, unknown>> {
   const top = join(dir, `p${count++}`);
   const share = join(top, 'share');
   mkdirSync(share, { recursive: true });
   mkdirSync(join(top, 'run'));
   const socket = join(top, 'run', 'socket');
-  const daemon = await DaemonProcess.start(['--socket-path', socket, '--source', share, '--xattr', ...args], { env: { NODE_OPTIONS: intruderOptions(deed, given) } });
+  const daemon = await DaemonProcess.start(['--socket-path', socket, '--source', share, '--xattr', ...args], { env: { NODE_OPTIONS: intruderOptions(deed, { share, ...given }) }, wrapper });
   await serves(await client(t, socket), share);
   const found = await intruded(share);
   if (says !== null) assert.match(daemon.stderr, says);
@@ -63,7 +64,7 @@ describe('a daemon that was taken over, with --sandbox=namespace and without --s
     const other = join(dir, 'other-share');
     mkdirSync(other, { recursive: true });
     writeFileSync(join(other, 'secret'), 'of another guest');
-    const found = await taken(t, ['--sandbox=namespace'], ({ share, call }, given) => {
+    const found = await taken(t, ALONE, ({ share, call }, given) => {
       const open = (path: string): number => call(2, path, 0);
       const up = `${share}/${'../'.repeat(20)}`;
       return {
@@ -84,20 +85,34 @@ describe('a daemon that was taken over, with --sandbox=namespace and without --s
     const handles = { root: handleOf('/'), shadow: handleOf('/etc/shadow'), secret: handleOf(join(other, 'secret')) };
     const deed: Deed = ({ share, call }, given) => {
       const results: Record<string, unknown> = {};
-      for (const [what, hex] of Object.entries(given)) {
+      for (const [what, hex] of Object.entries(given).filter(([key]) => key !== 'share')) {
         for (const place of [share, '/usr', '/dev/null']) results[`${what} by ${place}`] = call(304, call(2, place, 0), Buffer.from(String(hex), 'hex'), 0);
       }
       return results;
     };
-    const found = await taken(t, ['--sandbox=namespace'], deed, handles);
+    const found = await taken(t, ALONE, deed, handles);
     for (const [what, result] of Object.entries(found)) assert.equal(result, -EPERM, what);
     assert.equal(Object.keys(found).length, 9);
-    const asked = await taken(t, ['--sandbox=namespace', '--inode-file-handles=prefer'], deed, handles, /a daemon that a guest has taken over reaches all of the file system/);
+    const asked = await taken(t, [...ALONE, '--inode-file-handles=prefer'], deed, handles, /a daemon that a guest has taken over reaches all of the file system/);
     assert.ok(Number(asked[`secret by /.share`]) >= 0, 'the attack is one');
   });
 
+  test('has no path but those of its program and its share where it could not have a root of its own, and the log says what is missing', { skip: landlockVersion() < 2 && 'needs Landlock' }, async (t) => {
+    const other = join(dir, 'beside');
+    mkdirSync(other, { recursive: true });
+    writeFileSync(join(other, 'secret'), 'of another guest');
+    const found = await taken(t, ['--seccomp=none'], ({ share, call }, given) => {
+      const open = (path: string): number => call(2, path, 0);
+      return {
+        shadow: open('/etc/shadow'), other: open(String(given.secret)), mem: open('/proc/1/mem'), home: open('/root'), write: call(2, '/tmp/x', 0o101, 0o644), here: open(`${share}/go`) >= 0,
+        handle: call(304, call(2, share, 0), Buffer.from(String(given.handle), 'hex'), 0),
+      };
+    }, { secret: join(other, 'secret'), handle: handleOf('/etc/shadow') }, /--sandbox=auto is incomplete: --sandbox=namespace needs CAP_SYS_ADMIN, .* what protects is Landlock/, ['setpriv', '--bounding-set', '-sys_admin']);
+    assert.deepEqual(found, { shadow: -EACCES, other: -EACCES, mem: -EACCES, home: -EACCES, write: -EACCES, here: true, handle: -EPERM });
+  });
+
   test('makes no device that it could open, and no mount or namespace that leads out', async (t) => {
-    const found = await taken(t, ['--sandbox=namespace'], ({ share, call }) => ({
+    const found = await taken(t, ALONE, ({ share, call }) => ({
       made: call(259, -100, `${share}/disk`, 0o060600, 0x800), opened: call(2, `${share}/disk`, 2),
       null: [call(259, -100, `${share}/memory`, 0o020600, 0x101), call(2, `${share}/memory`, 0)][1],
       mount: call(165, 'none', share, 'tmpfs', 0, 0), user: call(272, 0x1000_0000), mounts: call(272, 0x2_0000), chroot: call(161, share), pivot: call(155, share, share),
@@ -117,7 +132,7 @@ describe('a daemon that was taken over, with --sandbox=namespace and without --s
     const named = createServer().listen(join(dir, 'service'));
     await Promise.all([abstract, inet, named].map((server: Server) => once(server, 'listening')));
     t.after(() => [abstract, inet, named].forEach((server) => server.close()));
-    const found = await taken(t, ['--sandbox=namespace'], ({ call }, given) => {
+    const found = await taken(t, ALONE, ({ call }, given) => {
       const unix = (name: string): number => {
         const address = Buffer.alloc(2 + name.length);
         address.writeUInt16LE(1, 0);
@@ -152,7 +167,7 @@ describe('a daemon that was taken over, under --seccomp=kill as well', { skip: (
       const share = join(dir, `k${count++}`);
       mkdirSync(join(share, 'run'), { recursive: true });
       const socket = join(share, 'run', 'socket');
-      const daemon = await DaemonProcess.start(['--socket-path', socket, '--source', share, '--xattr', ...NAMESPACE], { env: { NODE_OPTIONS: intruderOptions(deed, { pid: process.pid }) } });
+      const daemon = await DaemonProcess.start(['--socket-path', socket, '--source', share, '--xattr', ...NAMESPACE], { env: { NODE_OPTIONS: intruderOptions(deed, { share, pid: process.pid }) } });
       await serves(await client(t, socket), share);
       writeFileSync(join(share, 'go'), '');
       assert.deepEqual(await daemon.ended, { code: null, signal: 'SIGSYS' });

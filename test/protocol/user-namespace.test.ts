@@ -112,7 +112,7 @@ describe('a user namespace', { skip: !ROOT && 'needs root' }, () => {
     await new DaemonProcess([...base, ...NAMESPACE, ...maps], { uid: USER }).fails(1, /need newuidmap: install|cannot be used \(newuidmap: .*\/etc\/subuid/);
     await new DaemonProcess([...base, ...NAMESPACE], { uid: USER, env: { PATH: '/nonexistent' } }).fails(1, /needs unshare\(1\)/);
     await new DaemonProcess([...base, ...NAMESPACE, '--uid-map=:0:1:1:']).fails(2, /--uid-map and --gid-map are given together/);
-    await new DaemonProcess([...base, '--uid-map=:0:1:1:', '--gid-map=:0:1:1:']).fails(2, /need --sandbox=namespace/);
+    await new DaemonProcess([...base, '--sandbox=none', '--uid-map=:0:1:1:', '--gid-map=:0:1:1:']).fails(2, /need --sandbox=namespace/);
     assert.deepEqual(readdirSync(dirname(socket)), []);
   });
 });

@@ -53,7 +53,7 @@ describe('defaults', () => {
       writeback: false, allowDirectIo: false, allowMmap: false, allowProjectIds: false, xattr: false, xattrmap: null, posixAcl: 'never', securityLabel: 'never',
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],
       threadPoolSize: availableParallelism(), offload: 'auto', numRequestQueues: 64, pollUs: 50, allowMemoryFiles: false, rlimitNofile: null, logLevel: 'info',
-      sandbox: 'none', seccomp: 'none', modcaps: null, uidMap: [], gidMap: [], syslog: false, once: false,
+      sandbox: 'auto', seccomp: 'auto', modcaps: null, uidMap: [], gidMap: [], syslog: false, once: false,
       migrationMode: 'find-paths', migrationOnError: 'abort', migrationVerifyHandles: false, migrationConfirmPaths: false,
       endpoint: null, region: null, profile: null, pathStyle: false, unsigned: false, requesterPays: false, expectedBucketOwner: null, caBundle: null,
       gcsProject: null, storageClass: null, sse: null, kmsKey: null, durability: 'remote', writebackDelay: 5, onConflict: 'keep', cacheDir: null, cacheSize: 0, cacheFill: 'on', dryRun: false,

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { CAPABILITIES, parseCapabilities } from '../../src/confine/capabilities.js';
-import { confinementOf, type ConfineOptions } from '../../src/confine/confine.js';
+import { confinementOf, seccompAction, type ConfineOptions } from '../../src/confine/confine.js';
 import { takeHandover } from '../../src/confine/handover.js';
 import { planRoot } from '../../src/confine/new-root.js';
 import { filterProgram, RETURN, type Architecture } from '../../src/confine/seccomp.js';
@@ -212,6 +212,13 @@ describe('what is to be done', () => {
   test('nothing unless it is asked for', () => {
     assert.equal(confinementOf(NONE), null);
     assert.equal(confinementOf({ ...NONE, sandbox: 'namespace' })?.namespace, true);
+    assert.deepEqual([confinementOf({ ...NONE, sandbox: 'namespace' })?.optional, confinementOf({ ...NONE, sandbox: 'namespace' })?.fileHandles], [false, false]);
+    const root = process.geteuid!() === 0;
+    const auto = confinementOf({ ...NONE, sandbox: 'auto', seccomp: 'auto' });
+    assert.deepEqual([auto?.namespace, auto?.optional], root ? [true, true] : [undefined, undefined]);
+    const [uidMap, gidMap] = [[':0:1:1:'], [':0:1:1:']];
+    assert.deepEqual([confinementOf({ ...NONE, sandbox: 'auto', uidMap, gidMap })?.optional], [false], 'ids that are asked for are not left out');
+    assert.deepEqual([seccompAction({ seccomp: 'auto', sandbox: 'auto' }), seccompAction({ seccomp: 'auto', sandbox: 'none' })], [root ? 'kill' : 'none', 'none']);
     assert.equal(confinementOf({ ...NONE, modcaps: '-mknod' })?.namespace, false);
     refused(() => confinementOf({ ...NONE, uidMap: [':0:1:1:'], gidMap: [':0:1:1:'] }), /need --sandbox=namespace/);
     refused(() => confinementOf({ ...NONE, modcaps: '+x' }), /--modcaps takes/);
