@@ -3,12 +3,10 @@
  *
  * What was tried besides, for the same reason, and is in the mutations or in a test below: names of JavaScript's own properties as codes and entities ("constructor"),
  * numbers beyond 2^53, halves of surrogate pairs, keys with NUL, a JSON `null` for an object, weak ETags, ETags that do not come, a range that is shorter
- * than what was asked for, a rewrite that never gets on, a session that has more than was sent, regions that change with each answer, refusals of many MiB.
+ * than what was asked for, a rewrite that never gets on, a session that has more than was sent, regions that change with each answer. What is without end is in
+ * endless-answers.test.ts.
  */
 import assert from 'node:assert/strict';
-import { createServer } from 'node:http';
-import { once } from 'node:events';
-import type { AddressInfo } from 'node:net';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
@@ -20,7 +18,6 @@ import { GcsStore } from '../../src/storage/object/stores/gcs.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
 import { GcsServer } from '../support/gcs/server.js';
-import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { Files, ROOT } from '../support/object-files.js';
 import { ObjectGuest } from '../support/object-guest.js';
@@ -344,80 +341,9 @@ describe('a guest of an endpoint that lies', () => {
   });
 });
 
-test('a listing that gets on without end ends with the frontend: one that is looked through for a name, and one of a tree that is to be renamed', async () => {
-  let asked = 0;
-  class Endless extends MemoryStore {
-    override async list(options: ListOptions): ReturnType<ObjectStore['list']> {
-      const { prefix, token = '0', signal } = options;
-      if (prefix === 'e/') return super.list(options);
-      asked++;
-      await new Promise((resolve) => setImmediate(resolve));
-      if (signal?.aborted === true) throw new StorageError('aborted', 'list');
-      const at = Number(token) + 1;
-      return { objects: [{ key: `${prefix}${String(at).padStart(12, '0')}`, size: 1, version: 'v', modified_ms: 0, metadata: {}, headers: {} }], prefixes: [], next: String(at) };
-    }
-  }
-  for (const [operation, args] of [
-    [OP.LOOKUP, name(`${'x'.repeat(217)}%~l${'0'.repeat(32)}`)],
-    [OP.RENAME2, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))],
-  ] as const) {
-    const guest = await ObjectGuest.start(new Endless());
-    const { bytes } = guest.request(operation, ROOT, args);
-    guest.queue.chain([bytes], [16, 128], true);
-    guest.queue.kick();
-    const before = asked;
-    while (asked < before + 10) await new Promise((resolve) => setImmediate(resolve));
-    await within(guest.close(), 'the session');
-    const then = asked;
-    for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
-    assert.equal(asked, then, 'nobody asks any more');
-  }
-});
-
 test('an empty page says nothing of what follows: an object is not gone because of one', async () => {
   const store = new MemoryStore();
   await store.put('k', CONTENT);
   const list = (options: ListOptions): ReturnType<ObjectStore['list']> => (options.token === undefined ? Promise.resolve({ objects: [], prefixes: [], next: '' }) : store.list({ ...options, token: '' }));
   assert.equal(await isGone({ ...store, head: (key: string) => store.head(key), list } as unknown as ObjectStore, 'k'), false);
-});
-
-test('of a page, a document or a refusal that is as long as the endpoint likes only so much is taken', async () => {
-  const CHUNK = Buffer.alloc(1 << 20, 'x');
-  let taken = 0;
-  let status = 200;
-  const server = createServer((request, response) => {
-    request.resume();
-    response.writeHead(status, { 'content-type': 'application/xml' });
-    const more = (): void => {
-      if (response.destroyed || taken > 200 << 20) return void response.destroy();
-      taken += CHUNK.length;
-      response.write(CHUNK, more);
-    };
-    more();
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const stores = [new S3Store(s3Options(endpoint)), new GcsStore({ bucket: 'b', endpoint, credentials: 'anonymous' })];
-  const calls: ((store: ObjectStore) => Promise<unknown>)[] = [
-    (store) => store.list({ prefix: '', limit: 1 }), (store) => store.copy('a', 'b', { metadata: {} }), (store) => store.beginUpload('k'),
-    (store) => store.completeUpload({ key: 'k', id: '00000000-0000-0000-0000-000000000000' }, [{ number: 1, tag: '1 x', bytes: 1 }]), (store) => store.check(),
-  ];
-  try {
-    for (const store of stores) {
-      for (status of [200, 500]) {
-        for (const [i, call] of calls.entries()) {
-          taken = 0;
-          await assert.rejects(within(call(store), 'the call'), StorageError);
-          // What lies in buffers between both ends was sent as well
-          assert.ok(taken <= 24 << 20, `${store.kind}, call ${i}, ${status}: ${taken >> 20} MiB`);
-        }
-      }
-    }
-  } finally {
-    for (const store of stores) await store.close();
-    server.close();
-    server.closeAllConnections();
-    await once(server, 'close');
-  }
 });

@@ -426,3 +426,25 @@ test('no value becomes another header, nor a part of the path another request', 
     assert.equal(raw.requests, 1);
   });
 });
+
+// 80 MiB less a byte of each, of which 64 MiB fit
+test('of many long answers at the same time only so much is taken, and the others are asked to come later', async () => {
+  const [BYTES, given] = [1 << 20, new AbortController()];
+  const long = `HTTP/1.1 200 OK\r\ncontent-length: ${BYTES}\r\n\r\n${'x'.repeat(BYTES - 1)}`;
+  const raw = new Raw((socket) => socket.write(long));
+  const url = await raw.start();
+  const [connections, codes]: [Connections, string[]] = [new Connections(undefined), []];
+  const ask = (signal: AbortSignal): Promise<Received> => connections.send({ url, method: 'GET', target: '/', headers: [['host', url.host]], content: null, operation: 'test', connect_ms: 20_000, signal });
+  try {
+    const asking = Array.from({ length: 80 }, () => ask(given.signal).catch((error: { readonly code?: string; readonly name: string }) => void codes.push(error.code ?? error.name)));
+    while (codes.length < 16) await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(codes, Array.from({ length: 16 }, () => 'throttled'));
+    given.abort();
+    raw.answer = (socket) => socket.write(`${long}y`);
+    await Promise.all(asking);
+    assert.equal((await ask(AbortSignal.timeout(20_000))).body.length, BYTES, 'there is room again');
+  } finally {
+    connections.close();
+    await raw.stop();
+  }
+});

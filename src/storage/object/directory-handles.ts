@@ -1,6 +1,6 @@
 /**
  * Open directories: a listing is read page by page as the guest goes through it, and can be taken up again anywhere. For
- * each page the handle keeps its token and the state of the listing before it, not its entries; those only of the last one.
+ * each page the handle keeps its last key, for a while its token, and the state of the listing before it, not its entries; those only of the last one.
  *
  * A position is that of an entry, not a number of entries (telldir(3)): what is removed or made meanwhile does not move it. Each page that is loaded
  * has positions of its own, one behind each entry, which are never those of another page, and digests of its entries. Where a page has to be loaded again, the
@@ -21,7 +21,7 @@ export const DOTS = 2;
 interface Start {
   /** The directory's then: it may be renamed while it is read. */
   readonly prefix: string;
-  readonly token: string | undefined;
+  token: string | undefined;
   /** Behind which it begins; a key without the prefix. */
   readonly last: string;
   readonly state: ListingState;
@@ -41,6 +41,8 @@ const BEGINNING: Start = { prefix: '', token: undefined, last: '', state: LISTIN
 /** Pages of one handle whose positions are known, and entries of which there are digests. */
 const PAGES_MAX = 1 << 14;
 const DIGESTS_MAX = 1 << 20;
+/** Pages whose tokens are kept, as long as providers like to have them: the others are taken up again behind their last key. */
+const TOKENS_MAX = 64;
 
 /** A listing describes its entries at least for so long: the guest takes some time to go through it. */
 const LISTING_GOOD_MS = 1_000;
@@ -164,6 +166,8 @@ export class DirectoryHandle {
 
   #remember(page: Page): void {
     this.#pages.push(page);
+    const old = this.#pages.at(-1 - TOKENS_MAX);
+    if (old !== undefined) for (const start of [old, old.next]) if (start !== null && start.last !== '') start.token = undefined;
     this.#free = page.first + page.count + 1;
     this.#digests += page.count;
     // The oldest are found by their number

@@ -9,8 +9,8 @@ import type { Metadata, Version } from '../store.js';
 
 /** Of names and values together: more than any provider takes, and less than a head of HTTP has. */
 const METADATA_MAX_BYTES = 64 << 10;
-/** S3's are some hundred bytes, and those of services that put the last key into it up to 4 KiB. */
-const TOKEN_MAX_LENGTH = 8 << 10;
+/** S3's are some hundred bytes, and those of services that put the last key into it, as %XX or in base64, some 3 KiB. */
+const TOKEN_MAX_LENGTH = 4 << 10;
 const ETAG_MAX_LENGTH = 1 << 10;
 /** 9999-12-31, and as far back. */
 const TIME_MAX_MS = 253_402_300_799_999;

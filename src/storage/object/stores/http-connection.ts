@@ -14,6 +14,9 @@ import { isFile, sendFile, type Content, type FileContent, type Header } from '.
 
 /** Of an answer that is kept in memory, where the request does not say: one object with all that is known of it, and room. */
 const ANSWER_MAX_BYTES = 1 << 20;
+/** Of all answers together that are on their way into the memory of one thread. */
+const ANSWERS_MAX_BYTES = 64 << 20;
+let answersBytes = 0;
 /** Words of a refusal. */
 const REFUSAL_MAX_BYTES = 64 << 10;
 /** What is read is used up before the next read. */
@@ -66,6 +69,7 @@ export const isGood = (status: number): boolean => status >= 200 && status < 300
 class Exchange implements Sink {
   readonly answer: Answer;
   readonly #chunks: Buffer[] = [];
+  #kept_bytes = 0;
   #isRefused = false;
   /** Where the content goes, once it is known that the answer is good. */
   place: Uint8Array | null = null;
@@ -105,9 +109,24 @@ class Exchange implements Sink {
 
   take(chunk: Buffer): void {
     if (this.answer.left === Infinity) this.expect(chunk.length);
-    if (this.place === null) this.#chunks.push(Buffer.from(chunk));
+    if (this.place === null) this.#keep(chunk);
     else this.place.set(chunk, this.bytes);
     this.bytes += chunk.length;
+  }
+
+  /** Whoever asks has the limit of calls lowered by such an error, and asks again. */
+  #keep(chunk: Buffer): void {
+    const { operation, method } = this.sending;
+    if (answersBytes + chunk.length > ANSWERS_MAX_BYTES) throw new StorageError('throttled', operation, { providerMessage: `all answers have more than ${ANSWERS_MAX_BYTES} bytes`, ambiguous: !SAFE.has(method) });
+    answersBytes += chunk.length;
+    this.#kept_bytes += chunk.length;
+    this.#chunks.push(Buffer.from(chunk));
+  }
+
+  /** It is over. */
+  release(): void {
+    answersBytes -= this.#kept_bytes;
+    this.#kept_bytes = 0;
   }
 
   received({ status, headers }: Head): Received {
@@ -270,6 +289,7 @@ export class Connection {
 
   #over(exchange: Exchange): void {
     this.#exchange = null;
+    exchange.release();
     exchange.sending.signal?.removeEventListener('abort', this.#abort);
   }
 }
