@@ -18,7 +18,7 @@ import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptListener, openListener, type Listener } from './lifecycle/listen.js';
 import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
 import { checkNodeVersion } from './lifecycle/node-version.js';
-import { checkSource } from './lifecycle/source.js';
+import { checkSource, isReadOnlyMount } from './lifecycle/source.js';
 import { StandardError } from './lifecycle/standard-error.js';
 import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
 import { ServiceNotifier } from './lifecycle/systemd.js';
@@ -153,6 +153,9 @@ function serveDirectory(serving: Serving, options: Options, fsOptions: LocalOpti
         });
   serve(serving, options, serving.openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
   for (const gap of gaps) log.warn({}, gap);
+  if (!options.readonly && isReadOnlyMount(fsOptions.openAs ?? fsOptions.directory)) {
+    log.warn({}, `${fsOptions.directory} is on a read-only mount, so every change is EROFS: say so with --readonly, or name it with ReadWritePaths= in a drop-in of the unit`);
+  }
   filterCalls(options, log);
   announce(fsOptions.directory, options, log, lines);
 }

@@ -8,6 +8,16 @@ export function checkSource(path: string, name = path): void {
   inspect(name, () => accessSync(path, constants.R_OK | constants.X_OK));
 }
 
+/** Whether nobody can write there, whatever his rights: the mount is read-only. */
+export function isReadOnlyMount(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EROFS';
+  }
+}
+
 function inspect<T = Stats>(name: string, look: () => T): T {
   try {
     return look();

@@ -283,6 +283,20 @@ describe('by default', { skip: !ROOT && 'needs root' }, () => {
     }
   });
 
+  test('a share on a read-only mount, as the unit has it without its drop-in, is served, and a line says what is to be done', async (t) => {
+    const socket = place();
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro', 'test', share]);
+    t.after(() => execFileSync('umount', ['-l', share]));
+    for (const args of [[], ['--sandbox=none']]) {
+      const daemon = await start(socket, args);
+      assert.match(daemon.stderr, new RegExp(`${share} is on a read-only mount, .* ReadWritePaths=`));
+      assert.equal((await daemon.stop()).code, 0);
+    }
+    const quiet = await start(socket, ['--readonly']);
+    assert.doesNotMatch(quiet.stderr, /is on a read-only mount/);
+    assert.equal((await quiet.stop()).code, 0);
+  });
+
   test('another user has neither', async () => {
     const socket = place();
     for (const path of [dirname(share), share, dirname(socket)]) chownSync(path, 65534, 65534);
