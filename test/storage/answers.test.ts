@@ -325,6 +325,19 @@ describe('a guest of an endpoint that lies', () => {
     for (const one of names) assert.ok((await files.content(one) as Buffer).equals(CONTENT), one);
   });
 
+  test('a write that is answered without a version is found by its id: it is there once, and no conflict', async () => {
+    server.judge = ({ operation }) => (operation !== 'put' ? null : { headers: ({ etag: _etag, ...rest }) => rest });
+    const file = await files.create('f');
+    assert.equal(await files.write(file, 0, CONTENT), 0);
+    assert.equal(await files.fsync(file), 0);
+    assert.equal(await files.write(file, 10, CONTENT.subarray(0, 100)), 0);
+    assert.equal(await files.close(file), 0);
+    const expected = Buffer.from(CONTENT);
+    expected.set(CONTENT.subarray(0, 100), 10);
+    assert.deepEqual(Buffer.from(await contentOf(server.store, 'f')), expected);
+    assert.deepEqual((await server.store.list({ prefix: '' })).objects.map(({ key }) => key), ['f']);
+  });
+
   test('a listing that never gets on ends with EIO: the same key again, empty pages, keys that go back, more than was asked for', async () => {
     for (const [entries, most] of [
       // Each is asked for twice: for what comes with "." and "..", and then again
