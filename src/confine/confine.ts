@@ -11,7 +11,7 @@ import { StartError, UsageError } from '../lifecycle/errors.js';
 import { dropCapabilities, parseCapabilities, RightsUnavailable, type KeptCapabilities } from './capabilities.js';
 import { applySeccomp, hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
 import { environmentWith, type Handover } from './handover.js';
-import { limitPaths, pathLimitsVersion } from './path-limits.js';
+import { LIMITS, limitPaths, pathLimitsVersion } from './path-limits.js';
 import { enterRoot, planRoot, RootUnavailable, SHARE_AT, SOCKET_AT } from './new-root.js';
 import { becomeMapped, isOwnIds, leaveMapper, parseIdMaps, unshareCommand, type IdMaps } from './user-namespace.js';
 
@@ -94,10 +94,11 @@ export function confine(wanted: Confinement, handover: Handover): never {
   const contents = { share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) };
   const plan = planRoot(contents);
   const gap = gapOf(wanted, () => enterRoot(plan));
-  limitPaths(plan, wanted, gap === null);
-  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gap: kept === null ? gap : `${kept}; ${gap}` });
+  const limits = limitPaths(plan, wanted, gap === null);
+  const missing = [kept, gap, limits].filter((reason) => reason !== null).join('; ') || null;
+  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gap: missing });
   const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
-  becomeAnew(command, { ...handover, stage: 'confined', gap: kept, mapper: null, share: SHARE_AT, listener: { ...listener, path } });
+  becomeAnew(command, { ...handover, stage: 'confined', gap: missing, mapper: null, share: SHARE_AT, listener: { ...listener, path } });
 }
 
 /** What this process may not do for a sandbox that is optional: the sentence; null: it was done. @throws StartError if it is not optional */
@@ -147,9 +148,9 @@ function ownCommand(): string[] {
 /** What the sandbox does not keep inside, by the options, by the kernel or by what this process may not do (`gap`): sentences for the log. */
 export function sandboxGaps({ namespace, fileHandles }: Confinement, gap: string | null, { path, name }: Pick<Handover['listener'], 'path' | 'name'>): string[] {
   if (!namespace) return [];
-  const hasLimits = pathLimitsVersion({ fileHandles }) > 0;
+  const hasLimits = pathLimitsVersion({ fileHandles }) > 0 && gap?.includes(`${LIMITS} cannot`) !== true;
   const gaps: string[] = [];
-  if (gap !== null) gaps.push(`--sandbox=auto is incomplete: ${gap}; what protects is ${hasLimits ? 'Landlock, ' : ''}--seccomp, and the capabilities that are given up`);
+  if (gap !== null) gaps.push(`the sandbox is incomplete: ${gap}; what protects is ${hasLimits ? 'Landlock, ' : ''}--seccomp, and the capabilities that are given up`);
   else if (fileHandles) gaps.push('--inode-file-handles: a daemon that a guest has taken over reaches all of the file system that the share is on; without it the sandbox has no file handles');
   else if (!hasLimits) gaps.push('this kernel has no Landlock (or one before Linux 5.19): the sandbox is the new root, capabilities and --seccomp without it');
   if (path !== null && sharesSocketDirectory(path)) gaps.push(`all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);

@@ -3,6 +3,7 @@
  * keeps signals, and connections to abstract sockets, inside.
  */
 import { statSync } from 'node:fs';
+import { SysError } from '../ffi/errors.js';
 import { ACCESS, enterDomain, handledAccess, landlockVersion, type Domain } from '../ffi/landlock.js';
 import { SHARE_AT, SOCKET_AT, type RootPlan } from './new-root.js';
 
@@ -24,8 +25,24 @@ export function pathLimitsVersion({ fileHandles }: Pick<PathNeeds, 'fileHandles'
   return fileHandles || version < VERSION_MIN ? 0 : version;
 }
 
-/** For this thread, which is in the new root or has none, and what it becomes by execve(2). No-op without Landlock. @throws SysError */
-export function limitPaths(plan: RootPlan, needs: PathNeeds, inRoot: boolean): void {
+/**
+ * For this thread, which is in the new root or has none, and what it becomes by execve(2). No-op without Landlock, whatever the options say: it is one more layer.
+ * @returns why it cannot be had, though the kernel has it; then nothing has changed
+ */
+export function limitPaths(plan: RootPlan, needs: PathNeeds, inRoot: boolean): string | null {
+  try {
+    enterLimits(plan, needs, inRoot);
+    return null;
+  } catch (error) {
+    if (error instanceof SysError) return `${LIMITS} cannot be set up (${error.message})`;
+    throw error;
+  }
+}
+
+/** As a log line names it. */
+export const LIMITS = 'Landlock';
+
+function enterLimits(plan: RootPlan, needs: PathNeeds, inRoot: boolean): void {
   const version = landlockVersion();
   if (version === 0) return;
   if (pathLimitsVersion(needs) === 0) return version < 6 ? undefined : enterDomain({ version, handled: 0, paths: [], network: false });

@@ -107,7 +107,7 @@ describe('a daemon that was taken over, with --sandbox=namespace and without --s
         shadow: open('/etc/shadow'), other: open(String(given.secret)), mem: open('/proc/1/mem'), home: open('/root'), write: call(2, '/tmp/x', 0o101, 0o644), here: open(`${share}/go`) >= 0,
         handle: call(304, call(2, share, 0), Buffer.from(String(given.handle), 'hex'), 0),
       };
-    }, { secret: join(other, 'secret'), handle: handleOf('/etc/shadow') }, /--sandbox=auto is incomplete: --sandbox=namespace needs CAP_SYS_ADMIN, .* what protects is Landlock/, ['setpriv', '--bounding-set', '-sys_admin']);
+    }, { secret: join(other, 'secret'), handle: handleOf('/etc/shadow') }, /the sandbox is incomplete: --sandbox=namespace needs CAP_SYS_ADMIN, .* what protects is Landlock/, ['setpriv', '--bounding-set', '-sys_admin']);
     assert.deepEqual(found, { shadow: -EACCES, other: -EACCES, mem: -EACCES, home: -EACCES, write: -EACCES, here: true, handle: -EPERM });
   });
 
