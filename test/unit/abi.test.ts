@@ -226,15 +226,14 @@ function layouts(): Fact[] {
     ...members, ...sizes,
     ...['off', 'reclen', 'type', 'name'].map((field) => ({ expression: `offsetof(struct dirent64, d_${field})`, value: named(`D_${field.toUpperCase()}`) })),
     { expression: 'offsetof(struct group, gr_gid)', value: named('GR_GID') },
-    { expression: 'offsetof(struct statx, stx_size)', value: named('STX_SIZE_OFFSET') },
     { expression: 'sizeof(((struct virtio_fs_config *)0)->tag)', value: named('TAG_BYTES') },
   ];
 }
 
-/** The table of ioctls says each one's name beside its number. */
+/** The numbers of the ioctls, by name. */
 function ioctls(): Fact[] {
-  const text = readFileSync(join(SOURCES, 'storage/local/attributes.ts'), 'utf8');
-  const facts = [...text.matchAll(/\[(0x[\da-f]+), \{.*\/\/ (FS_IOC_\w+)/g)].map((match) => ({ expression: match[2], value: Number(match[1]) }));
+  const text = readFileSync(join(SOURCES, 'storage/local/inode-flags.ts'), 'utf8');
+  const facts = [...text.matchAll(/^const (FS_IOC_\w+) = (0x[\da-f]+);/gm)].map((match) => ({ expression: match[1], value: Number(match[2]) }));
   assert.equal(facts.length, 4);
   return facts;
 }
