@@ -180,8 +180,8 @@ export const OPTIONS = {
     legacy: 'log_level', legacyAlias: 'loglevel', virtiofsd: '--log-level',
   },
   sandbox: {
-    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['auto', 'namespace', 'none'], default: 'auto', off: 'none', synonyms: { chroot: 'namespace' }, only: 'directory',
-    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; chroot, which callers of virtiofsd say, is the same; auto is that for root where it can be had, with a line in the log where it cannot, and none for other users',
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['auto', 'namespace', 'none'], default: 'auto', off: 'none', synonyms: { chroot: 'auto' }, only: 'directory',
+    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; auto, and chroot, which callers of virtiofsd say in containers, is that for root where it can be had, with a line in the log where it cannot, and none for other users',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {

@@ -48,8 +48,8 @@ const CALLERS: readonly Caller[] = [
   { caller: 'libvirt 9.0 with locks', line: '--fd=FD -o source=DIR,cache=none,no_xattr,flock,posix_lock', meaning: { cache: 'never', xattr: false, flock: true, posixLock: true } },
   { caller: 'libvirt 10 to 12, separate options', line: '--fd=FD --shared-dir DIR --cache never --sandbox namespace --xattr --readonly --thread-pool-size=2 --rlimit-nofile=4096 --log-level debug',
     meaning: { cache: 'never', sandbox: 'namespace', xattr: true, readonly: true, threadPoolSize: 2, rlimitNofile: 4096, logLevel: 'debug' } },
-  { caller: 'libvirt 10 to 12, a session daemon with ids', line: '--fd=FD --shared-dir DIR --sandbox namespace --uid-map=:0:1000:1: --uid-map=:1:100000:65536: --gid-map=:0:1000:1: --gid-map=:1:100000:65536:',
-    meaning: { sandbox: 'namespace', uidMap: [':0:1000:1:', ':1:100000:65536:'], gidMap: [':0:1000:1:', ':1:100000:65536:'] }, parsedOnly: true },
+  { caller: 'libvirt 10 to 12, a session daemon with ids', line: '--fd=FD --shared-dir DIR --uid-map=:0:1000:1: --uid-map=:1:100000:65536: --gid-map=:0:1000:1: --gid-map=:1:100000:65536:',
+    meaning: { sandbox: 'auto', uidMap: [':0:1000:1:', ':1:100000:65536:'], gidMap: [':0:1000:1:', ':1:100000:65536:'] }, parsedOnly: true },
   { caller: 'Kata Containers 2, Go', line: '--fd=FD -o source=DIR -o cache=auto --syslog -o no_posix_lock -f --thread-pool-size=1 -o announce_submounts',
     meaning: { cache: 'auto', syslog: true, posixLock: false, threadPoolSize: 1, announceSubmounts: true } },
   { caller: 'Kata Containers 3, Go (virtiofsd.go, configuration.toml)', line: '--syslog --cache=auto --shared-dir=DIR --fd=FD --inode-file-handles=prefer --thread-pool-size=1 --announce-submounts',
@@ -71,6 +71,7 @@ const CALLERS: readonly Caller[] = [
     meaning: { translateUid: ['map:0:1000000:1000', 'forbid-guest:1000:4294966295'], translateGid: ['map:0:1000000:1000', 'forbid-guest:1000:4294966295'] } },
   { caller: 'mkosi (qemu.py), which counts descriptors as systemd does', line: '--shared-dir DIR --xattr --no-announce-submounts --sandbox=chroot --inode-file-handles=prefer --security-label --fd FD', systemd: true,
     meaning: { xattr: true, announceSubmounts: false, inodeFileHandles: 'prefer', securityLabel: 'always' } },
+  { caller: 'mkosi before, by an ordinary user', line: '--shared-dir DIR --xattr --no-announce-submounts --uid-map :0:1000:1: --gid-map :0:1000:1: --fd FD', meaning: { sandbox: 'auto', uidMap: [':0:1000:1:'], gidMap: [':0:1000:1:'] }, parsedOnly: true },
   { caller: 'systemd-vmspawn (vmspawn.c)', line: '--shared-dir DIR --xattr --fd FD --no-announce-submounts --log-level=error --modcaps=-mknod --translate-uid map:0:1000:65536 --translate-gid map:0:1000:65536',
     meaning: { xattr: true, announceSubmounts: false, logLevel: 'error', modcaps: '-mknod', translateUid: ['map:0:1000:65536'] } },
   { caller: 'a service with a socket unit, virtiofsd --fd=3', line: '--fd=3 --shared-dir DIR', systemd: true, meaning: {} },
@@ -96,7 +97,7 @@ describe('the command line', () => {
       const found = Object.fromEntries(Object.keys(meaning).map((key) => [key, options[key as keyof typeof meaning]]));
       assert.deepEqual(found, meaning);
       assert.equal(options.source.path, shared);
-      if (line.includes('chroot')) assert.equal(options.sandbox, 'namespace', 'the nearest that there is');
+      if (line.includes('chroot')) assert.equal(options.sandbox, 'auto', 'the nearest that there is and can be had');
       if (line.includes('--fd')) assert.deepEqual(options.listen, { kind: 'fd', fd: 3, origin: '--fd' });
       else assert.ok(options.listen.kind === 'path' && options.listen.path === SOCKET);
     });
@@ -137,6 +138,18 @@ const WITHOUT_SYSLOG = existsSync('/dev/log') ? ['unshare', '--mount', 'sh', '-c
 writeFileSync(join(directory, 'nothing'), '');
 
 describe('the daemon', { skip: asRoot }, () => {
+  test('of a container without CAP_SYS_ADMIN serves with --sandbox=chroot, and says what is missing', async () => {
+    const wrapper = ['setpriv', '--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin'];
+    const daemon = new DaemonProcess(words('--socket-path=SOCKET --shared-dir=DIR --cache=auto --sandbox=chroot --xattr'), { wrapper });
+    await daemon.until(/Waiting for vhost-user socket connection\.\.\./);
+    assert.match(daemon.stderr, /"level":40[^\n]*sandbox/);
+    const guest = await FuseClient.connect(SOCKET);
+    assert.equal((await guest.call(OP.GETATTR, 1n, new Uint8Array(16))).error, 0);
+    guest.disconnect();
+    assert.deepEqual(await daemon.stop(), { code: 0, signal: null });
+    guest.free();
+  });
+
   for (const { caller, line, systemd, parsedOnly } of CALLERS) {
     if (parsedOnly) continue;
     test(`of ${caller} says that it listens, and serves`, async () => {
