@@ -169,7 +169,7 @@ export class Network {
           if (copyPartIfVersion && there.version !== source.version) throw new StorageError('changed', call.operation, { status: 412 });
           const whole = source.offset === 0 && source.bytes === there.content.length;
           if (copyPart === 'none' || (copyPart === 'whole' && !whole)) throw new StorageError('unsupported', call.operation);
-          if (source.bytes === 0 || source.offset + source.bytes > there.content.length) throw new StorageError('unexpected', call.operation, { status: 416 });
+          if (source.bytes === 0 || source.offset + source.bytes > there.content.length) throw new StorageError('changed', call.operation, { status: 416 });
           return bucket.putPart(call, upload, number, there.content.subarray(source.offset, source.offset + source.bytes));
         },
         answer: (part) => part,

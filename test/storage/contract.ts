@@ -393,6 +393,7 @@ export function contract(name: string, subject: ContractSubject): void {
         const parts: Part[] = [];
         if (store.capabilities.copyPart === 'range') {
           parts.push(await store.copyPart(upload, 1, { ...source, offset: 50, bytes: size }));
+          await fails('changed', store.copyPart(upload, 2, { ...source, offset: 50, bytes: content.length }));
           if (store.capabilities.copyPartIfVersion) {
             await fails(['changed', 'not-found'], store.copyPart(upload, 2, { ...source, version: `${version}0`, offset: 0, bytes: size }));
           }

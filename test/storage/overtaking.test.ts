@@ -267,3 +267,24 @@ describe('a directory that is only there because of what was written into it', (
     });
   }
 });
+
+test('a part that is copied while a shorter version is there for a moment is copied anew: its ETag is back', async () => {
+  const memory = new MemoryStore({ etags: true, limits: PARTS, capabilities: { copyPartIfVersion: false } });
+  const content = pattern(300_000);
+  await memory.put('f', content);
+  let copies = 0;
+  const store = intercept(memory, async (call, attempt) => {
+    if (call.operation !== 'copyPart' || ++copies > 1) return attempt(call.signal);
+    await memory.put('f', bytes('short'));
+    return attempt(call.signal).finally(() => memory.put('f', content));
+  });
+  await withGuest(store, async (guest) => {
+    const { node } = await guest.g.lookup(ROOT, 'f');
+    const fh = await guest.g.open(node);
+    await guest.write(node, fh, 0, bytes('here'));
+    assert.equal(await guest.fsync(node, fh), 0);
+    assert.equal(await guest.close(node, fh), 0);
+  }, { write: { sizes: SMALL } });
+  assert.ok(copies > 1);
+  assert.deepEqual(await objectOf(memory, 'f'), Buffer.concat([bytes('here'), content.subarray(4)]));
+});

@@ -228,7 +228,7 @@ export interface ObjectStore {
 
   beginUpload(key: string, options?: PutOptions): Promise<Upload>;
   putPart(upload: Upload, number: number, body: Body, options?: CallOptions): Promise<Part>;
-  /** `unsupported` for what capabilities.copyPart excludes. */
+  /** `unsupported` for what capabilities.copyPart excludes; `changed` where the object that is there is too short for the range: it is another version. */
   copyPart(upload: Upload, number: number, source: PartSource, options?: CallOptions): Promise<Part>;
   /** Make the object of these parts, in the order of their numbers: of all that were put, since some providers refuse to leave out any. */
   completeUpload(upload: Upload, parts: readonly Part[], options?: CallOptions & { readonly condition?: Condition }): Promise<Version>;

@@ -196,7 +196,8 @@ export class MemoryStore implements ObjectStore {
     const { copyPart } = this.capabilities;
     const whole = source.offset === 0 && source.bytes === content.length;
     if (copyPart === 'none' || (copyPart === 'whole' && !whole)) throw new StorageError('unsupported', operation);
-    if (source.bytes === 0 || source.offset + source.bytes > content.length) throw new StorageError('invalid', operation);
+    if (source.bytes === 0) throw new StorageError('invalid', operation);
+    if (source.offset + source.bytes > content.length) throw new StorageError('changed', operation, { status: 416 });
     return this.#storePart(operation, upload, number, content.slice(source.offset, source.offset + source.bytes));
   }
 

@@ -239,7 +239,10 @@ export class S3Store implements ObjectStore {
           ...this.#common, Key: upload.key, UploadId: upload.id, PartNumber: number, CopySource: copySource(this.options.bucket, source.key),
           CopySourceIfMatch: quoted(source.version), CopySourceRange: `bytes=${source.offset}-${source.offset + source.bytes - 1}`,
         }), obeying(signal),
-      ));
+      )).catch((error: unknown) => {
+      // Where the version is not compared: of one that is shorter, and perhaps gone again by now
+      throw error instanceof StorageError && error.detail.status === 416 ? new StorageError('changed', error.operation, { status: 416 }) : error;
+    });
     return { number, tag: new AnswerReader(`copy part ${number} of ${this.location}/${upload.key}`, true).etag(out.CopyPartResult?.ETag), bytes: source.bytes };
   }
 
