@@ -1,6 +1,9 @@
 /** What is asked of a store in many places. */
 import { StorageError } from './errors.js';
+import { isLong, type Named } from './names.js';
 import type { CallOptions, ListOptions, ListPage, ObjectInfo, ObjectStore } from './store.js';
+
+type LongName = Named & { readonly kind: 'long' };
 
 /** Name in the metadata of what stands for an object while it is being removed: see settledRemove() in settle.ts. It is nobody's file. */
 export const REMOVED = 'bucketfsd-removed';
@@ -46,4 +49,14 @@ export async function* pagesOf(store: Pick<ObjectStore, 'list'>, options: Omit<L
     yield page;
     token = page.next;
   }
+}
+
+/** The component that a long name stands for, by listing those that begin like it; null: none. @throws StorageError */
+export async function longComponent(store: Pick<ObjectStore, 'list'>, prefix: string, named: LongName, signal: AbortSignal): Promise<string | null> {
+  for await (const page of pagesOf(store, { prefix: prefix + named.head.split('__')[0], delimiter: '/', signal })) {
+    const keys = [...page.objects.map((object) => object.key), ...page.prefixes.map((one) => one.slice(0, -1))];
+    const found = keys.map((key) => key.slice(prefix.length)).find((component) => isLong(component, named));
+    if (found !== undefined) return found;
+  }
+  return null;
 }

@@ -24,6 +24,12 @@ export class HeadsAhead {
     return heads.map((head, i) => (taken[i] !== null && this.tree.isChangedSince(keys[i]!, taken[i].stamp) ? undefined : head));
   }
 
+  /** Nobody wants the answer any more. */
+  drop(key: string): undefined {
+    this.#asked.delete(key);
+    return undefined;
+  }
+
   #take(key: string): Asked {
     const asked = this.#asked.get(key);
     this.#asked.delete(key);

@@ -25,6 +25,8 @@ interface Segment {
   readonly expires_ms: number;
   /** Keys of which it is known by now that they have changed. */
   readonly outdated: Set<string>;
+  /** Of the objects, in their order; made when somebody asks. */
+  keys: readonly string[] | null;
   hits: number;
   /** It is being asked for anew. */
   renewed: boolean;
@@ -91,6 +93,21 @@ export class ListedDirectories {
     return undefined;
   }
 
+  /** Objects that follow a key in a listing that answers lookups, so many at most. */
+  following(prefix: string, key: string, count: number): ObjectInfo[] {
+    const time = performance.now();
+    const segment = this.#directories.get(prefix)?.segments.find(({ objects, expires_ms }) => expires_ms > time && objects.has(key));
+    if (segment === undefined) return [];
+    const keys = (segment.keys ??= [...segment.objects.keys()]);
+    let [low, high] = [0, keys.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (compareUtf8(keys[middle], key) <= 0) low = middle + 1;
+      else high = middle;
+    }
+    return keys.slice(low, low + count).map((one) => segment.objects.get(one)!);
+  }
+
   /** The store has told what there is at a key: a listing that says otherwise is not believed any more. null: nothing */
   compare(key: string, now: ObjectInfo | null): void {
     const directory = this.#directories.get(key.slice(0, key.lastIndexOf('/') + 1));
@@ -127,7 +144,7 @@ export class ListedDirectories {
     const until = page.next === null ? null : lastKey(page) ?? after;
     this.#put(prefix, {
       after, until, objects: new Map(page.objects.map((object) => [object.key, object])), prefixes: new Set(page.prefixes), stamp,
-      expires_ms: performance.now() + this.ttl_ms, outdated: new Set(), hits: 0, renewed: false,
+      expires_ms: performance.now() + this.ttl_ms, outdated: new Set(), keys: null, hits: 0, renewed: false,
     });
     this.#of(prefix).small = after === '' && page.next === null;
   }

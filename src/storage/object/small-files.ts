@@ -73,9 +73,14 @@ export class SmallFiles {
 
   /** What a LOOKUP asks, of a file that is known from a listing. @throws StorageError as head() */
   lookup(key: string, expected: Expected): Promise<ObjectInfo> {
+    return this.bringsContent(key, expected) ? this.#fetch(key, expected) : this.store.head(key);
+  }
+
+  /** Whether lookup() asks for content as well. */
+  bringsContent(key: string, expected: Expected): boolean {
     const habit = this.#habits.get(directoryOf(key));
     const opens = habit !== undefined && performance.now() - habit.last_ms < HABIT_MS && habit.opens >= OPENS_BEFORE && habit.opens * 2 >= habit.lookups;
-    return opens && this.store.capabilities.fetch && this.#isWorth(key, expected) ? this.#fetch(key, expected) : this.store.head(key);
+    return opens && this.store.capabilities.fetch && this.#isWorth(key, expected);
   }
 
   /** What an OPEN for reading asks. @throws StorageError as head() */

@@ -1,12 +1,13 @@
 /** From names to objects and directories, by asking the store as little as the guest's patience allows. */
 import { E, thrownErrno } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
-import { firstBelow, ifThere, isGone, isRemoved, pagesOf } from './asking.js';
+import { firstBelow, ifThere, isGone, isRemoved, longComponent } from './asking.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { proofOf, proves } from './listing-proof.js';
 import { ListingWalks } from './listing-walks.js';
-import { isLong, parseName, type Named } from './names.js';
+import { LookupsAhead } from './lookups-ahead.js';
+import { parseName, type Named } from './names.js';
 import { isBeingReplaced, isOvertaken, ObjectNodes, type ObjectNode } from './nodes.js';
 import type { SmallFiles } from './small-files.js';
 import type { ObjectInfo, ObjectStore, Version } from './store.js';
@@ -62,6 +63,7 @@ export class Tree {
   #changes = 0;
   /** Of what is no longer in the map, and of changes to all keys. */
   #changedOthers = 0;
+  readonly #ahead = new LookupsAhead(this);
   /** Lookups under way: another one for the same name waits for the same answer. */
   readonly #looking = new Map<string, Promise<ObjectNode>>();
 
@@ -168,7 +170,8 @@ export class Tree {
   }
 
   async #look(parent: ObjectNode, named: Named): Promise<ObjectNode> {
-    const component = named.kind === 'component' ? named.component : await this.#longComponent(parent.key, named);
+    const component = named.kind === 'component' ? named.component : await this.walks.run((signal) => longComponent(this.store, parent.key, named, signal));
+    if (component === null) throw new FileError(E.NOENT);
     const key = parent.key + component;
     if (parent.unlinked || Buffer.byteLength(key) > this.store.limits.keyBytes) throw new FileError(E.NOENT);
     const asked = this.stagedAt(key, named.object);
@@ -236,6 +239,9 @@ export class Tree {
     const known = this.proven(key, object);
     if (known !== null) return known;
     const isThere = hasContent(this.nodes.find(false, key), object.version);
+    const ahead = await this.#ahead.head(key.slice(0, key.lastIndexOf('/') + 1), object, !isThere && this.small.bringsContent(key, object));
+    // It may be as old as what a listing tells: no OPEN takes it for its own
+    if (ahead !== undefined) return ahead === null ? null : this.putObject(ahead);
     const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
     return info === null ? null : this.#lookedUp(info);
   }
@@ -245,19 +251,6 @@ export class Tree {
     const node = this.putObject(info);
     node.lookedUp_ms = performance.now();
     return node;
-  }
-
-  /** The component that a long name stands for, by listing those that begin like it. */
-  #longComponent(prefix: string, named: Named & { kind: 'long' }): Promise<string> {
-    const begins = prefix + named.head.split('__')[0];
-    return this.walks.run(async (signal) => {
-      for await (const page of pagesOf(this.store, { prefix: begins, delimiter: '/', signal })) {
-        const keys = [...page.objects.map((object) => object.key), ...page.prefixes.map((one) => one.slice(0, -1))];
-        const found = keys.map((key) => key.slice(prefix.length)).find((component) => isLong(component, named));
-        if (found !== undefined) return found;
-      }
-      throw new FileError(E.NOENT);
-    });
   }
 
   async #head(key: string, asked?: Promise<ObjectInfo>): Promise<ObjectInfo | null> {
