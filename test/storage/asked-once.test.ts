@@ -157,6 +157,23 @@ test('another object is asked for: of another version, or of the same with other
   assert.deepEqual(await modes(), { content: 0o100640, metadata: 0o100644, same: 0o100600, young: 0o100604 });
 });
 
+test('a directory that is looked up costs no request for its marker, as long as that is the same', async () => {
+  await store.put('d/', Buffer.alloc(0), { metadata: { mode: String(0o40700) } });
+  await put('d/x');
+  await start();
+  const lookUp = async (mode: number): Promise<void> => {
+    const { data, error } = await guest.call(OP.LOOKUP, ROOT, name('d'), 128);
+    assert.deepEqual([error, data.getUint32(100, true)], [0, mode]);
+    later();
+  };
+  await lookUp(0o40700);
+  // One is for a file of that name
+  assert.equal(await heads(() => lookUp(0o40700)), 1);
+  store.young.add('d/');
+  await store.put('d/', Buffer.alloc(0), { metadata: { mode: String(0o40750) } });
+  assert.equal(await heads(() => lookUp(0o40750)), 2);
+});
+
 test('what was changed here is told as it was changed, by a listing that was asked for before, too', async () => {
   await put('f');
   await start();

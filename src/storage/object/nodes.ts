@@ -151,12 +151,12 @@ export class ObjectNodes {
   }
 
   /** The node of a key, with facts as of now; made if need be, without a reference. @throws ENFILE */
-  put(directory: boolean, key: string, facts: Facts, expires_ms: number): ObjectNode {
+  put(directory: boolean, key: string, facts: Facts, expires_ms: number, proof_s = 0): ObjectNode {
     const known = this.find(directory, key);
     if (known !== null) {
       known.facts = facts;
       known.expires_ms = expires_ms;
-      known.proof_s = 0;
+      known.proof_s = proof_s;
       return known;
     }
     const { records } = this.#packed;
@@ -166,7 +166,7 @@ export class ObjectNodes {
     const { inoLow, inoHigh } = this.#ino(directory, key);
     const node: ObjectNode = {
       slot, sequence: root ? 0 : ++this.#sequence >>> 0 || (this.#sequence = 1), directory, key, unlinked: false, replaced: false, refused: false, suffixed: false,
-      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, proof_s: 0, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: NO_TURN, replacing: null,
+      inoLow, inoHigh, refs: 0, opens: 0, facts, expires_ms, proof_s, told: null, lookedUp_ms: -Infinity, cached: null, staged: null, turn: NO_TURN, replacing: null,
       given: 0, queued: 0, older: null, newer: null,
     };
     records.addHash(slot, hashOf(directory, key));

@@ -284,16 +284,16 @@ export class Tree {
   }
 
   async #putDirectory(prefix: string, first: ObjectInfo): Promise<ObjectNode> {
-    const known = this.#changedDirectory(prefix);
-    if (known !== null) return known;
     const isMarker = first.key === prefix;
+    const known = this.#changedDirectory(prefix) ?? (isMarker ? this.proven(prefix, first, true) : null);
+    if (known !== null) return known;
     const marker = !isMarker ? null : first.metadata !== null || this.options.posix === 'off' ? first : await this.#head(prefix);
     return this.putListedDirectory(prefix, marker);
   }
 
   /** The node of a directory that a listing shows, and its marker if it has one. */
   putListedDirectory(prefix: string, marker: ObjectInfo | null): ObjectNode {
-    return this.#changedDirectory(prefix) ?? this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry());
+    return this.#changedDirectory(prefix) ?? this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry(), marker === null ? 0 : proofOf(marker));
   }
 
   /** What was changed here counts more than what the store says. */
@@ -308,9 +308,7 @@ export class Tree {
     const known = this.nodes.find(false, info.key);
     if (known !== null && (!isOvertaken(known, info) || isBeingReplaced(known, info))) return known;
     if (known !== null && !this.#isReplacedBy(known, info) && known.staged !== null && known.staged.base?.version !== info.version) this.replaced(known);
-    const node = this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry());
-    node.proof_s = proofOf(info);
-    return node;
+    return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry(), proofOf(info));
   }
 
   /**
@@ -339,9 +337,9 @@ export class Tree {
     if (has) node.cached = info.version;
   }
 
-  /** The node of an object of which a listing, younger than any change of ours, shows that what was asked before still holds; null: it does not. */
-  proven(key: string, listed: ObjectInfo): ObjectNode | null {
-    const node = this.options.metadataTtl_ms > 0 ? this.nodes.find(false, key) : null;
+  /** The node of an object, or of the directory whose marker it is, of which a listing, younger than any change of ours, shows that what was asked before still holds; null: it does not. */
+  proven(key: string, listed: ObjectInfo, directory = false): ObjectNode | null {
+    const node = this.options.metadataTtl_ms > 0 ? this.nodes.find(directory, key) : null;
     if (node === null || !proves(listed, node)) return null;
     node.expires_ms = this.#expiry();
     return node;
