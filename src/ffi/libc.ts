@@ -21,7 +21,11 @@ export const ftruncate = lib.func('int ftruncate(int fd, int64 len)') as Fn<[N, 
 export const memcpy = lib.func('int64 memcpy(int64 dst, int64 src, int64 n)') as Fn<[N, N, N]>;
 
 // Descriptors
-export const close = lib.func('int close(int fd)') as Fn<[N]>;
+const closeFunction = lib.func('int close(int fd)');
+export const close = closeFunction as Fn<[N]>;
+/** The same on a thread of libuv; −1: the reason is lost. The descriptor is gone either way. */
+export const closeElsewhere = (fd: N): Promise<N> =>
+  new Promise((resolve, reject) => closeFunction.async(fd, (error: Error | null, result: N) => (error === null ? resolve(result) : reject(error))));
 export const fcntl = lib.func('int fcntl(int fd, int cmd, int64 arg)') as Fn<[N, N, N]>;
 export const ioctl = lib.func('int ioctl(int fd, int64 req, int64 arg)') as Fn<[N, N, N]>;
 export const eventfd = lib.func('int eventfd(uint32 initial, int flags)') as Fn<[N, N]>;

@@ -8,6 +8,7 @@
  */
 import { E, errnoName } from '../base/errno.js';
 import { SysError } from '../ffi/errors.js';
+import { closeForeign } from '../ffi/foreign-descriptors.js';
 import * as c from '../ffi/libc.js';
 import { FdPoller } from '../ffi/poll.js';
 import { SCM_MAX_FD, isHungUp, receive, send } from '../ffi/socket.js';
@@ -102,7 +103,7 @@ export class Connection {
     await this.rings.stopAll();
     this.rings.reset();
     this.memory.clear();
-    for (const fd of this.#fds.splice(0)) c.close(fd);
+    for (const fd of this.#fds.splice(0)) closeForeign(fd);
     for (const fd of this.#unsent?.fds.splice(0) ?? []) c.close(fd);
     this.#state.close();
     c.close(this.fd);
@@ -218,7 +219,7 @@ export class Connection {
   }
 
   #finish(message: Incoming, reply: Reply): void {
-    for (const fd of message.fds.splice(0)) c.close(fd);
+    for (const fd of message.fds.splice(0)) closeForeign(fd);
     if (this.#closed !== null) {
       for (const fd of reply?.fds ?? []) c.close(fd);
       return;
@@ -228,7 +229,7 @@ export class Connection {
   }
 
   #failed(message: Incoming, error: unknown): void {
-    for (const fd of message.fds.splice(0)) c.close(fd);
+    for (const fd of message.fds.splice(0)) closeForeign(fd);
     // A SysError: no descriptors or memory left for what was asked
     if (!(error instanceof ProtocolError || error instanceof SysError)) throw error;
     if (this.#closed !== null) return;

@@ -4,6 +4,7 @@
  */
 import { readlinkSync } from 'node:fs';
 import { F_GETFL, F_SETFL, O_NONBLOCK } from '../ffi/constants.js';
+import { closeForeign } from '../ffi/foreign-descriptors.js';
 import * as c from '../ffi/libc.js';
 import type { Device } from './device.js';
 import { DirtyLog } from './dirty-log.js';
@@ -59,7 +60,7 @@ export class HandlerState {
   }
 
   close(): void {
-    if (this.backendFd >= 0) c.close(this.backendFd);
+    if (this.backendFd >= 0) closeForeign(this.backendFd);
     this.backendFd = -1;
   }
 }
@@ -192,7 +193,7 @@ export function messageHandlers(state: HandlerState): Record<MessageName, Handle
       return null;
     },
     SET_BACKEND_REQ_FD: (m) => {
-      if (state.backendFd >= 0) c.close(state.backendFd);
+      if (state.backendFd >= 0) closeForeign(state.backendFd);
       state.backendFd = m.fds.shift()!;
       return null;
     },

@@ -1,6 +1,7 @@
 /**
  * A file system that does not answer: run as a process of its own (HeldFileSystem starts it), it mounts FUSE on a directory
- * and serves two files, "file" and "large"; whoever looks up a name that begins with "held" waits until release().
+ * and serves the files of NODES; whoever looks up a name that begins with "held", or closes
+ * "unclosable", waits until release().
  */
 import { fork, spawnSync, type ChildProcess } from 'node:child_process';
 import { openSync, read, writeSync } from 'node:fs';
@@ -11,6 +12,7 @@ const LOOKUP = 1;
 const FORGET = 2;
 const GETATTR = 3;
 const STATFS = 17;
+const FLUSH = 25;
 const INIT = 26;
 const BATCH_FORGET = 42;
 const IN_HEADER_BYTES = 40;
@@ -50,6 +52,7 @@ export class HeldFileSystem {
 
   /** End it; requests that wait fail with ENOTCONN or ECONNABORTED. */
   async unmount(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
     const ended = once(this.child, 'exit');
     this.child.kill('SIGKILL');
     await ended;
@@ -57,14 +60,16 @@ export class HeldFileSystem {
   }
 }
 
-/** Bytes of "large", which has none that anybody could read. */
+/** Names of nodes. */
+const NODES = [null, null, 'file', 'large', 'unclosable'];
+/** Bytes of all but the first, of which nobody can read any. */
 const LARGE_BYTES = 1 << 30;
 
-/** struct fuse_attr (include/uapi/linux/fuse.h), 88 bytes, of node 1 (the root), 2 (the file) or 3 (the large one). */
+/** struct fuse_attr (include/uapi/linux/fuse.h), 88 bytes, of node 1 (the root) or one of NODES. */
 function attributes(node: number): Buffer {
   const attr = Buffer.alloc(88);
   attr.writeBigUInt64LE(BigInt(node), 0);
-  if (node === 3) attr.writeBigUInt64LE(BigInt(LARGE_BYTES), 8);
+  if (node > 2) attr.writeBigUInt64LE(BigInt(LARGE_BYTES), 8);
   attr.writeUInt32LE(node === 1 ? 0o40755 : 0o100644, 60);
   attr.writeUInt32LE(1, 64);
   return attr;
@@ -83,13 +88,15 @@ function answer(opcode: number, node: number, text: string): Buffer | number | n
     }
     case GETATTR:
       return Buffer.concat([Buffer.alloc(16), attributes(node)]);
+    case FLUSH:
+      return node === NODES.indexOf('unclosable') ? null : -ENOSYS;
     case STATFS:
       return Buffer.alloc(80);
     case LOOKUP: {
       if (text.startsWith('held')) return null;
-      if (text !== 'file' && text !== 'large') return -ENOENT;
+      const node = NODES.indexOf(text);
+      if (node < 0) return -ENOENT;
       const entry = Buffer.alloc(40);
-      const node = text === 'file' ? 2 : 3;
       entry.writeUInt32LE(node, 0);
       return Buffer.concat([entry, attributes(node)]);
     }
