@@ -255,7 +255,7 @@ export class Oracle {
         else if (!this.options.overwrites) this.fail('overwritten', `${what}, which has had that name: ${named(before)}`);
         return;
       }
-      if (own.length > 0) return this.fail('content', `${what}: ${explained(after.content, own.at(-1)!.data)} (${own.map(String).join('; ')})`);
+      if (own.length > 0) return this.fail('content', `${what}: ${own.map((one) => `${explained(after.content, one.data)} (${String(one)})`).join('; ')}`);
       return this.fail(book.files.some((one) => one.hasHad(key)) ? 'came back' : 'nobody', `${what}: the guest has no file of that name`);
     }
     // Of a rename, which replaces what is there, whoever made it

@@ -112,15 +112,15 @@ export class CommitMaker {
           file.rebase(heard.base);
         } else if (file.directory) {
           await this.#ontoMarker(file, there);
-        } else if (this.options.overwrite && !file.onlyDescribed) {
-          await this.#ontoWhatIsThere(file, there);
-        } else if (there?.version === file.base?.version && attempt < ATTEMPTS) {
+        } else if (there?.version === file.base?.version && (attempt < ATTEMPTS || this.options.overwrite)) {
           // Lost a race against something that has failed itself (409)
-        } else {
-          const contradicts = there === null && file.base !== null && !(await isGone(this.shop.store, key));
-          if (!contradicts) throw this.#conflict(file, key, there);
+        } else if (there === null && file.base !== null && !(await isGone(this.shop.store, key))) {
           // Somebody may have made it in between
           if (attempt === ATTEMPTS) throw new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
+        } else if (this.options.overwrite && !file.onlyDescribed) {
+          await this.#ontoWhatIsThere(file, there);
+        } else {
+          throw this.#conflict(file, key, there);
         }
         if (attempt >= ATTEMPTS) throw error;
       }
