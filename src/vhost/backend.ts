@@ -97,6 +97,6 @@ export class VhostUserBackend {
     const [other, peer] = [peerOf(fd), peerOf(served.fd)];
     c.close(fd);
     const by = peer === null ? 'another frontend' : `process ${peer.pid} of user ${peer.uid}`;
-    this.options.log.guest('in use', { pid: other?.pid, uid: other?.uid }, `a frontend was turned away: the share is in use by ${by}`);
+    this.options.log.guest('in use', { frontendPid: other?.pid, frontendUid: other?.uid }, `a frontend was turned away: the share is in use by ${by}`);
   }
 }
