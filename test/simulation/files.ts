@@ -76,6 +76,8 @@ export class Files {
     const key = this.guest.key(path);
     const since = this.guest.now(key);
     const before = this.guest.book.current(key);
+    // The daemon may not know yet that it was put aside
+    const emptied = before ?? this.guest.book.at(key).findLast((one) => one.data.kept >= 0 && !one.stale) ?? null;
     const wasDirty = before !== null && before.data.committed < before.data.last;
     let opened: Reply | null = null;
     let node: bigint | number = 0;
@@ -91,21 +93,23 @@ export class Files {
       }
       opened = await this.guest.daemon.call(OP.OPEN, node, u32(O_RDWR | (truncates ? O_TRUNC : 0), 0), 16, {
         deferred: () => {
-          if (truncates) asked = before?.asks(Buffer.alloc(0)) ?? -1;
+          if (truncates) asked = emptied?.asks(Buffer.alloc(0)) ?? -1;
         },
         answered: ({ error }) => {
-          if (error !== 0) return before?.withdraw(asked);
+          if (error !== 0) return emptied?.withdraw(asked);
           candidates = this.#candidates(key, since, before, wasDirty, node as bigint);
           if (candidates.length !== 1) {
             if (truncates) this.#blur(key, 'others have changed it while it was opened with O_TRUNC');
+            // Who has one of them open may find it cut
+            if (truncates) for (const one of candidates) if (one instanceof GuestFile) one.uncertain = true;
             return;
           }
           adopted.file = this.adopt(key, candidates[0], since);
           adopted.file.handles++;
           adopted.file.node = node as bigint;
-          if (truncates && (asked < 0 || adopted.file !== before)) adopted.file.data.push(Buffer.alloc(0));
-          if (adopted.file === before) before?.answered(asked, true);
-          else before?.withdraw(asked);
+          if (truncates && (asked < 0 || adopted.file !== emptied)) adopted.file.data.push(Buffer.alloc(0));
+          if (adopted.file === emptied) emptied.answered(asked, true);
+          else emptied?.withdraw(asked);
         },
         lost: () => {
           if (truncates) this.#blur(key, 'a daemon that was killed was opening it with O_TRUNC');

@@ -68,10 +68,9 @@ export class Oracle {
     else if (this.#isWriting(book, change, after) || !this.#isCopied(book, change, after)) this.#written(book, change, after);
   }
 
-  /** Whether it is a state of a file of that name. */
+  /** Whether it is a state of a file of that name; one that had it before may have the content of a file that is renamed to it. */
   #isWriting(book: Book, { key }: Change, after: Revision): boolean {
-    const own = book.at(key).some(({ data }) => exactly(data, after.content, data.committed) >= 0 || (after.call.operation === 'completeUpload' && this.#isState(data, after.content, true)));
-    return own || this.#late(book, key, after).length > 0;
+    return book.at(key).some(({ data }) => exactly(data, after.content, data.committed) >= 0 || (after.call.operation === 'completeUpload' && this.#isState(data, after.content, true)));
   }
 
   /** Whether only attributes change. */
@@ -107,6 +106,8 @@ export class Oracle {
     if (before === null || call.operation === 'rename') return;
     const what = `${call.client} removes ${key} by request #${call.number}`;
     if (!book.removesAt(call.issued_ms, key) && !book.undoesAt(call.issued_ms, before)) return this.fail('nobody', `${what}, which nobody has asked for at that time`);
+    // What stands for a removed object, and comes when nobody waits for the removal any more, stays
+    if (call.operation === 'put' && !book.removesAt(book.now_ms(), key)) this.excused.set(key, 'a removal that came late');
     // The provider compares before it removes, not in one step
     if (call.comparedAt !== null && !this.bucket().provider.capabilities.atomicDelete && this.bucket().stateAt(key, call.comparedAt)?.id !== before.id) return;
     this.#mayReplace(book, before, call.issuedAt, what);
@@ -324,9 +325,12 @@ export class Oracle {
     const files = book.files.filter((one) => one.hasHad(key));
     const missing = missingIn(after);
     const named = (file: GuestFile): number => (file.names.has(key) ? 1 : 0);
-    for (const file of files.sort((a, b) => named(b) - named(a) || b.id - a.id)) {
-      const at = this.#keptState(file, after.content, missing);
-      if (at < 0) continue;
+    files.sort((a, b) => named(b) - named(a) || b.id - a.id);
+    const kept = files.map((file) => ({ file, at: this.#keptState(file, after.content, missing) })).filter(({ at }) => at >= 0);
+    // Not one that is committed, whose content of long ago was the same
+    const one = kept.find(({ file, at }) => at > file.data.committed && this.hasConflict(book, file)) ?? kept.at(0);
+    if (one !== undefined) {
+      const { file, at } = one;
       if (!this.hasConflict(book, file)) this.fail('false conflict', `${what}, and nobody else has changed ${[...file.names].join()} (${String(file)})`);
       file.data.kept = Math.max(file.data.kept, at);
       file.isKeptAnswered = () => call.answered;
