@@ -3,17 +3,18 @@
  *
  * The fault: attributes that wait for the bucket belong to the version that they were set of. One wrong 404 to a HEAD, and they went with it. The same answer to
  * a commit that has lost a race made a conflict copy. With --on-conflict=overwrite it was taken for a version of somebody else: the file that was open lost its
- * name to another one, and what was not staged of it became zeros.
+ * name to another one, and what was not staged of it became zeros. And where the name was about to be given to something, that went on beside the file that was open.
  */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { E } from '../../src/base/errno.js';
 import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
-import { OP } from '../support/guest.js';
+import { name, OP } from '../support/guest.js';
 import { ObjectGuest } from '../support/object-guest.js';
 import { objectOf, PARTS, SMALL } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
@@ -22,6 +23,8 @@ import { Actor } from './write-faults/actor.js';
 const LATER = { durability: 'writeback', writebackDelay_ms: 600_000 } as const;
 const CALLS_MAX = 30;
 const BYTES = 400_000;
+/** O_RDWR, O_CREAT and O_EXCL. */
+const O_CREAT_EXCL = 0o302;
 
 /** The n-th of these calls from begin() on says that there is nothing; `before` it, calls that change something lose a race that nobody has won. */
 function wrong(memory: MemoryStore, operation: Call['operation'], n: number, races: boolean): { store: ObjectStore; begin(): void; end(): void; lied(): boolean } {
@@ -109,5 +112,34 @@ for (const races of [false, true]) for (const honoured of [false, true]) {
       if (!way.lied()) return;
     }
     assert.fail('that takes too many calls');
+  });
+}
+
+for (const onConflict of ['keep', 'overwrite'] as const) {
+  test(`one wrong 404 to who makes a file, or renames one, takes no name from a file that is open, with ${onConflict}`, async () => {
+    for (const what of ['create', 'rename'] as const) {
+      for (let n = 1; n <= CALLS_MAX; n++) {
+        const memory = new MemoryStore({ capabilities: { putIfAbsent: false, putIfVersion: false, rename: false, fetch: false } });
+        for (const key of ['f', 'other']) await memory.put(key, Buffer.from(key));
+        const way = wrong(memory, 'head', n, false);
+        const guest = await ObjectGuest.start(way.store, { write: { onConflict } });
+        const actor = new Actor(guest, memory);
+        await actor.change('f', 0, Buffer.from('g'));
+        assert.equal(await actor.fsync(), 0);
+        way.begin();
+        const told = what === 'rename' ? await actor.rename('other', 'f') : (await guest.call(OP.CREATE, 1n, concat(u32(O_CREAT_EXCL, 0o100644, 0o22, 0), name('f')), 144)).error;
+        way.end();
+        // It may be of the old name
+        const isRenamed = what === 'rename' && told !== -E.NOENT;
+        assert.equal(told, isRenamed ? 0 : what === 'rename' ? -E.NOENT : -E.EXIST, `${what} ${n}`);
+        assert.equal(await actor.files.write(actor.file, 0, Buffer.from('h')), 0);
+        assert.equal(await actor.fsync(), 0);
+        assert.equal(await actor.files.close(actor.file), 0);
+        assert.equal(await guest.close(), 0);
+        assert.equal(String(await objectOf(memory, 'f')), isRenamed ? 'other' : 'h', `${what} ${n}`);
+        if (!way.lied()) break;
+        assert.ok(n < CALLS_MAX, 'that takes too many calls');
+      }
+    }
   });
 }

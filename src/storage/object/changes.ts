@@ -5,6 +5,7 @@
 import { E } from '../../base/errno.js';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
+import { nodeOrNone } from './absence.js';
 import { objectAt, pagesOf } from './asking.js';
 import { NO_ID } from './attribute-changes.js';
 import type { Facts } from './facts.js';
@@ -52,7 +53,7 @@ export class Changes {
 
   async #create(r: FileSystemRequest, parent: ObjectNode): Promise<{ node: ObjectNode; made: boolean }> {
     const name = r.nameBytes();
-    const there = await this.#find(parent, name);
+    const there = await nodeOrNone(this.tree, parent, name);
     if (there !== null) return { node: there, made: false };
     const key = this.tree.keyOf(parent, name);
     // Made while we asked
@@ -88,7 +89,7 @@ export class Changes {
   }
 
   async #mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
-    if ((await this.#find(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
+    if ((await nodeOrNone(this.tree, parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
     const key = this.tree.keyOf(parent, r.nameBytes());
     if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
     const prefix = `${key}/`;
@@ -163,16 +164,6 @@ export class Changes {
     return turn;
   }
 
-  async #find(parent: ObjectNode, name: Uint8Array): Promise<ObjectNode | null> {
-    if (parent.unlinked) throw new FileError(E.NOENT);
-    try {
-      return await this.tree.lookup(parent, name);
-    } catch (error) {
-      if (error instanceof FileError && error.errno === E.NOENT) return null;
-      throw error;
-    }
-  }
-
   #newFacts(r: FileSystemRequest, parent: ObjectNode, type: number): Facts {
     const { options } = this.tree;
     const time = now();
@@ -201,7 +192,7 @@ export class Changes {
 
   /** A small object, at once or by and by. */
   async #make(r: FileSystemRequest, parent: ObjectNode, facts: Facts, body: Uint8Array): Promise<ObjectNode> {
-    if ((await this.#find(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
+    if ((await nodeOrNone(this.tree, parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
     const key = this.tree.keyOf(parent, r.nameBytes());
     if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
     if (this.write.committer.defers) return this.#stageNew(parent, key, facts, E.NAMETOOLONG);
@@ -246,7 +237,7 @@ export class Changes {
 
   async #rename(parent: ObjectNode, name: Uint8Array, newParent: ObjectNode, name2: Uint8Array, noReplace: boolean): Promise<void> {
     const node = await this.tree.lookup(parent, name);
-    const there = await this.#find(newParent, name2);
+    const there = await nodeOrNone(this.tree, newParent, name2);
     if (there !== null && noReplace) throw new FileError(E.EXIST);
     if (there === node) return;
     // A name that is there is one that can be
