@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
+import { E } from '../../src/base/errno.js';
 import { StorageError } from '../../src/storage/object/errors.js';
 import { intercept, type Call } from '../../src/storage/object/layers/intercept.js';
 import { readPosix } from '../../src/storage/object/posix-metadata.js';
@@ -26,6 +27,40 @@ describe('reads', () => {
     },
     'a rename': { held: 'remove', ask: () => ({ opcode: OP.RENAME2, node: ROOT, args: concat(u64(ROOT), u32(0, 0), name('f'), name('g')) }) },
   };
+  test('a read that a conflict of its file overtakes is ESTALE', async () => {
+    const memory = new MemoryStore();
+    await memory.put('f', pattern(300_000));
+    let come = (): void => undefined;
+    const comes = new Promise<void>((resolve) => (come = resolve));
+    let reads = 0;
+    const store = intercept(memory, async (call, attempt) => {
+      const result = await attempt(call.signal);
+      if (call.operation === 'read' && ++reads === 1) await comes;
+      return result;
+    });
+    await withGuest(store, async (guest) => {
+      const { g } = guest;
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node);
+      await guest.write(node, fh, 0, bytes('here'));
+      const answers: number[] = [];
+      for (const request of [g.request(OP.READ, node, concat(u64(fh, 0), u32(1000, 0), u64(0), u32(0, 0))).bytes, g.request(OP.FSYNC, node, concat(u64(fh), u32(0, 0))).bytes]) {
+        answers.push(g.queue.chain([request], [2000], true).writable[0]);
+        g.queue.kick();
+        while (reads === 0) await turn();
+        await memory.put('f', bytes('of others'));
+      }
+      await g.queue.wait(1);
+      // It is given up
+      for (let turns = 0; turns < 100; turns++) await turn();
+      come();
+      await g.queue.wait(1);
+      assert.deepEqual(answers.map((answer) => g.memory.dv.getInt32(answer + 4, true)), [-E.STALE, -E.STALE]);
+      assert.deepEqual(g.log.filter((line) => line.includes('inside the daemon')), []);
+      await guest.release(node, fh);
+    });
+  });
+
   for (const [what, { held, ask }] of Object.entries(overtakers)) {
     test(`a read that ${what} of ours overtakes is no ESTALE: it reads what is there then`, async () => {
       const memory = new MemoryStore({ limits: PARTS, capabilities: { rename: false, metadataInPlace: false } });

@@ -9,6 +9,7 @@ import { O_DIRECT } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
 import type { FileSystemRequest } from '../../filesystem.js';
 import { WRITE_CACHE } from '../../fuse-flags.js';
+import { StorageError } from '../errors.js';
 import { Extents, without, type Extent } from '../extents.js';
 import { WRITE_BYTES } from '../page-cache.js';
 import type { Ledger } from './ledger.js';
@@ -239,8 +240,10 @@ export class StagedContent {
     return n < 0 ? -c.errno() : Math.min(n, bytes);
   }
 
-  /** Bytes of the object; what was written meanwhile counts more. `record`: the journal knows of the file. @throws an error of the file system */
+  /** Bytes of the object; what was written meanwhile counts more. `record`: the journal knows of the file. @throws StorageError, an error of the file system */
   filled(offset: number, source: Uint8Array, record: boolean): void {
+    // It was put aside meanwhile
+    if (this.#staging.fd() < 0) throw new StorageError('changed', `fetch for staging file ${this.owner.id}`);
     for (const piece of this.extents.pieces(offset, offset + source.length)) {
       if (piece.where !== 'object') continue;
       this.#staging.write(source.subarray(piece.from - offset, piece.to - offset), piece.from);
