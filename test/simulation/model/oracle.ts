@@ -65,7 +65,7 @@ export class Oracle {
     else if (after.call.source !== null && after.call.source.key !== key) this.#moved(book, change, after, after.call.source);
     else if (after.call.source !== null || change.call.operation === 'patch') this.#described(book, change, after);
     else if (this.#isDescription(book, change, after) && !this.#isSameByChance(book, change, after)) this.#described(book, change, after);
-    else if (this.#isWriting(book, change, after) || !this.#isCopied(book, change, after)) this.#written(book, change, after);
+    else if ((this.#isWriting(book, change, after) && change.before?.content.equals(after.content) !== true) || !this.#isCopied(book, change, after)) this.#written(book, change, after);
   }
 
   /** Whether it is a state of a file of that name; one that had it before may have the content of a file that is renamed to it. */
