@@ -22,12 +22,18 @@ const ROOT = 1n;
 const MIB = 1 << 20;
 const REQUESTS = 200;
 
+const PATIENCE_MS = 30_000;
+
 /** Steps that end when they are told to. */
 class HeldSteps implements StepPool {
   readonly #held: ((result: number) => void)[] = [];
 
   run(): Promise<number> {
     return new Promise((resolve) => this.#held.push(resolve));
+  }
+
+  get count(): number {
+    return this.#held.length;
   }
 
   release(): number {
@@ -80,13 +86,17 @@ class JunkGuest {
     queue.offer(head);
   }
 
-  /** Bytes of buffers of this process while `body` has its requests held, beyond what there were before. */
-  async held(body: () => void): Promise<number> {
+  /** Bytes of buffers of this process when so many requests are held after `body`, beyond what there were before. */
+  async held(count: number, body: () => void): Promise<number> {
     collect();
     const before = buffers();
     body();
     this.g.queue.kick();
+    for (const deadline = Date.now() + PATIENCE_MS; this.steps.count !== count; await turn()) assert.ok(Date.now() < deadline, `${this.steps.count} of ${count} are held`);
     for (let i = 0; i < 20; i++) await turn();
+    // What a first collection finds dead is given back behind it
+    collect();
+    await turn();
     collect();
     return buffers() - before;
   }
@@ -103,11 +113,11 @@ for (const [what, opcode, args] of [
 ] as const) {
   test(`${REQUESTS} of ${what} that wait, each with a MiB behind its arguments, hold less than 64 KiB each, and nothing when they are over`, () =>
     JunkGuest.with(async (j) => {
-      const waiting = await j.held(() => {
+      const waiting = await j.held(REQUESTS, () => {
         for (let i = 0; i < REQUESTS; i++) j.offer(opcode, args);
       });
       assert.ok(waiting < REQUESTS * 65536, `${waiting} bytes are held`);
-      const after = await j.held(() => void j.steps.release());
+      const after = await j.held(0, () => void j.steps.release());
       await j.g.queue.wait(REQUESTS);
       assert.ok(waiting + after < 8 * MIB, `${waiting + after} bytes stay`);
     }));
@@ -123,7 +133,7 @@ test('a creation with more behind its name than extensions can be is E2BIG', () 
 test('chains of many descriptors, and the buffers of long lists, do not stay with what is asked next', () =>
   JunkGuest.with(async (j) => {
     const { g } = j;
-    const waiting = await j.held(() => {
+    const waiting = await j.held(80, () => {
       // Each list of FORGETs is gathered by the request object that the LOOKUP behind it waits with
       for (let i = 0; i < 80; i++) {
         j.offer(OP.BATCH_FORGET, u32(0, 0), 1024);
@@ -134,6 +144,6 @@ test('chains of many descriptors, and the buffers of long lists, do not stay wit
     j.steps.release();
     await g.queue.wait(240);
     assert.ok(waiting < 16 * MIB, `${waiting} bytes are held`);
-    const after = await j.held(() => undefined);
+    const after = await j.held(0, () => undefined);
     assert.ok(waiting + after < 4 * MIB, `${waiting + after} bytes stay`);
   }));

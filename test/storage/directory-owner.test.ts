@@ -39,11 +39,13 @@ describe('a cache directory', { skip: process.getuid?.() !== 0 && 'needs root' }
     await isRefused(/above\/cache belongs to another user \(uid 12345\)/);
     assert.equal(readFileSync(victim, 'utf8'), 'precious');
     // Nor by root who recovers what is there
+    writeFileSync(join(path, 'share.json'), '{}');
     assert.throws(() => CacheDirectory.reopen(path), /cache\/lock is no file: remove it/);
     assert.equal(readFileSync(victim, 'utf8'), 'precious');
   });
 
   test('to which a group or anybody may write is refused', async () => {
+    writeFileSync(join(path, 'share.json'), '{}');
     for (const mode of [0o775, 0o757, 0o1777]) {
       chmodSync(path, mode);
       await isRefused(/others may write to .*chmod go-w/);
