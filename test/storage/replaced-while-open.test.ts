@@ -275,6 +275,21 @@ describe('a file that another client has replaced while it is open', () => {
     assert.deepEqual((await store.list({ prefix: '' })).objects.map(({ key }) => key), ['f']);
   });
 
+  test('has no name that this guest has renamed another file to since somebody else removed it', async () => {
+    const memory = new MemoryStore();
+    for (const key of ['f', 'g']) await memory.put(key, bytes(key));
+    await withGuest(memory, async ({ g }) => {
+      const { node: old } = await g.lookup(1n, 'f');
+      const fh = await g.open(old);
+      await memory.remove('f');
+      await g.lookup(1n, 'g');
+      assert.equal((await g.call(OP.RENAME2, 1n, concat(u64(1n), u32(0, 0), name('g'), name('f')))).error, 0);
+      assert.equal((await g.write(old, fh, 0, bytes('written'))).error, -E.STALE);
+    }, { metadataTtl_ms: 0 });
+    assert.equal((await objectOf(memory, 'f')).toString(), 'g');
+    assert.deepEqual((await memory.list({ prefix: '' })).objects.map(({ key }) => key), ['f']);
+  });
+
   test('can be removed and renamed over by who has not heard of that', async () => {
     for (const ttl of [0, 3_600_000]) {
       for (const size of [10, 9 * MIB]) {

@@ -184,10 +184,14 @@ export class Changes {
 
   #newNode(parent: ObjectNode, key: string, facts: Facts): ObjectNode {
     if (parent.unlinked) throw new FileError(E.NOENT);
-    const known = this.tree.nodes.find(false, key);
-    // Somebody has removed what is open here: the new file is another one
-    if (known !== null && known.opens > 0) this.tree.nodes.replace(known);
+    this.#givesUp(key, null);
     return this.tree.nodes.put((facts.mode & S_IFMT) === S_IFDIR, key, facts, performance.now() + this.tree.options.metadataTtl_ms);
+  }
+
+  /** Somebody has removed what is open here under a name, and not `there`: what gets the name is another file. */
+  #givesUp(key: string, there: ObjectNode | null): void {
+    const known = this.tree.nodes.find(false, key);
+    if (there === null && known !== null && known.opens > 0) this.tree.nodes.replace(known);
   }
 
   /** A small object, at once or by and by. */
@@ -279,6 +283,7 @@ export class Changes {
 
   async #renameOnto(node: ObjectNode, key: string, there: ObjectNode | null, noReplace: boolean): Promise<void> {
     const from = node.key;
+    this.#givesUp(key, there);
     for (const name of [from, key]) await this.staging.keepReplaced(name);
     // One may have begun with what was written meanwhile: no other does from here on
     if (there?.staged != null) await this.write.committer.over(there.staged);
