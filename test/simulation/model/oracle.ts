@@ -69,7 +69,8 @@ export class Oracle {
   }
 
   /** Whether it is a state of a file of that name; one that had it before may have the content of a file that is renamed to it. */
-  #isWriting(book: Book, { key }: Change, after: Revision): boolean {
+  #isWriting(book: Book, { key, before }: Change, after: Revision): boolean {
+    if (before === null && this.#late(book, key, after).length > 0) return true;
     return book.at(key).some(({ data }) => exactly(data, after.content, data.committed) >= 0 || (after.call.operation === 'completeUpload' && this.#isState(data, after.content, true)));
   }
 
