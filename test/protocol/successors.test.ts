@@ -14,6 +14,23 @@ import { F_LOG_ALL, Frontend, MESSAGE, SharedMemory, u32 } from '../support/fron
 const MEMORY_BYTES = 1 << 20;
 const RING = 16;
 
+/** A frontend of which a request waits in the device. */
+async function waiting(): Promise<{ device: EchoDevice; backend: TestBackend; memory: SharedMemory; queue: DriverQueue; first: Frontend }> {
+  const device = new EchoDevice();
+  const backend = new TestBackend(device);
+  const memory = new SharedMemory(MEMORY_BYTES);
+  const queue = new DriverQueue(memory, 0, RING);
+  const first = Frontend.connect(backend.path);
+  await first.negotiate({ features: F_LOG_ALL });
+  assert.ok(await first.setMemory(memory));
+  await queue.start(first);
+  device.hold = true;
+  queue.chain([u32(1)], [16]);
+  queue.kick();
+  while (device.held.length === 0) await turn();
+  return { device, backend, memory, queue, first };
+}
+
 test('a frontend that comes while another is served is closed at once, and the log says by whom the share is in use', async () => {
   const backend = new TestBackend(new EchoDevice());
   const first = Frontend.connect(backend.path);
@@ -42,18 +59,7 @@ for (const [how, leave] of [
   ['has broken the protocol', (f) => f.send(200)],
 ] as const satisfies readonly (readonly [string, (f: Frontend) => void])[]) {
   test(`a frontend that comes when the former one ${how} waits for its requests, and is served`, async () => {
-    const device = new EchoDevice();
-    const backend = new TestBackend(device);
-    const memory = new SharedMemory(MEMORY_BYTES);
-    const queue = new DriverQueue(memory, 0, RING);
-    const first = Frontend.connect(backend.path);
-    await first.negotiate({ features: F_LOG_ALL });
-    assert.ok(await first.setMemory(memory));
-    await queue.start(first);
-    device.hold = true;
-    queue.chain([u32(1)], [16]);
-    queue.kick();
-    while (device.held.length === 0) await turn();
+    const { device, backend, memory, queue, first } = await waiting();
     leave(first);
     if (how === 'has broken the protocol') while (!backend.log.some((line) => line.startsWith('frontend disconnected'))) await turn();
     const successors = [1, 2].map(() => Frontend.connect(backend.path));
@@ -73,18 +79,7 @@ for (const [how, leave] of [
 }
 
 test('a daemon that ends closes who waits for a former frontend', async () => {
-  const device = new EchoDevice();
-  const backend = new TestBackend(device);
-  const memory = new SharedMemory(MEMORY_BYTES);
-  const queue = new DriverQueue(memory, 0, RING);
-  const first = Frontend.connect(backend.path);
-  await first.negotiate({ features: F_LOG_ALL });
-  assert.ok(await first.setMemory(memory));
-  await queue.start(first);
-  device.hold = true;
-  queue.chain([u32(1)], [16]);
-  queue.kick();
-  while (device.held.length === 0) await turn();
+  const { device, backend, memory, queue, first } = await waiting();
   first.close();
   const second = Frontend.connect(backend.path);
   for (let i = 0; i < 10; i++) await turn();

@@ -4,6 +4,7 @@
  */
 import { StorageError } from './errors.js';
 import { compareUtf8, lastKey } from './listing.js';
+import { directoryOf } from './names.js';
 import type { ListPage, ObjectInfo, ObjectStore } from './store.js';
 
 /** What there is of a name. */
@@ -110,7 +111,7 @@ export class ListedDirectories {
 
   /** The store has told what there is at a key: a listing that says otherwise is not believed any more. null: nothing */
   compare(key: string, now: ObjectInfo | null): void {
-    const directory = this.#directories.get(key.slice(0, key.lastIndexOf('/') + 1));
+    const directory = this.#directories.get(directoryOf(key));
     for (const { objects, outdated } of directory?.segments ?? []) if (objects.get(key)?.version !== now?.version) outdated.add(key);
   }
 

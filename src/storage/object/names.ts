@@ -153,3 +153,6 @@ function characterBytes(bytes: Uint8Array, at: number): number {
   for (let i = 2; i < length; i++) if ((bytes[at + i] & 0xc0) !== 0x80) return 0;
   return length;
 }
+
+/** The prefix of the directory that an object's key is in: '' or something that ends with a slash. */
+export const directoryOf = (key: string): string => key.slice(0, key.lastIndexOf('/') + 1);

@@ -9,6 +9,7 @@ import type { NativeMemory } from '../../ffi/memory.js';
 import type { BlockCache } from './blocks/block-cache.js';
 import { StorageError } from './errors.js';
 import type { MemoryBudget } from './memory-budget.js';
+import { directoryOf } from './names.js';
 import { Reader } from './reader.js';
 import type { ObjectInfo, ObjectStore, Version } from './store.js';
 import type { Base } from './write/records.js';
@@ -226,5 +227,3 @@ export class SmallFiles {
     return habit;
   }
 }
-
-const directoryOf = (key: string): string => key.slice(0, key.lastIndexOf('/') + 1);

@@ -7,7 +7,7 @@ import { ListedDirectories, type Listed } from './listed.js';
 import { proofOf, proves } from './listing-proof.js';
 import { ListingWalks } from './listing-walks.js';
 import { LookupsAhead } from './lookups-ahead.js';
-import { parseName, type Named } from './names.js';
+import { directoryOf, parseName, type Named } from './names.js';
 import { isBeingReplaced, isOvertaken, ObjectNodes, type ObjectNode } from './nodes.js';
 import type { SmallFiles } from './small-files.js';
 import type { ObjectInfo, ObjectStore, Version } from './store.js';
@@ -239,7 +239,7 @@ export class Tree {
     const known = this.proven(key, object);
     if (known !== null) return known;
     const isThere = hasContent(this.nodes.find(false, key), object.version);
-    const ahead = await this.#ahead.head(key.slice(0, key.lastIndexOf('/') + 1), object, !isThere && this.small.bringsContent(key, object));
+    const ahead = await this.#ahead.head(directoryOf(key), object, !isThere && this.small.bringsContent(key, object));
     // It may be as old as what a listing tells: no OPEN takes it for its own
     if (ahead !== undefined) return ahead === null ? null : this.putObject(ahead);
     const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
@@ -359,7 +359,7 @@ export class Tree {
   /** Facts that are not too old. @throws FileError ENOENT when it is gone */
   async fresh(node: ObjectNode): Promise<ObjectNode> {
     if (isSettled(node) || performance.now() < node.expires_ms) return node;
-    const object = node.directory ? null : this.listed.find(node.key.slice(0, node.key.lastIndexOf('/') + 1), node.key)?.object ?? null;
+    const object = node.directory ? null : this.listed.find(directoryOf(node.key), node.key)?.object ?? null;
     return (object === null ? null : this.proven(node.key, object)) ?? this.refresh(node);
   }
 
