@@ -32,8 +32,8 @@ export class LookupsAhead {
    */
   async head(prefix: string, { key }: ObjectInfo, elsewhere: boolean): Promise<Head> {
     const walk = this.#of(prefix);
-    if (elsewhere) return walk.heads.drop(key);
     const wasAsked = walk.asked.delete(key);
+    if (elsewhere) return walk.heads.drop(key);
     const isInOrder = wasAsked || key === walk.expected;
     walk.ahead = isInOrder ? Math.min(AHEAD_MAX, Math.max(AHEAD_MIN, walk.ahead * 2)) : 0;
     const taken = wasAsked ? walk.heads.take([key]) : null;
