@@ -5,7 +5,7 @@ import { concat, u32 } from '../support/frontend.js';
 import { name as nameBytes, OP } from '../support/guest.js';
 import type { Files } from './files.js';
 import { ATTR_BYTES, errnoText, type Guest } from './guest.js';
-import { sameAttributes, type Attributes } from './model/guest-file.js';
+import { sameAttributes, type Attributes, type GuestFile } from './model/guest-file.js';
 
 export class AttributeRequests {
   constructor(
@@ -38,17 +38,18 @@ export class AttributeRequests {
     if (typeof node === 'number') return node;
     this.guest.note(`attributes of ${path} become ${JSON.stringify(change({ mode: 0, tag: null }))}`);
     const one = { key, change, begunAt: since, seen: false, result: 'under way' as 'under way' | 'done' | 'failed' | 'lost' };
-    let wasClean = false;
+    const given = { file: null as GuestFile | null, last: undefined as number | undefined, clean: false };
     const { error } = await this.guest.daemon.call(opcode, node, args, room, {
       given: () => {
         this.guest.book.attributeChanges.push(one);
         const file = this.guest.book.current(key);
-        wasClean = file === null || !file.mayBeDirty;
+        Object.assign(given, { file, last: file?.data.last, clean: file === null || !file.mayBeDirty });
       },
       answered: ({ error }) => {
         this.guest.note(`attributes of ${path}: ${errnoText(error)}`);
         one.result = error === 0 ? 'done' : 'failed';
-        if (error === 0) return this.#described(one, since, wasClean, node);
+        // What is changed meanwhile takes them along
+        if (error === 0) return this.#described(one, since, given.clean && given.file?.data.last === given.last, node);
         if (error === -E.NOENT) this.guest.checkAbsent(key, since, `attributes of ${path}`);
         else if (error !== -E.STALE || !this.guest.oracle.others(this.guest.book.guest, key, attempt === 1 ? 0 : since)) this.guest.unexpected(`attributes of ${path}`, error);
       },

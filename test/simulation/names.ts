@@ -105,7 +105,7 @@ export class Names {
       for (const key of [...file.names]) {
         if (!(tree ? key.startsWith(from) : key === from)) continue;
         const next = to + key.slice(from.length);
-        file.names.add(next);
+        file.takes(next, since);
         this.#replaces(file, next, since);
       }
     }
@@ -129,7 +129,7 @@ export class Names {
     for (const file of moved) {
       for (const key of [...file.names]) {
         if (!(tree ? key.startsWith(from) : key === from)) continue;
-        file.names.add(to + key.slice(from.length));
+        file.takes(to + key.slice(from.length), since);
         file.loses(key, changes);
       }
     }

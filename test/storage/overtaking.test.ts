@@ -159,6 +159,62 @@ describe('a read of a file that goes', () => {
   }
 });
 
+describe('attributes of a file that is changed, and is on its way to the bucket, while the store is asked for those that it has', () => {
+  const setxattr = concat(u32(5, 0, 0, 0), name('user.tag'), bytes('value'));
+  const requests: readonly (readonly [what: string, opcode: number, args: Uint8Array, isSet: (metadata: Record<string, string>) => boolean])[] = [
+    ['chmod', OP.SETATTR, concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0)), (metadata) => (readPosix(metadata).posix.mode! & 0o777) === 0o600],
+    ['setxattr', OP.SETXATTR, setxattr, (metadata) => readPosix(metadata).posix.xattrs?.has('user.tag') === true],
+  ];
+  for (const [what, opcode, args, isSet] of requests) {
+    test(`go with the next commit, and none undoes them (${what})`, async () => {
+      const memory = new MemoryStore();
+      await memory.put('f', bytes('content'), { metadata: { [COMMIT]: 'theirs' } });
+      const calls: string[] = [];
+      let [held, heard] = [false, false];
+      let send = (): void => undefined;
+      const sending = new Promise<void>((resolve) => (send = resolve));
+      let answer = (): void => undefined;
+      const described = new Promise<void>((resolve) => (answer = resolve));
+      const store = intercept(memory, async (call, attempt) => {
+        if (call.operation === 'put') {
+          send();
+          await described;
+        }
+        const result = await attempt(call.signal);
+        calls.push(call.operation);
+        if (call.operation !== 'head' || !held) return result;
+        heard = true;
+        await sending;
+        return result;
+      });
+      await withGuest(store, async (guest) => {
+        const { g } = guest;
+        const { node } = await g.lookup(ROOT, 'f');
+        const fh = await g.open(node);
+        const answers: number[] = [];
+        const ask = (opcode: number, args: Uint8Array): void => {
+          answers.push(g.queue.chain([g.request(opcode, node, args).bytes], [400], true).writable[0]);
+          g.queue.kick();
+        };
+        held = true;
+        ask(opcode, args);
+        while (!heard) await turn();
+        held = false;
+        ask(OP.WRITE, concat(u64(fh, 0), u32(4, 0), u64(0), u32(0, 0), bytes('here')));
+        ask(OP.FSYNC, concat(u64(fh), u32(0, 0)));
+        await g.queue.wait(2);
+        answer();
+        await g.queue.wait(1);
+        for (const at of answers) assert.equal(g.memory.dv.getInt32(at + 4, true), 0);
+        assert.equal(await guest.close(node, fh), 0);
+      }, { metadataTtl_ms: 0 });
+      assert.deepEqual(calls.filter((call) => call !== 'head').slice(-2), ['put', 'setMetadata']);
+      assert.equal((await objectOf(memory, 'f')).toString(), 'hereent');
+      assert.ok(isSet((await memory.head('f')).metadata!));
+    });
+  }
+});
+
 describe('what is written while the object is replaced or moved by ourselves', () => {
   const chmod = concat(u32(1, 0), u64(0, 0, 0, 0, 0, 0), u32(0, 0, 0, 0o600, 0, 0, 0, 0));
   const move = concat(u64(ROOT), u32(0, 0), name('f'), name('g'));

@@ -103,6 +103,8 @@ export class AttributeChanges {
         if (given.unlinked) throw new FileError(E.NOENT);
         const node = attempt === 1 && given.facts.kept !== null ? await this.tree.fresh(given) : await this.tree.refresh(given);
         if (node.replaced) throw new FileError(E.STALE);
+        // Changed while it was asked for: a commit may be on its way, and would undo what is set beside it
+        if (given.staged?.dirty === true) continue;
         // The bucket's root has no place for them
         const defers = committer.defers && (node.facts.version !== null || (node.directory && node.key !== ''));
         // In place, metadata can be changed whatever there is to say of the content

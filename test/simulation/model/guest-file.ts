@@ -65,6 +65,8 @@ export class GuestFile {
   readonly versions = new Set<Version>();
   /** Versions under its new name that a rename lets it replace. */
   readonly replaces = new Set<Version>();
+  /** Of names that renames gave it: the number of changes of which its guest knew there. */
+  readonly #known = new Map<string, number>();
   /** The last commit was answered, and nothing has changed since it began. */
   isDataAnswered: () => boolean = () => true;
   isAttributesAnswered: () => boolean = () => true;
@@ -101,6 +103,17 @@ export class GuestFile {
     this.data = new Log(base?.content ?? Buffer.alloc(0), base !== null);
     this.attributes = new Log(base === null ? { mode: FILE_MODE, tag: null } : attributesOf(base.metadata), base !== null);
     if (base !== null) this.versions.add(base.version);
+  }
+
+  /** A rename gives it this name; `since`: changes of others after those are conflicts. */
+  takes(key: string, since: number): void {
+    this.names.add(key);
+    this.#known.set(key, Math.min(this.#known.get(key) ?? this.since, since));
+  }
+
+  /** Number of changes after which those of others under this name are conflicts. */
+  knownAt(key: string): number {
+    return this.#known.get(key) ?? this.since;
   }
 
   get isDirty(): boolean {

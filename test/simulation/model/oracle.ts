@@ -132,6 +132,12 @@ export class Oracle {
     return then;
   }
 
+  /** Whether it is other than what was there when a request was sent, and has the same ETag. */
+  #hasComeBack(before: Revision, issuedAt: number): boolean {
+    const then = this.#whenSent(before, issuedAt);
+    return then !== null && then.id !== before.id && then.version === before.version;
+  }
+
   /** With ETags, content that comes back is the same version. */
   #wasThere({ key, version }: Revision, time: number): boolean {
     return (this.bucket().history.get(key) ?? []).some((one) => one.change <= time && one.revision?.version === version);
@@ -254,7 +260,7 @@ export class Oracle {
       if (this.#late(book, key, after).length > 0) {
         // Sent before the name was given up: where nothing is there, nothing can stop it
         if (before === null) this.excused.set(key, 'a request that came late');
-        else if (!this.options.overwrites) this.fail('overwritten', `${what}, which has had that name: ${named(before)}`);
+        else if (!this.#hasComeBack(before, call.issuedAt) && !this.options.overwrites) this.fail('overwritten', `${what}, which has had that name: ${named(before)}`);
         return;
       }
       if (own.length > 0) return this.fail('content', `${what}: ${own.map((one) => `${explained(after.content, one.data)} (${String(one)})`).join('; ')}`);
@@ -358,7 +364,7 @@ export class Oracle {
   hasConflict(book: Book, file: GuestFile): boolean {
     if (file.uncertain || file.names.size > 1 || this.options.overwrites) return true;
     const names = [...file.names, ...file.formerNames.map((one) => one.key)];
-    return names.some((key) => book.fog.has(key) || this.others(book.guest, key, file.since) || this.excused.has(key));
+    return names.some((key) => book.fog.has(key) || this.others(book.guest, key, file.knownAt(key)) || this.excused.has(key));
   }
 
   /** Whether others have changed a key since then. */
