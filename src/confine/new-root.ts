@@ -2,7 +2,7 @@
  * The root directory of a confined daemon: a file system in memory, in which there is the share, the directory of the
  * socket, and what the program itself is made of. Nothing else of the host has a name there.
  */
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, realpathSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { SysError } from '../ffi/errors.js';
@@ -68,16 +68,28 @@ export function planRoot(contents: RootContents): RootPlan {
 function programPaths(): string[] {
   const libraryFolders = readdirSync('/').filter((name) => name.startsWith('lib')).map((name) => `/${name}`);
   const build = fileURLToPath(new URL('../', import.meta.url)).replace(/\/$/, '');
-  const own = [build, join(PACKAGE, 'package.json'), nodeModules()];
+  const own = [...packageFolders(), build, join(PACKAGE, 'package.json')];
   return ['/usr', ...libraryFolders, process.execPath, ...loadedFolders(), ...own, ...SMALL_FILES];
 }
 
-/** The nearest node_modules, where the packages are. */
-function nodeModules(): string {
-  for (let folder = PACKAGE; folder !== '/'; folder = dirname(folder)) {
-    if (existsSync(join(folder, 'node_modules'))) return join(folder, 'node_modules');
-  }
-  return join(PACKAGE, 'node_modules');
+/** node_modules that Node finds the packages in: by the path that it looks at, and by where links lead, to a store (pnpm), a workspace, another checkout (npm link). */
+function packageFolders(): string[] {
+  const { dependencies } = JSON.parse(readFileSync(join(PACKAGE, 'package.json'), 'utf8')) as { readonly dependencies: Readonly<Record<string, string>> };
+  const candidates = ancestors(PACKAGE).map((folder) => join(folder, 'node_modules'));
+  const folders = Object.keys(dependencies).flatMap((name) => {
+    const modules = candidates.find((path) => existsSync(join(path, name)));
+    return modules === undefined ? [] : [modules, realpathSync(modules), outermostModules(realpathSync(join(modules, name)))];
+  });
+  return [...new Set(folders)].sort((a, b) => a.length - b.length);
+}
+
+/** A folder and those that it is in, without the root. */
+const ancestors = (folder: string): string[] => (folder === '/' ? [] : [folder, ...ancestors(dirname(folder))]);
+
+/** The node_modules that all packages beside a package are in; the package alone where it is in none. */
+function outermostModules(path: string): string {
+  const at = path.indexOf('/node_modules/');
+  return at < 0 ? path : path.slice(0, at + '/node_modules'.length);
 }
 
 /** Folders of the libraries that this process runs with: not all systems keep them below /usr and /lib. */

@@ -1,7 +1,7 @@
 /** The daemon in a sandbox: it serves as without one, and nothing else of the host is there. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -175,6 +175,43 @@ describe('--sandbox=namespace', { skip: !ROOT && 'needs root' }, () => {
       await daemon.stop();
     }
   });
+
+  const modules = join(dirname(MAIN), '../../node_modules');
+  const layouts: Readonly<Record<string, (top: string) => string>> = {
+    'node_modules is a link': (top) => {
+      symlinkSync(modules, join(top, 'node_modules'));
+      return top;
+    },
+    'each package is a link to elsewhere': (top) => {
+      linkPackages(join(top, 'node_modules'));
+      return top;
+    },
+    'it is a package of a project, beside those that it needs': (top) => {
+      linkPackages(join(top, 'node_modules'));
+      return join(top, 'node_modules/bucketfsd');
+    },
+    'its packages are in a store beside it': (top) => {
+      linkPackages(join(top, 'node_modules/.store/bucketfsd@1/node_modules'));
+      return join(top, 'node_modules/.store/bucketfsd@1/node_modules/bucketfsd');
+    },
+  };
+  function linkPackages(folder: string): void {
+    mkdirSync(folder, { recursive: true });
+    for (const entry of readdirSync(modules)) symlinkSync(join(modules, entry), join(folder, entry));
+  }
+  for (const [what, install] of Object.entries(layouts)) {
+    test(`it finds its packages inside where ${what}`, async (t) => {
+      const socket = place();
+      const top = mkdtempSync(join(dir, 'installed-'));
+      const folder = install(top);
+      mkdirSync(folder, { recursive: true });
+      cpSync(dirname(MAIN), join(folder, 'build/src'), { recursive: true });
+      cpSync(join(dirname(MAIN), '../../package.json'), join(folder, 'package.json'));
+      const daemon = await start(socket, NAMESPACE, { main: join(folder, 'build/src/main.js') });
+      await serves(await client(t, socket), share);
+      assert.deepEqual(await daemon.stop(), { code: 0, signal: null }, daemon.stderr);
+    });
+  }
 
   test('with --fd it serves, and no other inherited descriptor comes along', async (t) => {
     const socket = place();

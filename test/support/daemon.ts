@@ -15,6 +15,8 @@ export interface StartOptions {
   fd?: number;
   /** What to start instead of Node; the daemon's own command line follows. */
   wrapper?: readonly string[];
+  /** The program, where it is not ours. */
+  main?: string;
   /** When it is killed. */
   life_ms?: number;
 }
@@ -40,7 +42,7 @@ export class DaemonProcess {
   #stderr = '';
 
   constructor(args: readonly string[], options: StartOptions = {}) {
-    const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, MAIN, ...args];
+    const [command, ...rest] = [...(options.wrapper ?? []), process.execPath, options.main ?? MAIN, ...args];
     const child = spawn(command, rest, {
       timeout: options.life_ms ?? LIFE_MS, killSignal: 'SIGKILL',
       stdio: ['ignore', 'ignore', 'pipe', ...(options.fd === undefined ? [] : [options.fd])],
