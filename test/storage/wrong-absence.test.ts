@@ -14,8 +14,9 @@ import { readPosix } from '../../src/storage/object/posix-metadata.js';
 import type { ObjectStore } from '../../src/storage/object/store.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { concat, u32, u64 } from '../support/frontend.js';
-import { name, OP } from '../support/guest.js';
+import { name, OP, type Reply } from '../support/guest.js';
 import { ObjectGuest } from '../support/object-guest.js';
+import { Files, ROOT } from '../support/object-files.js';
 import { objectOf, PARTS, SMALL } from '../support/writing-guest.js';
 import { pattern } from './contract.js';
 import { Actor } from './write-faults/actor.js';
@@ -25,6 +26,9 @@ const CALLS_MAX = 30;
 const BYTES = 400_000;
 /** O_RDWR, O_CREAT and O_EXCL. */
 const O_CREAT_EXCL = 0o302;
+/** O_RDWR, O_CREAT and O_APPEND. */
+const O_CREAT_APPEND = 0o2102;
+const RENAME_NOREPLACE = 1;
 
 /** The n-th of these calls from begin() on says that there is nothing; `before` it, calls that change something lose a race that nobody has won. */
 function wrong(memory: MemoryStore, operation: Call['operation'], n: number, races: boolean): { store: ObjectStore; begin(): void; end(): void; lied(): boolean } {
@@ -42,6 +46,26 @@ function wrong(memory: MemoryStore, operation: Call['operation'], n: number, rac
   });
   return { store, begin: () => { left = n; }, end: () => { left = Infinity; }, lied: () => lied };
 }
+
+/** How a guest makes something of the name of an object that nobody here has open, and what it is told. */
+const WAYS: readonly (readonly [what: string, error: number, make: (guest: ObjectGuest) => Promise<number>])[] = [
+  ['CREATE with O_EXCL', -E.EXIST, async (guest) => (await guest.call(OP.CREATE, ROOT, concat(u32(O_CREAT_EXCL, 0o100644, 0o22, 0), name('f')), 144)).error],
+  ['CREATE, and what is appended', 0, async (guest) => {
+    const create = (): Promise<Reply> => guest.call(OP.CREATE, ROOT, concat(u32(O_CREAT_APPEND, 0o100644, 0o22, 0), name('f')), 144);
+    let made = await create();
+    // Linux tries again where there is something that it did not know
+    if (made.error === -E.STALE) made = await create();
+    if (made.error !== 0) return made.error;
+    const file = { node: made.data.getBigUint64(0, true), fh: made.data.getBigUint64(128, true) };
+    const size = Number(made.data.getBigUint64(40 + 8, true));
+    const files = new Files(guest);
+    return (await files.write(file, size, Buffer.from('+'))) || files.close(file);
+  }],
+  ['MKNOD', -E.EXIST, async (guest) => (await guest.call(OP.MKNOD, ROOT, concat(u32(0o100644, 0, 0o22, 0), name('f')), 128)).error],
+  ['SYMLINK', -E.EXIST, async (guest) => (await guest.call(OP.SYMLINK, ROOT, concat(name('f'), name('target')), 128)).error],
+  ['MKDIR', -E.EXIST, async (guest) => (await guest.call(OP.MKDIR, ROOT, concat(u32(0o755, 0o22), name('f')), 128)).error],
+  ['RENAME2 with NOREPLACE', -E.EXIST, async (guest) => (await guest.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(RENAME_NOREPLACE, 0), name('other'), name('f')))).error],
+];
 
 for (const operation of ['head', 'setMetadata'] as const) describe(`one wrong 404 to a ${operation}`, () => {
   for (const races of [false, true]) {
@@ -137,6 +161,30 @@ for (const onConflict of ['keep', 'overwrite'] as const) {
         assert.equal(await actor.files.close(actor.file), 0);
         assert.equal(await guest.close(), 0);
         assert.equal(String(await objectOf(memory, 'f')), isRenamed ? 'other' : 'h', `${what} ${n}`);
+        if (!way.lied()) break;
+        assert.ok(n < CALLS_MAX, 'that takes too many calls');
+      }
+    }
+  });
+}
+
+for (const honoured of [false, true]) {
+  test(`with overwrite one wrong 404 to who makes something replaces no object that is there, ${honoured ? 'with' : 'without'} conditions`, async () => {
+    const conditions = honoured ? {} : { putIfAbsent: false, putIfVersion: false, completeIfAbsent: false, completeIfVersion: false, copyIfAbsent: false, copyIfVersion: false };
+    for (const [what, error, make] of WAYS) {
+      for (let n = 1; n <= CALLS_MAX; n++) {
+        const memory = new MemoryStore({ capabilities: { ...conditions, rename: false, fetch: false } });
+        for (const key of ['f', 'other']) await memory.put(key, Buffer.from(key));
+        const way = wrong(memory, 'head', n, false);
+        const guest = await ObjectGuest.start(way.store, { write: { onConflict: 'overwrite' } });
+        way.begin();
+        const told = await make(guest);
+        way.end();
+        // It may be of the old name of a rename
+        if (told !== -E.NOENT || what !== 'RENAME2 with NOREPLACE') assert.equal(told, error, `${what} ${n}`);
+        assert.equal(await guest.close(), 0);
+        assert.equal(String(await objectOf(memory, 'f')), what === 'CREATE, and what is appended' ? 'f+' : 'f', `${what} ${n}`);
+        assert.equal(String(await objectOf(memory, 'other')), 'other', `${what} ${n}`);
         if (!way.lied()) break;
         assert.ok(n < CALLS_MAX, 'that takes too many calls');
       }

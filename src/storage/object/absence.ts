@@ -9,10 +9,11 @@ import { FileError, type Tree } from './tree.js';
 const ATTEMPTS = 3;
 
 /**
- * The node of a name; null: there is none. The file that is open under it would lose it to another one: so one answer that says so may be wrong, and a listing
- * has to say the same. @throws FileError, StorageError
+ * The node of a name; null: there is none. Rule: where something would be lost if that were wrong, one answer that says so is not enough, and a listing has to say the
+ * same. So it is where a file is open under the name, which another one would get, and with `overwrites` (--on-conflict=overwrite), where an object that is there is replaced
+ * unseen. @throws FileError, StorageError
  */
-export async function nodeOrNone(tree: Tree, parent: ObjectNode, name: Uint8Array): Promise<ObjectNode | null> {
+export async function nodeOrNone(tree: Tree, parent: ObjectNode, name: Uint8Array, overwrites: boolean): Promise<ObjectNode | null> {
   for (let attempt = 1; ; attempt++) {
     if (parent.unlinked) throw new FileError(E.NOENT);
     try {
@@ -22,7 +23,8 @@ export async function nodeOrNone(tree: Tree, parent: ObjectNode, name: Uint8Arra
     }
     const key = tree.keyOf(parent, name);
     const known = tree.nodes.find(false, key);
-    if (known === null || known.opens === 0 || (await isGone(tree.store, key))) return null;
+    const isOpen = known !== null && known.opens > 0;
+    if (!(isOpen || overwrites) || (await isGone(tree.store, key))) return null;
     if (attempt === ATTEMPTS) throw new StorageError('unavailable', `head ${tree.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
     tree.changed(key);
   }

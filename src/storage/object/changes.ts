@@ -53,7 +53,7 @@ export class Changes {
 
   async #create(r: FileSystemRequest, parent: ObjectNode): Promise<{ node: ObjectNode; made: boolean }> {
     const name = r.nameBytes();
-    const there = await nodeOrNone(this.tree, parent, name);
+    const there = await this.#nodeOrNone(parent, name);
     if (there !== null) return { node: there, made: false };
     const key = this.tree.keyOf(parent, name);
     // Made while we asked
@@ -89,7 +89,7 @@ export class Changes {
   }
 
   async #mkdir(r: FileSystemRequest, parent: ObjectNode): Promise<ObjectNode> {
-    if ((await nodeOrNone(this.tree, parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
+    if ((await this.#nodeOrNone(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
     const key = this.tree.keyOf(parent, r.nameBytes());
     if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
     const prefix = `${key}/`;
@@ -182,6 +182,10 @@ export class Changes {
     };
   }
 
+  #nodeOrNone(parent: ObjectNode, name: Uint8Array): Promise<ObjectNode | null> {
+    return nodeOrNone(this.tree, parent, name, this.write.overwrites);
+  }
+
   #newNode(parent: ObjectNode, key: string, facts: Facts): ObjectNode {
     if (parent.unlinked) throw new FileError(E.NOENT);
     this.#givesUp(key, null);
@@ -196,7 +200,7 @@ export class Changes {
 
   /** A small object, at once or by and by. */
   async #make(r: FileSystemRequest, parent: ObjectNode, facts: Facts, body: Uint8Array): Promise<ObjectNode> {
-    if ((await nodeOrNone(this.tree, parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
+    if ((await this.#nodeOrNone(parent, r.nameBytes())) !== null) throw new FileError(E.EXIST);
     const key = this.tree.keyOf(parent, r.nameBytes());
     if (this.tree.stagedAt(key) !== null) throw new FileError(E.EXIST);
     if (this.write.committer.defers) return this.#stageNew(parent, key, facts, E.NAMETOOLONG);
@@ -241,7 +245,7 @@ export class Changes {
 
   async #rename(parent: ObjectNode, name: Uint8Array, newParent: ObjectNode, name2: Uint8Array, noReplace: boolean): Promise<void> {
     const node = await this.tree.lookup(parent, name);
-    const there = await nodeOrNone(this.tree, newParent, name2);
+    const there = await this.#nodeOrNone(newParent, name2);
     if (there !== null && noReplace) throw new FileError(E.EXIST);
     if (there === node) return;
     // A name that is there is one that can be

@@ -83,12 +83,13 @@ export async function openObjectFileSystem(store: ObjectStore, budget: MemoryBud
     const { shop, files, report } = await recover(directory, store, budget, options.privileged, log, blocks, write.bootId);
     const tree = treeOf(shop.store, budget, options, log, blocks);
     const sizes = { ...COMMIT_SIZES, ...write.sizes };
-    const maker = new CommitMaker(shop, { posix: options.posix, sizes, hiddenKey: () => hiddenKey(options.prefix), overwrite: write.onConflict === 'overwrite' });
+    const overwrites = write.onConflict === 'overwrite';
+    const maker = new CommitMaker(shop, { posix: options.posix, sizes, hiddenKey: () => hiddenKey(options.prefix), overwrite: overwrites });
     const events: CommitEvents = {
       believedUntil: (file) => fs.staging!.believedUntil(file), waiting: (file) => fs.staging!.waiting(file), committed: (file, committed) => fs.staging!.committed(file, committed), conflicting: (file) => fs.staging!.conflicting(file), conflicted: (file) => fs.staging!.conflicted(file),
     };
     const committer = new Committer(maker, { ...write, prefix: options.prefix }, events, tree.gate, log);
-    const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer }, blocks);
+    const fs: ObjectFileSystem = new ObjectFileSystem(shop.store, budget, options, log, tree, { shop, committer, overwrites }, blocks);
     for (const file of files) fs.goOn(file);
     const progress = new RecoveryProgress(files, log);
     const idle = async (): Promise<void> => {

@@ -21,6 +21,8 @@ import type { Workshop } from './write/workshop.js';
 export interface WriteSide {
   readonly shop: Workshop;
   readonly committer: Committer;
+  /** --on-conflict=overwrite */
+  readonly overwrites: boolean;
 }
 
 /** Who uses a staged file. */
