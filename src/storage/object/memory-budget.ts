@@ -16,6 +16,8 @@ const KEEP_MIN_BYTES = 64 << 10;
 const KEEP_MS = 5_000;
 /** So much of it may be used to fetch ahead. */
 const AHEAD_SHARE = 3 / 4;
+/** No more than so much of it may be in use when something else is held. */
+const HELD_SHARE = 1 / 2;
 /** What connections, threads and garbage not yet collected take while data comes as fast as it can. */
 const NETWORK_BYTES = 32 << 20;
 
@@ -58,10 +60,28 @@ export class MemoryBudget {
     return this.#allocate(bytes);
   }
 
+  /** Count memory of JavaScript for something that can be done without. @returns false: there is no room for it */
+  tryHold(bytes: number): boolean {
+    if (this.#waiting.length > 0 || this.#used + bytes > this.bytes * HELD_SHARE) return false;
+    this.#shrink(bytes);
+    this.#used += bytes;
+    return true;
+  }
+
+  /** What was counted is held no more. */
+  letGo(bytes: number): void {
+    this.#used -= bytes;
+    this.#admit();
+  }
+
   give(memory: NativeMemory): void {
     this.#used -= memory.length;
     if (memory.length >= KEEP_MIN_BYTES) this.#keep(memory);
     else memory.free();
+    this.#admit();
+  }
+
+  #admit(): void {
     while (this.#waiting.length > 0) {
       const { bytes, resolve } = this.#waiting[0];
       if (this.#used > 0 && this.#used + rounded(bytes) > this.bytes) return;
@@ -95,14 +115,19 @@ export class MemoryBudget {
       this.#used += length;
       return memory;
     }
-    while (this.#keptBytes > 0 && this.#used + this.#keptBytes + length > this.bytes) {
+    this.#shrink(length);
+    const memory = NativeMemory.allocate(bytes);
+    this.#used += memory.length;
+    return memory;
+  }
+
+  /** Blocks that are not in use make room. */
+  #shrink(bytes: number): void {
+    while (this.#keptBytes > 0 && this.#used + this.#keptBytes + bytes > this.bytes) {
       const memory = this.#kept.shift()!;
       this.#keptBytes -= memory.length;
       memory.free();
     }
-    const memory = NativeMemory.allocate(bytes);
-    this.#used += memory.length;
-    return memory;
   }
 }
 

@@ -337,7 +337,7 @@ export class ObjectFileSystem {
   #reset(): void {
     this.files.reset();
     this.#directories.reset();
-    this.tree.nodes.clear();
+    this.tree.reset();
   }
 }
 

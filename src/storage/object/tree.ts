@@ -63,7 +63,7 @@ export class Tree {
   #changes = 0;
   /** Of what is no longer in the map, and of changes to all keys. */
   #changedOthers = 0;
-  readonly #ahead = new LookupsAhead(this);
+  readonly #ahead: LookupsAhead;
   /** Lookups under way: another one for the same name waits for the same answer. */
   readonly #looking = new Map<string, Promise<ObjectNode>>();
 
@@ -76,7 +76,8 @@ export class Tree {
     this.nodes = new ObjectNodes(options.idleNodes);
     const root = this.nodes.put(true, options.prefix, this.#directory(null).facts, 0);
     root.refs = 1;
-    this.listed = new ListedDirectories(store, this, options.metadataTtl_ms);
+    this.#ahead = new LookupsAhead(this);
+    this.listed = new ListedDirectories(store, this, options.metadataTtl_ms, small.budget);
   }
 
   /** The node of a name, not referenced yet. @throws FileError, StorageError */
@@ -155,6 +156,13 @@ export class Tree {
     return this.#changedOthers > changes || (this.#changedBelow.get(key) ?? 0) > changes;
   }
 
+  /** The guest has gone. */
+  reset(): void {
+    this.#ahead.clear();
+    this.listed.clear();
+    this.nodes.clear();
+  }
+
   /** The object of a key as it is, null: there is none. @throws StorageError */
   head(key: string): Promise<ObjectInfo | null> {
     return this.#current(key, () => this.#head(key));
@@ -211,10 +219,10 @@ export class Tree {
     const prefix = key.slice(0, key.length - component.length);
     const listed = component === '' ? undefined : this.listed.find(prefix, key);
     if (listed !== undefined) return this.#askListed(key, listed, named);
-    const page = component === '' ? null : this.listed.pageFor(prefix, key);
+    const page = component === '' ? null : this.listed.pageFor(prefix, key, this.#ahead.foresees(prefix, key));
     if (page !== null) {
       // Instead of what is below this one: what the whole directory has, from here on
-      await this.#current(key, () => this.listed.list(prefix, page.after));
+      await this.#current(key, () => this.listed.list(prefix, page.after, 1));
       const found = this.listed.find(prefix, key);
       if (found !== undefined) return this.#askListed(key, found, named);
     }
