@@ -139,6 +139,11 @@ export class Inodes {
     return this.mounts.fd(this.table.words[slot * WORDS + MOUNT]);
   }
 
+  /** Whether the node's file is on a file system in memory. */
+  isInMemory(slot: number): boolean {
+    return this.mounts.inMemory(this.table.words[slot * WORDS + MOUNT]);
+  }
+
   /** Whether the node is reached by handle only at the moment. */
   isEvicted(slot: number): boolean {
     return this.table.words[slot * WORDS + FD1] === 0;

@@ -17,7 +17,13 @@ interface Mount {
   idHigh: number;
   nodes: number;
   fd: number;
+  /** Its files are in memory: reading one waits for no storage. */
+  readonly inMemory: boolean;
 }
+
+/** statfs(2) f_type of tmpfs, ramfs and hugetlbfs (include/uapi/linux/magic.h). None of them has RWF_NOWAIT. */
+const IN_MEMORY: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
+const statfs = NativeMemory.allocate(4096);
 
 export class Mounts {
   #mounts: (Mount | null)[] = [];
@@ -47,6 +53,7 @@ export class Mounts {
         idHigh: statx[STATX.MNT_ID + 1],
         nodes: 0,
         fd: -1,
+        inMemory: isInMemory(fd),
       };
     }
     const mount = this.#mounts[i]!;
@@ -57,6 +64,10 @@ export class Mounts {
   /** A readable directory descriptor on the mount, or negative. */
   fd(index: number): number {
     return this.#mounts[index]?.fd ?? -1;
+  }
+
+  inMemory(index: number): boolean {
+    return this.#mounts[index]?.inMemory === true;
   }
 
   ref(index: number): void {
@@ -92,3 +103,5 @@ function same(m: Mount, statx: Int32Array): boolean {
 function reopenDirectory(fd: number): number {
   return c.neg(c.openat(fd, dot, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
 }
+
+const isInMemory = (fd: number): boolean => c.statfs(fd, statfs.address) === 0 && IN_MEMORY.has(statfs.u32[0]);

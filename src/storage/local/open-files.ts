@@ -19,6 +19,8 @@ const DIRECT = 4;
 const NEVER_DIRECT = 8;
 /** Handle flag: the host's inode is append-only, and the descriptor has O_APPEND. */
 const APPEND_ONLY = 16;
+/** Handle flag: reads are done inline, since the file is in memory or there is no pool. */
+const INLINE = 32;
 /** Larger writes are all timed: that costs nothing beside them. */
 const TIMED_BYTES = 1 << 17;
 
@@ -80,7 +82,7 @@ export class OpenFiles {
   /** Make a handle of an open descriptor. On −errno the descriptor is still the caller's. `appendOnly`: it has O_APPEND. */
   install(r: FileSystemRequest, slot: number, fd: number, flags: number, appendOnly = false): number {
     const { share } = this;
-    let state = share.pool === null ? 0 : NOWAIT;
+    let state = share.pool === null || share.inodes.isInMemory(slot) ? INLINE : NOWAIT;
     if ((flags & (O_SYNC | O_DSYNC)) !== 0) state |= SYNCHRONOUS;
     if ((flags & O_DIRECT) !== 0 && share.options.allowDirectIo) state |= DIRECT;
     if (appendOnly) state |= APPEND_ONLY;
@@ -142,17 +144,18 @@ export class OpenFiles {
   }
 
   readonly read = (r: FileSystemRequest): number => {
-    const { handles, pool } = this.share;
+    const { handles } = this.share;
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
     if (r.offset === FAR_OFFSET) return c.preadv2(fd, r.iovecs, 0, 0, 0) < 0 ? -c.errno() : this.beyond(r, fd, 0);
     if (this.share.options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0);
-    if (pool === null) {
+    const state = handles.flags(handle);
+    if ((state & INLINE) !== 0) {
       const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, 0);
       return n < 0 ? -c.errno() : n;
     }
-    if ((handles.flags(handle) & NOWAIT) === 0) return this.#readInPool(r, handle, fd);
+    if ((state & NOWAIT) === 0) return this.#readInPool(r, handle, fd);
     const n = c.preadv2(fd, r.iovecs, r.iovecCount, r.offset, RWF_NOWAIT);
     if (n === r.size) return n;
     if (n >= 0) return this.#shortRead(r, handle, fd, n);
@@ -160,7 +163,7 @@ export class OpenFiles {
     if (error === E.AGAIN) return this.#readInPool(r, handle, fd);
     if (error !== E.OPNOTSUPP) return -error;
     // The file system cannot tell whether it would block: then every read may
-    handles.setFlags(handle, handles.flags(handle) & ~NOWAIT);
+    handles.setFlags(handle, state & ~NOWAIT);
     return this.#readInPool(r, handle, fd);
   };
 
