@@ -145,7 +145,7 @@ function describe(error: unknown): { code?: string; status?: number; message: st
 /** The auth library has no codes of its own: what it says, and what the token endpoint answered, have to do. */
 function fromCredentials(error: unknown, { operation }: FailureContext): StorageError {
   const { code = '', status, message } = describe(error);
-  const detail = { ...(status === undefined ? {} : { status }), ...(code === '' ? {} : { providerCode: code }), providerMessage: message, cause: error };
+  const detail = { ...(status === undefined ? {} : { status }), ...(code === '' ? {} : { providerCode: code }), providerMessage: saidIn(message) ?? '', cause: error };
   return new StorageError(codeOfCredentials(code, status, message), operation, detail);
 }
 

@@ -4,6 +4,7 @@
  */
 import { Storage } from '@google-cloud/storage';
 import { AnswerReader, type Fields } from './answer-reader.js';
+import { boundedRequests } from './credential-requests.js';
 import { objectOfKey, type GcsObject } from './gcs-resource.js';
 import { toStorageError, type Failure, type FailureContext } from './gcs-errors.js';
 import { isAbort, isGood, type Received, type Sending } from './http-connection.js';
@@ -23,6 +24,8 @@ export interface GcsConnection {
   readonly credentials?: 'default' | 'anonymous' | { readonly keyFile: string } | { readonly key: Readonly<Record<string, unknown>> };
   /** Certificates to trust, PEM, instead of the usual ones. NODE_EXTRA_CA_CERTS works without. */
   readonly ca?: string;
+  /** See boundedRequests(); in tests. */
+  readonly credentialsWithin_ms?: number;
 }
 
 /** What is sent, and how long all of it is. */
@@ -70,12 +73,14 @@ export class GcsHttp {
   readonly #base: URL;
   readonly #connections: Connections;
   readonly #anonymous: boolean;
+  readonly #credentialsWithin_ms: number | undefined;
   readonly #userProject: string | undefined;
   #accepted = false;
 
   constructor(connection: GcsConnection) {
     const { credentials = 'default' } = connection;
     this.#anonymous = credentials === 'anonymous';
+    this.#credentialsWithin_ms = connection.credentialsWithin_ms;
     this.#userProject = connection.userProject;
     this.#storage = new Storage({
       projectId: connection.project ?? NO_PROJECT,
@@ -145,7 +150,7 @@ export class GcsHttp {
 
   async #authorise(call: GcsCall): Promise<AuthHeaders> {
     try {
-      return await whileWanted(this.#storage.authClient.getRequestHeaders(this.#base.href), call.signal);
+      return await whileWanted(boundedRequests(() => this.#storage.authClient.getRequestHeaders(this.#base.href), this.#credentialsWithin_ms), call.signal);
     } catch (error) {
       throw toStorageError(call.signal?.aborted === true ? { kind: 'aborted' } : { kind: 'credentials', error }, this.#context(call));
     }

@@ -3,9 +3,12 @@ import { Agent as HttpAgent } from 'node:http';
 import { Agent as HttpsAgent } from 'node:https';
 import { pipeline, Readable, Transform } from 'node:stream';
 import { HeadObjectCommand, S3Client, type S3ClientConfig } from '@aws-sdk/client-s3';
+import { boundedRequests } from './credential-requests.js';
 import { CONNECT_MS, Connections } from './http-connections.js';
 import { hasChecksums, type S3Options } from './s3-options.js';
 import { regionOf } from './s3-region.js';
+
+type AwsCredentialIdentityProvider = Exclude<S3Client['config']['credentials'], undefined>;
 
 const SOCKETS = 256;
 /** A page of 1000 entries, see s3-lean.ts, is the longest. */
@@ -27,7 +30,7 @@ export function agentsOf(options: S3Options): Agents {
 /** @param credentials of another client with the same options, which need not be looked for again */
 export function sdkClient(options: S3Options, agents: Agents, credentials: S3ClientConfig['credentials'] = options.credentials): S3Client {
   const checksums = hasChecksums(options) ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
-  const client = new S3Client({
+  const config: S3ClientConfig = {
     // Attempts are counted by the layer above, which knows what may be tried again
     maxAttempts: 1,
     requestHandler: { httpAgent: agents.http, httpsAgent: agents.https, connectionTimeout: CONNECT_MS },
@@ -38,12 +41,19 @@ export function sdkClient(options: S3Options, agents: Agents, credentials: S3Cli
     region: regionOf(options),
     ...(options.pathStyle === true ? { forcePathStyle: true } : {}),
     ...(options.profile === undefined ? {} : { profile: options.profile }),
-    // The SDK reads the files of profiles once in a process, unless its chain of providers is told this (SourceProfileInit)
-    ...(credentials === undefined ? ({ ignoreCache: true } as object) : { credentials }),
-    ...(options.unsigned === true ? { signer: { sign: async (request) => request }, credentials: { accessKeyId: '', secretAccessKey: '' } } : {}),
-  });
+    ...(options.unsigned === true ? { signer: { sign: async (request) => request } } : {}),
+  };
+  const known = options.unsigned === true ? { accessKeyId: '', secretAccessKey: '' } : credentials;
+  const client = new S3Client({ ...config, credentials: known ?? chainOf(config, options.credentialsWithin_ms) });
   boundAnswers(client);
   return client;
+}
+
+/** The SDK's chain of providers, as a client with this configuration has it; what they ask for is bounded. */
+function chainOf(config: S3ClientConfig, within_ms: number | undefined): AwsCredentialIdentityProvider {
+  // The SDK reads the files of profiles once in a process, unless its chain of providers is told this (SourceProfileInit)
+  const { credentials } = new S3Client({ ...config, ignoreCache: true } as S3ClientConfig).config;
+  return (...args) => boundedRequests(() => credentials(...args), within_ms);
 }
 
 /** The SDK keeps whole answers in memory, however long they are; content of objects it passes on as it comes. */

@@ -18,6 +18,8 @@ export interface S3Options {
   /** Instead of the SDK's chain. */
   readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string; readonly sessionToken?: string };
   readonly capabilities?: Capabilities;
+  /** See boundedRequests(); in tests. */
+  readonly credentialsWithin_ms?: number;
 }
 
 /**
