@@ -8,9 +8,15 @@ import { SysError } from '../ffi/errors.js';
 import { viewOf } from '../ffi/memory.js';
 import { MADV_REMOVE, MAP_NORESERVE, MAP_SHARED, MFD_CLOEXEC, PROT_READ, PROT_WRITE } from '../ffi/constants.js';
 
+/**
+ * So much is seen at first. V8 counts what views see as memory in use, and collects garbage at once when 64 MiB have come in addition: at a start that would
+ * be a tenth of it.
+ */
+const FIRST_VIEW_BYTES = 32 << 20;
+
 export class Arena {
-  readonly i32: Int32Array;
-  readonly u8: Uint8Array;
+  /** What has been reached. It is another array after reach(). */
+  i32: Int32Array;
   readonly address: number;
   readonly #fd: number;
 
@@ -23,9 +29,12 @@ export class Arena {
     // SAFETY: mapped for the life of the object, which is the life of the process but in tests
     this.address = c.mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, this.#fd, 0);
     if (this.address === -1) throw new SysError(c.errno(), 'mmap', name);
-    const buffer = viewOf(this.address, bytes);
-    this.i32 = new Int32Array(buffer);
-    this.u8 = new Uint8Array(buffer);
+    this.i32 = new Int32Array(viewOf(this.address, Math.min(bytes, FIRST_VIEW_BYTES)));
+  }
+
+  /** Makes the first `bytes` accessible; arrays from before stay valid. */
+  reach(bytes: number): void {
+    if (bytes > this.i32.byteLength) this.i32 = new Int32Array(viewOf(this.address, this.bytes));
   }
 
   /** Give pages back; they read as zeros afterwards. Both numbers are multiples of 4096. */

@@ -28,8 +28,8 @@ const REFS_MAX = 0xffffffff;
 const MIN_BUCKETS = 1 << 12;
 
 export class NodeTable {
-  /** All records; index = slot × 16 + word. */
-  readonly words: Int32Array;
+  /** All records, of slots that were in use at least; index = slot × 16 + word. Another array after insert(). */
+  words: Int32Array;
   /** Nodes in use, the root among them. */
   count = 0;
   readonly #arena: Arena;
@@ -59,8 +59,8 @@ export class NodeTable {
 
   /** The slot of a live node, or −1 for an id that names none. */
   slotOf(low: number, high: number): number {
-    if (low >= MAX_NODES || low <= 0) return -1;
     const at = low * WORDS;
+    if (at >= this.words.length || at <= 0) return -1;
     return this.words[at + SEQ] === (high | 0) && (this.words[at + REFS] !== 0 || low === ROOT_NODE) ? low : -1;
   }
 
@@ -179,6 +179,8 @@ export class NodeTable {
       this.#freeHead[block] = this.words[free * WORDS + NEXT];
       return free;
     }
+    this.#arena.reach((block + 1) * BLOCK_BYTES);
+    this.words = this.#arena.i32;
     return block * BLOCK_SLOTS + this.#bump[block]++;
   }
 

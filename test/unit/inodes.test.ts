@@ -8,6 +8,7 @@ import { E } from '../../src/base/errno.js';
 import { AT_EMPTY_PATH, O_CLOEXEC, O_DIRECTORY, O_PATH } from '../../src/ffi/constants.js';
 import * as c from '../../src/ffi/libc.js';
 import { NativeMemory } from '../../src/ffi/memory.js';
+import { NodeTable } from '../../src/storage/nodes.js';
 import { Inodes } from '../../src/storage/local/inodes.js';
 import { STATX } from '../../src/storage/statx.js';
 import { EMPTY_PATH } from '../../src/storage/local/share.js';
@@ -53,6 +54,22 @@ test('nodes beyond the room for descriptors are traded for file handles, and rea
     assert.equal(numbers.size, slots.length, 'each its own inode');
     assert.ok(inodes.fds <= 2);
   }));
+
+test('a table that has a few nodes shows V8 a few of its records, and goes on with all of them when there are more', () => {
+  const table = new NodeTable();
+  try {
+    assert.ok(table.words.byteLength < 64 << 20, 'so many bytes more make V8 collect garbage');
+    const last = table.words.length / 16 + 10;
+    for (let slot = 1; slot <= last; slot++) assert.equal(table.insert(slot, 7, 0), slot);
+    for (const slot of [1, 2, last - 11, last - 10, last]) {
+      assert.equal(table.find(slot, 7, 0), slot);
+      assert.equal(table.slotOf(slot, table.sequence(slot)), slot);
+    }
+    for (const low of [-1, 0, last + 1, 1 << 24, 2 ** 31, 2 ** 32 - 1]) assert.equal(table.slotOf(low, 0), -1, String(low));
+  } finally {
+    table.close();
+  }
+});
 
 test("the descriptor of a request's node stays while the request reaches others", { skip }, () =>
   withInodes(1, 10, (inodes, slots) => {
