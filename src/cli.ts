@@ -6,7 +6,7 @@ import { checkCombinations, checkKind } from './cli/combinations.js';
 import { collectLegacy } from './cli/legacy.js';
 import { buildCommand, helpText } from './cli/help.js';
 import type { OptionSpec } from './cli/option-spec.js';
-import { OPTION_ENTRIES, OPTIONS, displayName, type OptionValues } from './cli/options.js';
+import { NO_MIGRATION, OPTION_ENTRIES, OPTIONS, displayName, type OptionValues } from './cli/options.js';
 import { parseSource, type BucketSource, type Source } from './cli/source.js';
 import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
 import { UsageError } from './lifecycle/errors.js';
@@ -17,6 +17,8 @@ import type { ListenSpec } from './lifecycle/listen.js';
 export type Options = Omit<OptionValues, 'source' | 'socketPath' | 'socketGroup' | 'fd' | 'debug' | 'legacyList'> & {
   readonly source: Source;
   readonly listen: ListenSpec;
+  /** What the log says of them once the daemon serves. */
+  readonly remarks: readonly string[];
 };
 
 
@@ -38,6 +40,8 @@ export type RecoverSettings = Omit<Options, 'listen' | 'source' | 'cacheDir'> & 
   /** Only what is on the command line. */
   readonly said: Partial<BucketSettings>;
 };
+
+const MIGRATION_KEYS = ['migrationMode', 'migrationOnError', 'migrationVerifyHandles', 'migrationConfirmPaths'] as const;
 
 /** For QEMU's "backend program conventions": type and features as docs/interop/vhost-user.json of QEMU has them. */
 export const CAPABILITIES = { type: 'fs', features: ['separate-options', 'posix-acl-negotiation-mode', 'security-label-negotiation-mode'] } as const;
@@ -134,6 +138,7 @@ function checked(collected: Collected): { source: Source; options: Omit<Options,
     // A guest that may cache nothing would ask again for every attribute that came along.
     readdirplus: rest.readdirplus && rest.cache !== 'never',
     cacheDir: rest.cacheDir === null ? null : resolve(rest.cacheDir),
+    remarks: MIGRATION_KEYS.some((key) => rest[key] !== OPTIONS[key].default) ? [`--migration-… ${NO_MIGRATION}`] : [],
   };
   return { source, options };
 }

@@ -8,11 +8,9 @@
 import { fstatSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pino, type Logger as Pino } from 'pino';
+import type { LogLevel } from './log-level.js';
 import { GuestLimiter } from './log-limiter.js';
-import { ERROR_SEVERITY, isJournal, severityOf } from './severity.js';
-
-export const LOG_LEVELS = ['off', 'error', 'warn', 'info', 'debug', 'trace'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
+import { isJournal, severityOf } from './severity.js';
 
 /** Fields of a line; `err` is written with its type and stack. */
 export type LogFields = Record<string, unknown>;
@@ -75,11 +73,6 @@ function synchronous(): LogDestination {
 /** Lines to the journal say how severe they are. */
 function forJournal(destination: LogDestination): LogDestination {
   return isJournal(process.env['JOURNAL_STREAM'], fstatSync(2)) ? withSeverity(destination) : destination;
-}
-
-/** The last words of a start that fails, on standard error. */
-export function writeFailure(text: string): void {
-  process.stderr.write(isJournal(process.env['JOURNAL_STREAM'], fstatSync(2)) ? `<${ERROR_SEVERITY}>${text}` : text);
 }
 
 /** sd-daemon(3): `<N>` before each line. pino tells the level of a line to who asks for its metadata. */

@@ -1,6 +1,6 @@
 /** The one table of options: parsing, checking, --help, docs/OPERATIONS.md and the legacy -o keys come from it. */
 import { availableParallelism } from 'node:os';
-import { LOG_LEVELS } from '../base/log.js';
+import { LOG_LEVELS } from '../base/log-level.js';
 import { SOCKET_PATH_MAX_BYTES } from '../ffi/socket.js';
 import { BUCKET_OPTIONS } from './bucket-options.js';
 import type { OptionSpec } from './option-spec.js';

@@ -3,31 +3,17 @@
  * capabilities belong to threads: so the main thread confines itself, then becomes the daemon anew by execve(2), and
  * the new image is wholly inside.
  */
-import { readdirSync, realpathSync, rmSync, statfsSync } from 'node:fs';
+import { readdirSync, realpathSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import type { Logger } from '../base/log.js';
 import { execve } from '../ffi/namespaces.js';
 import { StartError, UsageError } from '../lifecycle/errors.js';
 import { dropCapabilities, parseCapabilities, RightsUnavailable, type KeptCapabilities } from './capabilities.js';
-import { applySeccomp, hideIoUring, usesIoUring, type SeccompAction } from './seccomp.js';
+import { hideIoUring, usesIoUring } from './seccomp.js';
 import { environmentWith, type Handover } from './handover.js';
+import { hasSandbox, isOptional, seccompAction, usesFileHandles, type ConfineOptions } from './policy.js';
 import { LIMITS, limitPaths, pathLimitsVersion } from './path-limits.js';
 import { enterRoot, planRoot, RootUnavailable, SHARE_AT, SOCKET_AT } from './new-root.js';
 import { becomeMapped, isOwnIds, leaveMapper, parseIdMaps, unshareCommand, type IdMaps } from './user-namespace.js';
-
-const TMPFS_MAGIC = 0x01021994;
-
-/** The options that matter here; structurally the Options of src/cli. */
-export interface ConfineOptions {
-  readonly sandbox: 'auto' | 'namespace' | 'none';
-  readonly inodeFileHandles: 'auto' | 'never' | 'prefer' | 'mandatory';
-  readonly xattr: boolean;
-  readonly seccomp: SeccompAction | 'auto' | 'none';
-  readonly modcaps: string | null;
-  readonly uidMap: readonly string[];
-  readonly gidMap: readonly string[];
-  readonly readonly: boolean;
-}
 
 export interface Confinement {
   /** A root and namespaces of its own. */
@@ -45,24 +31,6 @@ export interface Confinement {
   readonly fileHandles: boolean;
 }
 
-/** The rule: a handle (open_by_handle_at(2)) reaches every file of the share's file system, and so of the host; within a sandbox there are none unless they are asked for. */
-export function usesFileHandles(options: ConfineOptions): boolean {
-  const { inodeFileHandles } = options;
-  return inodeFileHandles === 'auto' ? !hasSandbox(options) : inodeFileHandles !== 'never';
-}
-
-/** `auto`: for root, who has most to lose, and for ids of a user namespace. An ordinary user's files would look different in one. */
-function hasSandbox({ sandbox, uidMap }: Pick<ConfineOptions, 'sandbox' | 'uidMap'>): boolean {
-  return sandbox === 'auto' ? isRoot() || uidMap.length > 0 : sandbox === 'namespace';
-}
-
-const isRoot = (): boolean => process.geteuid!() === 0;
-
-/** What --seccomp comes to: `auto` is kill for root, who does not say --sandbox=none. */
-export function seccompAction({ seccomp, sandbox }: Pick<ConfineOptions, 'seccomp' | 'sandbox'>): SeccompAction | 'none' {
-  return seccomp !== 'auto' ? seccomp : isRoot() && sandbox !== 'none' ? 'kill' : 'none';
-}
-
 /** What is to be done before the daemon starts; null: nothing. UsageError if the options make no sense. */
 export function confinementOf(options: ConfineOptions): Confinement | null {
   const namespace = hasSandbox(options);
@@ -72,7 +40,7 @@ export function confinementOf(options: ConfineOptions): Confinement | null {
   const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps, { ...options, fileHandles }) : null;
   const withoutRing = seccompAction(options) !== 'none' && usesIoUring();
   if (capabilities === null && !withoutRing) return null;
-  return { namespace, optional: options.sandbox === 'auto' && idMaps === null, idMaps, capabilities, withoutRing, readonly: options.readonly, fileHandles };
+  return { namespace, optional: isOptional(options), idMaps, capabilities, withoutRing, readonly: options.readonly, fileHandles };
 }
 
 /**
@@ -96,9 +64,10 @@ export function confine(wanted: Confinement, handover: Handover): never {
   const gap = gapOf(wanted, () => enterRoot(plan));
   const limits = limitPaths(plan, wanted, gap === null);
   const missing = [kept, gap, limits].filter((reason) => reason !== null).join('; ') || null;
-  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gap: missing });
+  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gaps: sandboxGaps(wanted, missing, listener) });
   const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
-  becomeAnew(command, { ...handover, stage: 'confined', gap: missing, mapper: null, share: SHARE_AT, listener: { ...listener, path } });
+  const moved = { ...listener, path };
+  becomeAnew(command, { ...handover, stage: 'confined', hasRoot: true, gaps: sandboxGaps(wanted, missing, moved), mapper: null, share: SHARE_AT, listener: moved });
 }
 
 /** What this process may not do for a sandbox that is optional: the sentence; null: it was done. @throws StartError if it is not optional */
@@ -145,33 +114,13 @@ function ownCommand(): string[] {
   return [process.execPath, ...process.execArgv, realpathSync(process.argv[1]), ...process.argv.slice(2)];
 }
 
-/** What the sandbox does not keep inside, by the options, by the kernel or by what this process may not do (`gap`): sentences for the log. */
-export function sandboxGaps({ namespace, fileHandles }: Confinement, gap: string | null, { path, name }: Pick<Handover['listener'], 'path' | 'name'>): string[] {
-  if (!namespace) return [];
-  const hasLimits = pathLimitsVersion({ fileHandles }) > 0 && gap?.includes(`${LIMITS} cannot`) !== true;
+/** What the sandbox does not keep inside, by the options, by the kernel or by what this process may not do (`missing`): sentences for the log. */
+function sandboxGaps({ fileHandles }: Confinement, missing: string | null, { path, name }: Handover['listener']): string[] {
+  const hasLimits = pathLimitsVersion({ fileHandles }) > 0 && missing?.includes(`${LIMITS} cannot`) !== true;
   const gaps: string[] = [];
-  if (gap !== null) gaps.push(`the sandbox is incomplete: ${gap}; what protects is ${hasLimits ? 'Landlock, ' : ''}--seccomp, and the capabilities that are given up`);
+  if (missing !== null) gaps.push(`the sandbox is incomplete: ${missing}; what protects is ${hasLimits ? 'Landlock, ' : ''}--seccomp, and the capabilities that are given up`);
   else if (fileHandles) gaps.push('--inode-file-handles: a daemon that a guest has taken over reaches all of the file system that the share is on; without it the sandbox has no file handles');
   else if (!hasLimits) gaps.push('this kernel has no Landlock (or one before Linux 5.19): the sandbox is the new root, capabilities and --seccomp without it');
   if (path !== null && sharesSocketDirectory(path)) gaps.push(`all of ${dirname(name)} is within reach of the daemon: give the socket a directory of its own, or pass it with --fd`);
   return gaps;
-}
-
-/** The last step of the start: from now on the filter is in force. @throws StartError if this kernel cannot, and --seccomp does not leave that open */
-export function filterCalls(options: ConfineOptions & { readonly syslog: boolean }, log: Pick<Logger, 'warn'>): void {
-  const action = seccompAction(options);
-  if (action === 'none') return;
-  try {
-    applySeccomp(action, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
-  } catch (error) {
-    if (options.seccomp !== 'auto' || !(error instanceof StartError)) throw error;
-    log.warn({}, `--seccomp=auto: there is no filter of system calls (${error.message})`);
-  }
-}
-
-/** StartError if somebody else than confine() said that all is done. */
-export function checkConfined(wanted: Confinement, gap: string | null): void {
-  if (wanted.namespace && !(wanted.optional && gap !== null) && statfsSync('/').type !== TMPFS_MAGIC) {
-    throw new StartError('BUCKETFSD_HANDOVER is set, which is for the daemon itself only: unset it');
-  }
 }

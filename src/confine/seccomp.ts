@@ -1,12 +1,13 @@
 /** --seccomp: a filter in the kernel for every system call of every thread (seccomp(2)), written in classic BPF. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import { errnoName } from '../base/errno.js';
+import type { Logger } from '../base/log.js';
 import { AF_UNIX, CLONE_FS } from '../ffi/constants.js';
 import { installFilter, setNoNewPrivileges } from '../ffi/privileges.js';
 import { StartError } from '../lifecycle/errors.js';
+import { seccompAction, usesFileHandles, type ConfineOptions, type SeccompAction } from './policy.js';
 import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from './system-calls.js';
 
-export type SeccompAction = 'kill' | 'log' | 'trap';
 export type Architecture = 'x64' | 'arm64';
 
 /** What the kernel does with a call (include/uapi/linux/seccomp.h); the low 16 bits are data, here an errno. */
@@ -127,6 +128,18 @@ export function hideIoUring(): number {
     [JUMP_EQUAL, ABSENT.io_uring_setup[at], 'absent', 0],
   ];
   return installFilter(assemble(body, RETURN.ALLOW));
+}
+
+/** The last step of the start: from now on the filter is in force. @throws StartError if this kernel cannot, and --seccomp does not leave that open */
+export function filterCalls(options: ConfineOptions & { readonly syslog: boolean }, log: Pick<Logger, 'warn'>): void {
+  const action = seccompAction(options);
+  if (action === 'none') return;
+  try {
+    applySeccomp(action, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
+  } catch (error) {
+    if (options.seccomp !== 'auto' || !(error instanceof StartError)) throw error;
+    log.warn({}, `--seccomp=auto: there is no filter of system calls (${error.message})`);
+  }
 }
 
 /** From now on, for every thread of this process, those to come among them. StartError if this kernel cannot. */

@@ -275,13 +275,14 @@ describe('--sandbox=namespace', { skip: !ROOT && 'needs root' }, () => {
 
   test('the variable of the handover from outside does not count for another process, and for this one it is refused', async () => {
     const socket = place();
-    const handover = (pid: string): string =>
-      `{"pid":${pid},"stage":"confined","source":"/","share":"/","listener":{"fd":3,"pidFd":null,"name":"x","path":null},"notifyFd":-1,"syslogFd":-1}`;
-    const daemon = await start(socket, NAMESPACE, { env: { BUCKETFSD_HANDOVER: handover('1') } });
+    const file = `${socket}.handover`;
+    const [listener, options] = [{ fd: 3, pidFd: null, name: 'x', path: null }, { sandbox: 'namespace', uidMap: [], rlimitNofile: null }];
+    writeFileSync(file, JSON.stringify({ options, stage: 'confined', source: '/', share: '/', hasRoot: true, gaps: [], listener, notifyFd: -1, syslogFd: -1 }));
+    const daemon = await start(socket, NAMESPACE, { env: { BUCKETFSD_HANDOVER: '1:0' } });
     assert.notEqual(daemon.namespaces('mnt')[0], readlinkSync('/proc/self/ns/mnt'));
-    assert.ok(!readFileSync(`/proc/${daemon.pid}/environ`, 'utf8').includes('"pid":1,'));
+    assert.ok(!readFileSync(`/proc/${daemon.pid}/environ`, 'utf8').includes('BUCKETFSD_HANDOVER=1:'));
     await daemon.stop();
-    const wrapper = ['/bin/sh', '-c', `BUCKETFSD_HANDOVER='${handover("'$$'")}' exec "$0" "$@"`];
+    const wrapper = ['/bin/sh', '-c', `BUCKETFSD_HANDOVER=$$:9 exec "$0" "$@" 9<${file}`];
     await new DaemonProcess(['--socket-path', socket, '--source', share, ...NAMESPACE], { wrapper, fd: 0 }).fails(1, /BUCKETFSD_HANDOVER is set/);
   });
 

@@ -49,6 +49,7 @@ describe('defaults', () => {
     assert.deepEqual(run(BASE), {
       source: { kind: 'local', path: '/srv' },
       listen: { kind: 'fd', fd: 3, origin: '--fd' },
+      remarks: [],
       tag: null, readonly: false, announceSubmounts: true, inodeFileHandles: 'auto', cache: 'auto', readdirplus: true,
       writeback: false, allowDirectIo: false, allowMmap: false, allowProjectIds: false, xattr: false, xattrmap: null, posixAcl: 'never', securityLabel: 'never',
       killprivV2: false, flock: false, posixLock: false, preserveNoatime: false, translateUid: [], translateGid: [],

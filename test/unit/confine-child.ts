@@ -2,7 +2,8 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { applySeccomp, hideIoUring, usesIoUring, type SeccompAction } from '../../src/confine/seccomp.js';
+import type { SeccompAction } from '../../src/confine/policy.js';
+import { applySeccomp, hideIoUring, usesIoUring } from '../../src/confine/seccomp.js';
 import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from '../../src/confine/system-calls.js';
 import * as c from '../../src/ffi/libc.js';
 import { F_SETFD } from '../../src/ffi/constants.js';

@@ -1,12 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { CAPABILITIES, parseCapabilities } from '../../src/confine/capabilities.js';
-import { confinementOf, seccompAction, type ConfineOptions } from '../../src/confine/confine.js';
+import { confinementOf } from '../../src/confine/confine.js';
 import { takeHandover } from '../../src/confine/handover.js';
 import { planRoot } from '../../src/confine/new-root.js';
+import { seccompAction, type ConfineOptions } from '../../src/confine/policy.js';
 import { filterProgram, RETURN, type Architecture } from '../../src/confine/seccomp.js';
 import { ABSENT, EXAMINED, FILE_HANDLES, FORBIDDEN, SOCKETS } from '../../src/confine/system-calls.js';
 import { isOwnIds, parseIdMaps, parseIdRanges } from '../../src/confine/user-namespace.js';
@@ -225,12 +228,18 @@ describe('what is to be done', () => {
   });
 
   test('a handover counts for the process that it names, once', () => {
-    const env = { BUCKETFSD_HANDOVER: JSON.stringify({ pid: 7, stage: 'confined' }) };
+    const file = join(mkdtempSync(join(tmpdir(), 'handover-')), 'file');
+    const envWith = (text: string): { BUCKETFSD_HANDOVER?: string } => {
+      writeFileSync(file, text);
+      return { BUCKETFSD_HANDOVER: `7:${openSync(file, 'r')}` };
+    };
+    const env = envWith('{"stage":"confined"}');
     assert.equal(takeHandover({ ...env }, 8), null);
-    assert.equal(takeHandover({ ...env }, 7)?.stage, 'confined');
-    takeHandover(env, 7);
+    assert.equal(takeHandover(env, 7)?.stage, 'confined');
     assert.deepEqual(env, {});
-    for (const text of ['', 'null', '{', '[]', '7', '"x"']) assert.equal(takeHandover({ BUCKETFSD_HANDOVER: text }, 7), null, text);
+    for (const text of ['', 'null', '{', '[]', '7', '"x"']) assert.equal(takeHandover(envWith(text), 7), null, text);
+    for (const text of ['', '7', '7:', '7:999999', '7:x', ':0', '-7:0']) assert.equal(takeHandover({ BUCKETFSD_HANDOVER: text }, 7), null, text);
+    rmSync(dirname(file), { recursive: true });
   });
 
   test('the plan of a root puts no mount below another of the program, the share writable and without devices', () => {

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { describe, test } from 'node:test';
-import { createLogger, SILENT_LOG, type Logger, type LogLevel } from '../../src/base/log.js';
+import type { LogLevel } from '../../src/base/log-level.js';
+import { createLogger, SILENT_LOG, type Logger } from '../../src/base/log.js';
 import { GUEST_LINES_PER_KEY, GUEST_LINES_TOTAL, GUEST_WINDOW_MS, GuestLimiter } from '../../src/base/log-limiter.js';
 
 interface Line {

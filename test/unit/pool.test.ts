@@ -6,6 +6,7 @@ import { after, before, test, type TestContext } from 'node:test';
 import { E } from '../../src/base/errno.js';
 import { NativeMemory } from '../../src/ffi/memory.js';
 import { SyscallPool, type SyscallPoolOptions, type WorkerLoss } from '../../src/pool/pool.js';
+import { PoolOnDemand } from '../../src/pool/pool-on-demand.js';
 import type { TestCall } from './pool-worker.js';
 
 const TEST_WORKER = new URL('./pool-worker.js', import.meta.url);
@@ -182,4 +183,28 @@ test('a pool that was never used closes at once', async (t) => {
   const { pool } = testPool(t);
   await pool.close();
   assert.equal(pool.stats.threads, 0);
+});
+
+test('a pool that is loaded with its first call answers those that come meanwhile, and is closed after them', async (t) => {
+  const pool = new PoolOnDemand({ threads: 1 });
+  const fd = openScratch(t, 'early', '0123456789');
+  const memory = iovec(t, 2);
+  const results = [0, 2, 4].map((at) => pool.run('read', fd, memory.address, 1, at, 0));
+  const closed = pool.close();
+  assert.deepEqual(await Promise.all(results), [2, 2, 2]);
+  await closed;
+  assert.equal(await pool.run('read', fd, memory.address, 1, 0, 0), -E.IO);
+  const unused = new PoolOnDemand({ threads: 1 });
+  await unused.close();
+  assert.equal(await unused.run('fsync', fd), -E.IO, 'nothing is loaded any more');
+});
+
+test('a pool that cannot be loaded is EIO for each call, and one line each time', async () => {
+  const losses: WorkerLoss[] = [];
+  const pool = new PoolOnDemand({ threads: 0, onWorkerLost: (loss) => losses.push(loss) });
+  assert.deepEqual(await Promise.all([pool.run('fsync', -1), pool.run('fsync', -1)]), [-E.IO, -E.IO]);
+  assert.equal(losses.length, 1);
+  assert.equal(await pool.run('fsync', -1), -E.IO);
+  assert.equal(losses.length, 2);
+  await pool.close();
 });

@@ -1,0 +1,127 @@
+/**
+ * The daemon that serves: a vhost-user backend on the listening socket, a FUSE server behind its queues, a host directory or a bucket behind that. It is
+ * loaded when the process is what it is to be: an image that only confines the next one has no use for it.
+ *
+ *   frontend ─ socket ─▶ VhostUserBackend ─ chains ─▶ FuseServer ─ requests ─▶ FileSystem ─▶ system calls
+ *                                                                                    └─▶ SyscallPool
+ */
+import { createLogger, type Logger } from './base/log.js';
+import type { Options } from './cli.js';
+import type { BucketSource } from './cli/source.js';
+import { filterCalls } from './confine/seccomp.js';
+import { RequestLog } from './fuse/request-log.js';
+import { FuseServer } from './fuse/server.js';
+import { EXIT, type ExitCode } from './lifecycle/errors.js';
+import { applyFileLimit } from './lifecycle/limits.js';
+import { openLines, type Lines } from './lifecycle/lines.js';
+import { becomeServer } from './lifecycle/rights.js';
+import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
+import { isReadOnlyMount } from './lifecycle/source.js';
+import { StandardError } from './lifecycle/standard-error.js';
+import { SYSLOG_SOCKET, SyslogDestination } from './lifecycle/syslog.js';
+import { PoolOnDemand } from './pool/pool-on-demand.js';
+import type { FileSystem } from './storage/filesystem.js';
+import { openLocalFileSystem } from './storage/local/filesystem.js';
+import type { LocalOptions } from './storage/local/share.js';
+import { VhostUserBackend } from './vhost/backend.js';
+import type { Device } from './vhost/device.js';
+
+/** hiprio and the request queues. */
+const HIPRIO_QUEUES = 1;
+/** struct virtio_fs_config (include/uapi/linux/virtio_fs.h): tag[36], num_request_queues. */
+const TAG_BYTES = 36;
+/** Default and upper bound of --num-request-queues. */
+const REQUEST_QUEUES_MAX = 64;
+
+/** `gaps`: what the sandbox does not keep inside. @throws StartError, UsageError or SysError before anything is served */
+export function serveDirectory(options: Options, fsOptions: LocalOptions, gaps: readonly string[], lines: Lines): void {
+  const log = logTo(options, lines.syslog);
+  const pool =
+    options.threadPoolSize === 0
+      ? null
+      : new PoolOnDemand({
+          threads: options.threadPoolSize,
+          onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
+        });
+  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, async () => (await pool?.close(), EXIT.OK));
+  for (const gap of gaps) log.warn({}, gap);
+  if (!options.readonly && isReadOnlyMount(fsOptions.openAs ?? fsOptions.directory)) {
+    log.warn({}, `${fsOptions.directory} is on a read-only mount, so every change is EROFS: say so with --readonly, or name it with ReadWritePaths= in a drop-in of the unit`);
+  }
+  filterCalls(options, log);
+  announce(fsOptions.directory, options, log, lines);
+}
+
+/** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
+export async function startBucket(options: Options, source: BucketSource): Promise<void> {
+  const fileLimit = applyFileLimit(options.rlimitNofile);
+  becomeServer();
+  const syslog = options.syslog ? SyslogDestination.connect() : null;
+  const log = logTo(options, syslog);
+  // A directory's daemon has no use for it
+  const { CLOSE_LIMIT_MS, openBucket } = await import('./bucket/open.js');
+  const bucket = await openBucket({ ...options, source }, log, fileLimit);
+  const lines = openLines(options.listen, syslog);
+  for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
+  serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
+  announce(source.path, options, log, lines);
+}
+
+function logTo(options: Options, syslog: SyslogDestination | null): Logger {
+  return createLogger({ level: options.logLevel, ...(syslog === null ? { standardError: new StandardError() } : { pretty: false, destination: syslog }) });
+}
+
+/** Frontends are served from now on; `finish`, which takes `finish_ms` at most, is awaited when the daemon ends, after the last request. */
+function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: () => Promise<ExitCode>, finish_ms = 0): void {
+  const backend = new VhostUserBackend({
+    device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory',
+    ...(options.once ? { onGone: () => void shutdown.begin('the frontend has gone (--once)') } : {}),
+  });
+  const shutdown = new Shutdown({
+    log,
+    drain: async () => {
+      const closed = await within(backend.close().then(() => true), DRAIN_LIMIT_MS);
+      if (closed === null) log.warn({ limit_ms: DRAIN_LIMIT_MS }, 'requests in flight were given up');
+      return finish();
+    },
+    limit_ms: DRAIN_LIMIT_MS + Math.max(finish_ms, 1000),
+    cleanup: close,
+    stopping: () => notifier.stopping(),
+  });
+  shutdown.install();
+  backend.listen(listener.fd);
+}
+
+function announce(source: string, options: Options, log: Logger, { listener, notifier, syslog }: Lines): void {
+  if (options.syslog && syslog === null) log.warn({}, `--syslog: nobody listens at ${SYSLOG_SOCKET}, so log lines go to standard error`);
+  for (const remark of options.remarks) log.warn({}, remark);
+  notifier.ready(`Sharing ${source} on ${listener.name}`);
+  log.info({ source, socket: listener.name }, `sharing ${source} on ${listener.name}`);
+  // virtiofsd's line, for which callers wait on standard error (Kata Containers' runtime-rs)
+  log.info({}, 'Waiting for vhost-user socket connection...');
+}
+
+/** A FUSE server as a vhost-user device. */
+function fileSystemDevice(fs: FileSystem, options: Options, log: Logger): Device {
+  const server = new FuseServer(fs, log, log.enabled('trace') ? new RequestLog(log) : null);
+  return {
+    maxQueues: HIPRIO_QUEUES + options.numRequestQueues,
+    config: options.tag === null ? null : configSpace(options.tag, configQueues(options)),
+    handle: (chain) => server.handle(chain),
+    connected: () => undefined,
+    reset: () => server.reset(),
+    cancelWaiting: () => fs.cancelWaiting(),
+  };
+}
+
+/** The most that we serve says nothing about how many rings a frontend has: a driver must not look for that many. */
+function configQueues(options: Options): number {
+  return options.numRequestQueues === REQUEST_QUEUES_MAX ? 1 : options.numRequestQueues;
+}
+
+function configSpace(tag: string, requestQueues: number): Uint8Array {
+  const config = new Uint8Array(TAG_BYTES + 4);
+  config.set(new TextEncoder().encode(tag).subarray(0, TAG_BYTES));
+  new DataView(config.buffer).setUint32(TAG_BYTES, requestQueues, true);
+  return config;
+}
