@@ -2,13 +2,18 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { E } from '../../src/base/errno.js';
 import { StorageError } from '../../src/storage/object/errors.js';
+import { intercept } from '../../src/storage/object/layers/intercept.js';
 import type { ListOptions, ObjectStore } from '../../src/storage/object/store.js';
 import { GcsStore } from '../../src/storage/object/stores/gcs.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
@@ -64,6 +69,81 @@ test('a listing that gets on without end ends with the frontend: one that is loo
     const then = asked;
     for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
     assert.equal(asked, then, 'nobody asks any more');
+  }
+});
+
+/** The listing of one prefix ends the first `honest` times, and never after that. */
+class Turning extends MemoryStore {
+  pages = 0;
+
+  constructor(
+    readonly prefix: string,
+    public honest: number,
+  ) {
+    super({ capabilities: { rename: false } });
+  }
+
+  override async list(options: ListOptions): ReturnType<ObjectStore['list']> {
+    const { prefix, delimiter, token, limit } = options;
+    if (prefix !== this.prefix || delimiter !== undefined || limit !== undefined || (token === undefined && this.honest-- > 0)) return super.list(options);
+    this.pages++;
+    await new Promise((resolve) => setImmediate(resolve));
+    const at = Number(token ?? 0);
+    const objects = Array.from({ length: 1000 }, (_, i) => ({ key: `${prefix}x${String(at * 1000 + i).padStart(12, '0')}`, size: 1, version: 'v', modified_ms: 0, metadata: {}, headers: {} }));
+    // Those that are there come first
+    const real = token === undefined ? (await super.list({ prefix })).objects : [];
+    return { objects: [...real, ...objects], prefixes: [], next: String(at + 1) };
+  }
+}
+const TREE = ['d/', 'd/a', 'd/b'];
+const PAGES_MAX = 100;
+
+test('a tree whose listing has ended, and does not end while it is moved, stays where it was', async () => {
+  const store = new Turning('d/', 1);
+  for (const key of TREE) await store.put(key, Buffer.from(key.endsWith('/') ? '' : key));
+  const guest = await ObjectGuest.start(store);
+  try {
+    const { error } = await within(guest.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e'))), 'the rename');
+    assert.equal(error, -E.IO);
+    assert.ok(store.pages > 0 && store.pages <= PAGES_MAX, `${store.pages} pages`);
+    assert.deepEqual((await store.list({ prefix: '' })).objects.map(({ key }) => key), TREE);
+    // And it can be moved when the endpoint has come to itself
+    store.honest = Infinity;
+    assert.equal((await guest.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e')))).error, 0);
+    assert.deepEqual((await store.list({ prefix: '' })).objects.map(({ key }) => key), TREE.map((key) => key.replace('d/', 'e/')));
+  } finally {
+    await guest.close();
+  }
+});
+
+test('so does a start that finishes such a move: it says what it gave up', async () => {
+  const store = new Turning('d/', Infinity);
+  for (const key of TREE) await store.put(key, Buffer.from(key.endsWith('/') ? '' : key));
+  const cacheDirectory = mkdtempSync(join(tmpdir(), 'bucketfsd-endless-'));
+  try {
+    let reached: () => void = () => undefined;
+    const copying = new Promise<void>((resolve) => (reached = resolve));
+    let give: (error: StorageError) => void = () => undefined;
+    const dead = new Promise<never>((_resolve, reject) => (give = reject));
+    const stuck = intercept(store, (call, attempt) => (call.operation === 'copy' ? (reached(), dead) : attempt(call.signal)));
+    const dying = await ObjectGuest.start(stuck, { write: { cacheDirectory } });
+    const { bytes } = dying.request(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('d'), name('e')));
+    dying.queue.chain([bytes], [16, 128], true);
+    dying.queue.kick();
+    await copying;
+    const killed = dying.kill();
+    give(new StorageError('aborted', 'copy'));
+    await killed;
+    store.honest = 0;
+    const guest = await within(ObjectGuest.start(store, { write: { cacheDirectory } }), 'the start');
+    assert.match(guest.recovered.join('\n'), /gave up the rename of .*d\/, which had been begun/);
+    assert.ok(store.pages > 0 && store.pages <= PAGES_MAX, `${store.pages} pages`);
+    await guest.close();
+    store.honest = Infinity;
+    const left = (await store.list({ prefix: '' })).objects.map(({ key }) => key);
+    for (const key of ['a', 'b']) assert.ok(left.includes(`d/${key}`) !== left.includes(`e/${key}`), left.join());
+  } finally {
+    rmSync(cacheDirectory, { recursive: true, force: true });
   }
 });
 

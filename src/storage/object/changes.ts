@@ -380,7 +380,7 @@ export class Changes {
   async #moveDirectory(parent: ObjectNode, node: ObjectNode, to: string, there: ObjectNode | null, marker: Version | null): Promise<void> {
     const from = node.key;
     let described = false;
-    await this.tree.walks.run((signal) => this.#mover.checkTree(from, to, signal));
+    const objects = await this.tree.walks.run((signal) => this.#mover.checkTree(from, to, signal));
     const staged = this.#stagedAtOrBelow(from);
     for (let at = 0; at < staged.length; at += AT_ONCE) {
       await Promise.all(staged.slice(at, at + AT_ONCE).map(async (one) => {
@@ -394,7 +394,7 @@ export class Changes {
       const now = new Map<ObjectNode, string>();
       try {
         await this.#mover.moveTree({
-          from, to, over: marker, emptied: there !== null,
+          from, to, over: marker, emptied: there !== null, objects,
           isOpen: (key) => [false, true].some((directory) => isHeldOpen(this.tree.nodes.find(directory, key))),
           moved: (old, key, made, source) => {
             described ||= old === from;

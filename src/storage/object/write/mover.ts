@@ -20,6 +20,8 @@ const PASSES = 3;
 const UNDONE_MAX = 100_000;
 /** Objects of a tree that are moved at the same time. */
 const AT_ONCE = 16;
+/** So many may have come to a tree since it was looked through, and as many as there were. */
+const NEW_OBJECTS_MAX = 10_000;
 
 /** An object has another key, where it is another version: `source` is the one it was. */
 export type TellMoved = (from: string, now: string, made: Made, source: Version) => void;
@@ -32,6 +34,8 @@ export interface TreeMove {
   readonly over: Version | null;
   /** There is such a directory: when nothing is moved in the end, it stays. */
   readonly emptied: boolean;
+  /** What checkTree() has counted. */
+  readonly objects: number;
   /** Whether a guest has something open that changes with an object's key. */
   isOpen(key: string): boolean;
   /** Told where each object is by now. */
@@ -107,8 +111,8 @@ export class Mover {
    * allows.
    */
   async moveTree(move: TreeMove): Promise<void> {
-    const { from, to, over } = move;
-    const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: randomUUID(), over };
+    const { from, to, over, objects } = move;
+    const operation: Operation = { op: this.ledger.nextId(), kind: 'rename', from, to, tree: true, version: null, commit: randomUUID(), over, objects };
     const begun = new Map<string, Begun>();
     try {
       await this.ledger.beginSafely(operation);
@@ -223,8 +227,9 @@ export class Mover {
     moved(old, old, made, there.version);
   }
 
-  /** Whether everything below can be moved, before anything is: there is room for each new name, and nothing is archived or held. @throws FileError */
-  async checkTree(from: string, to: string, signal: AbortSignal): Promise<void> {
+  /** Whether everything below can be moved, before anything is: there is room for each new name, and nothing is archived or held. @returns how many objects. @throws FileError */
+  async checkTree(from: string, to: string, signal: AbortSignal): Promise<number> {
+    let objects = 0;
     const more = Buffer.byteLength(to) - Buffer.byteLength(from);
     for await (const page of pagesOf(this.store, { prefix: from, signal })) {
       for (const { key, headers, archiveClass } of page.objects) {
@@ -232,7 +237,9 @@ export class Mover {
         const told = archiveClass === true ? await ifThere(this.store.head(key)) : null;
         requireNone(this.store, this.log, key, told?.headers ?? headers, !this.#one.renames);
       }
+      objects += page.objects.length;
     }
+    return objects;
   }
 
   /** This version; what somebody else has put instead stays. */
@@ -241,15 +248,24 @@ export class Mover {
   }
 }
 
-/** Something for each object below a prefix, several at the same time: its key to be, and what it replaces there. The marker comes last, when all others are done. */
+/**
+ * Something for each object below a prefix, several at the same time: its key to be, and what it replaces there. The marker comes last, when all others are done.
+ *
+ * Rule: a tree is moved as it was when it was looked through, which has ended: nobody can end a move that has begun, so a listing that goes on and on ends it here.
+ * @throws StorageError `unexpected` for such a listing, and whatever `body` throws
+ */
 export async function forTree(
-  store: ObjectStore, { from, to, over = null }: Operation, body: (object: ObjectInfo, to: string, over: Version | null) => Promise<void>,
+  store: ObjectStore, { from, to, over = null, objects: known = Infinity }: Operation, body: (object: ObjectInfo, to: string, over: Version | null) => Promise<void>,
 ): Promise<void> {
+  const most = 2 * known + NEW_OBJECTS_MAX;
+  let listed = 0;
   let failed: unknown = null;
   let marker: ObjectInfo | null = null;
   const running = new Set<Promise<void>>();
   try {
     for await (const { objects } of pagesOf(store, { prefix: from })) {
+      listed += objects.length;
+      if (listed > most) failed ??= new StorageError('unexpected', `list ${store.location}/${from}`, { providerMessage: `${listed} objects or more, where ${known} were before` });
       for (const object of objects) {
         if (failed !== null) break;
         if (object.key === from) {

@@ -92,6 +92,8 @@ export interface Operation {
   readonly commit: string;
   /** What a rename replaces; null or absent: nothing. Of a tree the marker. */
   readonly over?: Version | null;
+  /** Of a tree: objects that it had when it was looked through before; absent in journals of before. */
+  readonly objects?: number;
 }
 
 /** What journals of version 1 do not have. */
