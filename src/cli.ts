@@ -1,12 +1,12 @@
 /** The command line: from arguments and environment to one frozen Options object, or to a text to print. */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { CommanderError } from 'commander';
 import { checkCombinations, checkKind } from './cli/combinations.js';
 import { collectLegacy } from './cli/legacy.js';
-import { buildCommand, helpText } from './cli/help.js';
+import { buildCommand, complaintOf, helpText } from './cli/help.js';
 import type { OptionSpec } from './cli/option-spec.js';
 import { NO_MIGRATION, OPTION_ENTRIES, OPTIONS, displayName, type OptionValues } from './cli/options.js';
+import { readPlain, type OnOption } from './cli/plain.js';
 import { parseSource, type BucketSource, type Source } from './cli/source.js';
 import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
 import { UsageError } from './lifecycle/errors.js';
@@ -55,20 +55,21 @@ export function parseCommandLine(args: readonly string[], env: NodeJS.ProcessEnv
   if (args.includes(displayName(OPTIONS.printCapabilities))) return print(`${JSON.stringify(CAPABILITIES, null, 2)}\n`);
   const collected: Collected = new Map();
   const prints = new Set<OptionSpec>();
-  const command = buildCommand((spec, index, name, text) => {
+  const onOption: OnOption = (spec, index, name, text) => {
     const key = OPTION_ENTRIES[index][0];
     if (spec.type === 'print') prints.add(spec);
     else if (key === 'legacyList') collectLegacy(collected, text ?? '');
     else if (text !== null || spec.type === 'refused') collect(collected, key, spec, name, text ?? '');
     else if (spec.type === 'negotiated') collected.set(key, 'never'); // --no-NAME
     else if (spec.type !== 'ignored') collected.set(key, !name.startsWith('--no-'));
-  });
+  };
   const verb = args[0] === 'check' || args[0] === 'recover' ? args[0] : null;
-  parseWith(() => command.parse(args.slice(verb === null ? 0 : 1).map(withNegotiated), { from: 'user' }));
+  const words = args.slice(verb === null ? 0 : 1);
+  const others = readPlain(words, onOption) ? [] : readOthers(words, onOption);
   if (prints.has(OPTIONS.help)) return print(helpText());
   if (prints.has(OPTIONS.version)) return print(`bucketfsd ${version()}\n`);
-  if (command.args.length > 0) {
-    const [word] = command.args;
+  if (others.length > 0) {
+    const [word] = others;
     if (/^[a-z]+$/.test(word) && word === args[0]) throw new UsageError(`there is no command ${word}: there are check and recover, and without one what --source names is shared`);
     throw new UsageError(`unexpected argument ${JSON.stringify(word)}: name what to share with --source`);
   }
@@ -87,13 +88,15 @@ function print(text: string): CommandLine {
   return { action: 'print', text };
 }
 
-/** commander's errors in our form: one sentence, lower case, no "error:". */
-function parseWith(parse: () => void): void {
+/** Any command line. @returns words that are neither options nor their values. @throws UsageError: commander's in our form, one sentence, lower case, no "error:" */
+function readOthers(words: readonly string[], onOption: OnOption): readonly string[] {
+  const command = buildCommand(onOption);
   try {
-    parse();
+    return command.parse(words.map(withNegotiated), { from: 'user' }).args;
   } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    const text = error.message.replace(/^error: /, '').replace(/\n\(Did you mean (.*)\?\)$/, '; did you mean $1?');
+    const complaint = complaintOf(error);
+    if (complaint === null) throw error;
+    const text = complaint.replace(/^error: /, '').replace(/\n\(Did you mean (.*)\?\)$/, '; did you mean $1?');
     throw new UsageError(text.replaceAll("'", '').replaceAll('\n', ' '));
   }
 }

@@ -24,7 +24,7 @@ async function start(options: Options): Promise<void> {
   const nofile = applyFileLimit(options.rlimitNofile);
   const { confine, confinementOf } = await import('./confine/confine.js');
   const confinement = confinementOf(options);
-  const fsOptions = checkedLocalOptions(options, nofile);
+  const fsOptions = await checkedLocalOptions(options, nofile);
   checkSource(source.path);
   becomeServer();
   const lines = openLines(options.listen, options.syslog ? SyslogDestination.connect() : null);
@@ -51,7 +51,7 @@ async function goOn(passed: Handover<Options>): Promise<void> {
     // In a user namespace it may be another user who opens it
     checkSource(share, source);
     const { serveDirectory } = await import('./daemon.js');
-    serveDirectory(options, { ...checkedLocalOptions(options, nofile), directory: source, openAs: share }, gaps, lines);
+    serveDirectory(options, { ...(await checkedLocalOptions(options, nofile)), directory: source, openAs: share }, gaps, lines);
   });
 }
 
@@ -77,13 +77,13 @@ function handoverOf(options: Options, { listener: { fd, pidFd, name, path }, not
 }
 
 /** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */
-function checkedLocalOptions(options: Options, nofile: number): LocalOptions {
+async function checkedLocalOptions(options: Options, nofile: number): Promise<LocalOptions> {
   if (options.posixAcl !== 'never' && (options.translateUid.length > 0 || options.translateGid.length > 0)) {
     throw new UsageError('--posix-acl and --translate-uid/--translate-gid cannot be used together: ids inside ACLs are not translated');
   }
   try {
     const inodeFileHandles = options.inodeFileHandles !== 'auto' ? options.inodeFileHandles : usesFileHandles(options) ? 'prefer' : 'never';
-    return localOptions({ ...options, inodeFileHandles }, nofile);
+    return await localOptions({ ...options, inodeFileHandles }, nofile);
   } catch (error) {
     throw new UsageError((error as Error).message);
   }

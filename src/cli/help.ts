@@ -1,7 +1,9 @@
 /** What the options table looks like for people: --help, and the options section of docs/OPERATIONS.md. */
-import { Command, Option } from 'commander';
+import { createRequire } from 'node:module';
+import type { Command, Option } from 'commander';
 import { GROUPS, type OptionSpec } from './option-spec.js';
 import { OPTION_ENTRIES } from './options.js';
+import { mainName, otherNames, type OnOption } from './plain.js';
 
 const SUMMARY = 'Shares a host directory or a bucket into a virtual machine: a virtiofs daemon that speaks vhost-user.';
 /** Columns of the narrowest terminal that people use. */
@@ -16,18 +18,6 @@ function flags(spec: OptionSpec, long: string): string {
 /** As people read it. */
 function shown(spec: OptionSpec, long: string): string {
   return spec.type === 'negotiated' ? `--${long}[=<${spec.value}>]` : flags(spec, long);
-}
-
-/** The spelling that changes something: --no-readdirplus where readdirplus is the default. */
-function mainName(spec: OptionSpec): string {
-  return spec.type === 'toggle' && spec.default === true ? `no-${spec.flag}` : spec.flag;
-}
-
-function otherNames(spec: OptionSpec): string[] {
-  const names = spec.alias === undefined ? [] : [spec.alias];
-  if (spec.type === 'toggle') names.push(spec.default === true ? spec.flag : `no-${spec.flag}`);
-  if (spec.type === 'negotiated') names.push(`no-${spec.flag}`);
-  return names;
 }
 
 function helpOf(spec: OptionSpec): string {
@@ -57,8 +47,12 @@ function description(spec: OptionSpec): string {
   return more === '' ? helpOf(spec) : `${helpOf(spec)} (${more})`;
 }
 
+/** Loaded for what is not plain: that is help, and mistakes. */
+const commander = (): typeof import('commander') => createRequire(import.meta.url)('commander') as typeof import('commander');
+
 /** One option of commander for each spelling; only the first is shown. */
 function spellings(spec: OptionSpec): Option[] {
+  const { Option } = commander();
   const main = new Option(flags(spec, mainName(spec)), description(spec));
   const others = otherNames(spec).map((name) => {
     const { short: _short, value: _value, ...bare } = spec;
@@ -69,7 +63,8 @@ function spellings(spec: OptionSpec): Option[] {
 }
 
 /** The command with all options of the table; `onOption` hears each one in the order of the command line. */
-export function buildCommand(onOption: (spec: OptionSpec, index: number, name: string, text: string | null) => void): Command {
+export function buildCommand(onOption: OnOption): Command {
+  const { Command } = commander();
   const terms = new Map<Option, string>();
   const command = new Command('bucketfsd')
     .usage('--socket-path PATH --source SOURCE [options]\n       bucketfsd check --source BUCKET [options of buckets]\n       bucketfsd recover --cache-dir DIR [--dry-run] [options of buckets]')
@@ -89,6 +84,11 @@ export function buildCommand(onOption: (spec: OptionSpec, index: number, name: s
     }
   });
   return command;
+}
+
+/** What is wrong with a command line, in commander's words; null: `error` is something else. */
+export function complaintOf(error: unknown): string | null {
+  return error instanceof commander().CommanderError ? error.message : null;
 }
 
 export function helpText(): string {

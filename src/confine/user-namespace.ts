@@ -5,8 +5,8 @@
  * The ids of --uid-map and --gid-map must be written from outside, when the namespace exists: a shell is left there that
  * waits for word from the daemon inside. The daemon's own ids alone need no shell.
  */
-import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, closeSync, constants, readSync, writeSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { delimiter, join } from 'node:path';
 import * as c from '../ffi/libc.js';
 import { socketPair } from '../ffi/socket.js';
@@ -19,6 +19,9 @@ const ID_MAX = 2 ** 32 - 2;
 const RANGES_MAX = 340;
 const REPLY_MAX_BYTES = 512;
 const TRY_LIMIT_MS = 10_000;
+
+/** Loaded where there is a user namespace to be made: most starts have none. */
+const processes = (): typeof import('node:child_process') => createRequire(import.meta.url)('node:child_process') as typeof import('node:child_process');
 
 export interface IdRange {
   /** First id in the namespace, first id on the host, and how many. */
@@ -71,7 +74,7 @@ export function unshareCommand(maps: IdMaps | null): string[] {
   const unshare = executable('unshare');
   if (unshare === null) throw new StartError('--sandbox=namespace needs unshare(1) for a user namespace: install util-linux, or put it on the PATH');
   const options = ['--user', maps === null ? '--map-root-user' : '--keep-caps', '--'];
-  const tried = spawnSync(unshare, [...options, unshare, '--version'], { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'], timeout: TRY_LIMIT_MS });
+  const tried = processes().spawnSync(unshare, [...options, unshare, '--version'], { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'], timeout: TRY_LIMIT_MS });
   if (tried.status !== 0) {
     throw new StartError(`this host gives the daemon no user namespace (${oneLine(tried.stderr)}): allow them, or start the daemon as root, or with --sandbox=none`);
   }
@@ -106,7 +109,7 @@ export function leaveMapper(maps: IdMaps): Mapper {
   for (const fd of [ours, theirs]) c.check(c.fcntl(fd, F_SETFL, 0), 'fcntl');
   const script = process.geteuid!() === 0 ? writeDirectly(maps) : writeByHelpers(maps);
   // Its output is the answer: "mapped", or what went wrong
-  const mapper = spawn('/bin/sh', ['-c', `read word && ${script} && echo mapped`], { stdio: [theirs, theirs, theirs], cwd: '/', detached: true });
+  const mapper = processes().spawn('/bin/sh', ['-c', `read word && ${script} && echo mapped`], { stdio: [theirs, theirs, theirs], cwd: '/', detached: true });
   if (mapper.pid === undefined) throw new StartError('--uid-map needs /bin/sh');
   mapper.unref();
   closeSync(theirs);

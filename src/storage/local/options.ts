@@ -1,8 +1,7 @@
 /** The local file system's options from those of the command line. */
-import { parseIdMap, type IdMap } from './idmap.js';
+import type { IdMap } from './idmap.js';
 import type { Negotiation } from '../filesystem.js';
 import type { LocalOptions } from './share.js';
-import { parseXattrMap } from './xattrmap.js';
 
 /** The command-line options that matter here; structurally the Options of src/cli. */
 export interface LocalSettings {
@@ -29,14 +28,14 @@ export interface LocalSettings {
   readonly translateGid: readonly string[];
 }
 
-/** @throws Error with one sentence for a rule that makes no sense. `nofile`: descriptors the process may have. */
-export function localOptions(settings: LocalSettings, nofile: number): LocalOptions {
+/** Rejects with one sentence for a rule that makes no sense. `nofile`: descriptors the process may have. */
+export async function localOptions(settings: LocalSettings, nofile: number): Promise<LocalOptions> {
   return {
     directory: settings.source.path,
     cache: settings.cache,
     readonly: settings.readonly,
     xattr: settings.xattr,
-    xattrMap: settings.xattrmap === null ? null : parseXattrMap(settings.xattrmap),
+    xattrMap: settings.xattrmap === null ? null : (await import('./xattrmap.js')).parseXattrMap(settings.xattrmap),
     posixAcl: settings.posixAcl,
     securityLabel: settings.securityLabel,
     writeback: settings.writeback,
@@ -51,14 +50,15 @@ export function localOptions(settings: LocalSettings, nofile: number): LocalOpti
     flock: settings.flock,
     posixLock: settings.posixLock,
     offload: settings.offload,
-    uidMap: idMap(settings.translateUid, 'uid'),
-    gidMap: idMap(settings.translateGid, 'gid'),
+    uidMap: await idMap(settings.translateUid, 'uid'),
+    gidMap: await idMap(settings.translateGid, 'gid'),
     nofile,
   };
 }
 
-function idMap(rules: readonly string[], what: 'uid' | 'gid'): IdMap | null {
+async function idMap(rules: readonly string[], what: 'uid' | 'gid'): Promise<IdMap | null> {
   if (rules.length === 0) return null;
+  const { parseIdMap } = await import('./idmap.js');
   const map = parseIdMap([...rules], what);
   return map.identity ? null : map;
 }
