@@ -1,6 +1,6 @@
 /**
- * A line for each request, for --log-level=trace: another table of operations, so that a server without it does nothing for it. Lines are
- * not limited: whoever wants to see every request is told of every request.
+ * A line for each request, for --log-level=trace: another table of operations, so that a server without it does nothing for it. What has no row there (FORGET,
+ * BATCH_FORGET, INIT, INTERRUPT, DESTROY and unknown ones) the server tells of. Lines are not limited: whoever wants to see every request is told of every request.
  */
 import type { Logger } from '../base/log.js';
 import { errnoName } from '../base/errno.js';
@@ -23,6 +23,11 @@ export class RequestLog {
   /** The same operations, each of which writes a line when its result is known. */
   around(operations: OperationTable): OperationTable {
     return operations.map((operation) => (operation === undefined ? undefined : { ...operation, decode: this.#decode(operation), run: this.#run(operation) }));
+  }
+
+  /** A request that has no row in the table. `fields`: what it asks for. `result`: 0 or −errno; null: it has no answer. */
+  special(opcode: string, fields: object, result: number | null): void {
+    this.log.trace({ opcode, ...fields, ...(result === null ? {} : said(result)) }, result === null ? opcode : `${opcode}: ${result < 0 ? errnoName(result) : result}`);
   }
 
   /** A request whose result was PENDING. */
@@ -63,12 +68,14 @@ export class RequestLog {
       node: nodeHigh * 2 ** 32 + nodeLow,
       ...(r.name.length > 0 ? { name: textOf(r, r.name) } : {}),
       ...(r.name2.length > 0 ? { name2: textOf(r, r.name2) } : {}),
-      ...(result < 0 ? { error: errnoName(result) } : { result }),
+      ...said(result),
       us: Math.round((performance.now() - began_ms) * 1000),
     };
     this.log.trace(fields, `${op.name}: ${result < 0 ? errnoName(result) : result}`);
   }
 }
+
+const said = (result: number): object => (result < 0 ? { error: errnoName(result) } : { result });
 
 function textOf(r: FuseRequest, { at, length }: { readonly at: number; readonly length: number }): string {
   return decoder.decode(r.block.u8.subarray(at, at + Math.min(length, NAME_MAX_BYTES)));

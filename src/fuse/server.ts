@@ -149,6 +149,12 @@ export class FuseServer implements Responder {
     return putHeader(r, OUT_HEADER_BYTES, error);
   }
 
+  /** The same for what has no row in the table. */
+  #refused(r: FuseRequest, opcode: string, error: number): number {
+    this.requestLog?.special(opcode, {}, error);
+    return this.#error(r, error);
+  }
+
   #tooLittleRoom(r: FuseRequest, name: string): number {
     this.log.guest('room', { opcode: name, room: r.message.writeBytes }, 'the guest left too little room for the reply');
     return this.#error(r, -E.INVAL);
@@ -200,16 +206,17 @@ export class FuseServer implements Responder {
       case OP.INTERRUPT:
         return located === 0 && bytes >= abi.InterruptIn.bytes ? this.#interrupt(r) : 0;
       case OP.INIT:
-        if (located !== 0 || bytes < INIT_IN_MIN_BYTES) return this.#error(r, -E.INVAL);
+        if (located !== 0 || bytes < INIT_IN_MIN_BYTES) return this.#refused(r, 'INIT', -E.INVAL);
         return this.#whenIdle(r, () => this.#init(r));
       case OP.DESTROY:
         return this.#whenIdle(r, () => {
           this.reset();
+          this.requestLog?.special('DESTROY', {}, 0);
           return putHeader(r, OUT_HEADER_BYTES, 0);
         });
       default:
         this.log.guest(`opcode ${r.opcode}`, { opcode: r.opcode }, 'operation not supported');
-        return this.#error(r, -E.NOSYS);
+        return this.#refused(r, `opcode ${r.opcode}`, -E.NOSYS);
     }
   }
 
@@ -222,13 +229,16 @@ export class FuseServer implements Responder {
     const low = r.u32(abi.InterruptIn.unique);
     const high = r.u32(abi.InterruptIn.unique + 4);
     // One in the pool is known and goes on: to be asked again and again would not end it
-    if (this.fs.interrupt(low, high) || this.#deferred.some((d) => d.uniqueLow === low && d.uniqueHigh === high)) return 0;
-    return this.#error(r, -E.AGAIN);
+    const isKnown = this.fs.interrupt(low, high) || this.#deferred.some((d) => d.uniqueLow === low && d.uniqueHigh === high);
+    this.requestLog?.special('INTERRUPT', { unique: high * 2 ** 32 + low }, isKnown ? null : -E.AGAIN);
+    return isKnown ? 0 : this.#error(r, -E.AGAIN);
   }
 
   #forget(nodeLow: number, nodeHigh: number, r: FuseRequest, at: number): void {
+    const lookups = r.u32(at + 4) * 2 ** 32 + r.u32(at);
+    this.requestLog?.special('FORGET', { node: nodeHigh * 2 ** 32 + nodeLow, lookups }, null);
     if (nodeLow === ROOT_NODE && nodeHigh === 0) return; // the root is never forgotten
-    this.fs.forget(nodeLow, nodeHigh, r.u32(at + 4) * 2 ** 32 + r.u32(at));
+    this.fs.forget(nodeLow, nodeHigh, lookups);
   }
 
   #batchForget(r: FuseRequest, bytes: number): void {
@@ -258,7 +268,7 @@ export class FuseServer implements Responder {
     const agreed = negotiate(r, this.fs.capabilities);
     if ('refused' in agreed) {
       this.log.guest('init', {}, `INIT refused: ${agreed.refused}`);
-      return this.#error(r, -E.PROTO);
+      return this.#refused(r, 'INIT', -E.PROTO);
     }
     if (r.message.writeBytes < OUT_HEADER_BYTES + abi.InitOut.bytes) return this.#tooLittleRoom(r, 'INIT');
     const none = { flags: 0, flags2: 0, maxReadahead: 0 };
@@ -273,6 +283,7 @@ export class FuseServer implements Responder {
       const fields = { minor: agreed.session.minor, granted: agreed.session.granted.join(' ') };
       this.log.guest('session', fields, `FUSE 7.${agreed.session.minor} session`, 'info');
     }
+    this.requestLog?.special('INIT', { minor: r.u32(abi.InitIn.minor) }, 0);
     r.message.copyOut(OUT_HEADER_BYTES, u8, 0, abi.InitOut.bytes);
     return putHeader(r, bytes, 0);
   }

@@ -53,12 +53,33 @@ describe('--log-level', () => {
     const all = await lines(['--source', shared, '--log-level=trace'], useFiles);
     const requests = all.filter(({ level, opcode }) => level === 10 && typeof opcode === 'string');
     const of = (opcode: string): Line => requests.find((line) => line.opcode === opcode)!;
-    assert.deepEqual(requests.map(({ opcode }) => opcode), ['LOOKUP', 'CREATE', 'WRITE', 'FSYNC', 'FLUSH', 'RENAME']);
+    assert.deepEqual(requests.map(({ opcode }) => opcode), ['INIT', 'LOOKUP', 'CREATE', 'WRITE', 'FSYNC', 'FLUSH', 'RENAME']);
     assert.deepEqual([of('LOOKUP').name, of('LOOKUP').error, of('LOOKUP').node], ['no\n"such', 'ENOENT', 1]);
     assert.deepEqual([of('WRITE').result, of('WRITE').name], [content.length, undefined], 'no name of a former request');
     assert.deepEqual([of('FSYNC').result, of('FSYNC').name], [0, undefined], 'answered later');
     assert.deepEqual([of('RENAME').name, of('RENAME').name2], ['made', 'moved']);
-    for (const { us } of requests) assert.ok(Number.isSafeInteger(us) && (us as number) >= 0);
+    for (const { us } of requests.slice(1)) assert.ok(Number.isSafeInteger(us) && (us as number) >= 0);
+  });
+
+  test('trace has the requests of the session as well: INIT, FORGET alone and in batches, INTERRUPT, DESTROY, and what nobody knows', async () => {
+    mkdirSync(join(shared, 'one'), { recursive: true });
+    let node = 0;
+    const all = await lines(['--source', shared, '--log-level=trace'], async (guest) => {
+      const { node: found } = await guest.lookup(ROOT, 'one');
+      await guest.lookup(ROOT, 'one');
+      node = Number(found);
+      for (const [opcode, of, args] of [[OP.FORGET, found, u64(1)], [OP.BATCH_FORGET, 0n, concat(u32(1, 0), u64(found, 1))]] as const) {
+        guest.queue.chain([guest.request(opcode, of, args).bytes], []);
+        guest.queue.kick();
+        await guest.queue.wait();
+      }
+      assert.equal((await guest.call(OP.INTERRUPT, 0n, u64(4711), 0)).error, -E.AGAIN);
+      assert.equal((await guest.call(77, ROOT)).error, -E.NOSYS);
+      assert.equal((await guest.call(OP.DESTROY, 0n, new Uint8Array(0), 0)).error, 0);
+    });
+    const told = all.filter(({ level, opcode }) => level === 10 && typeof opcode === 'string' && opcode !== 'LOOKUP')
+      .map(({ opcode, node, lookups, unique, minor, error, result }) => [opcode, ...[node, lookups, unique, minor, error, result].filter((field) => field !== undefined)]);
+    assert.deepEqual(told, [['INIT', 45, 0], ['FORGET', node, 1], ['FORGET', node, 1], ['INTERRUPT', 4711, 'EAGAIN'], ['opcode 77', 'ENOSYS'], ['DESTROY', 0]]);
   });
 
   test('debug has none of these, and what changes a bucket; trace also what only asks it', async () => {
