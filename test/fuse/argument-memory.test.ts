@@ -130,6 +130,17 @@ test('a creation with more behind its name than extensions can be is E2BIG', () 
     }
   }));
 
+test('chains that have grown for many descriptors go when they are over', () =>
+  JunkGuest.with(async (j) => {
+    const waiting = await j.held(REQUESTS, () => {
+      for (let i = 0; i < REQUESTS; i++) j.offer(OP.LOOKUP, name('a'), 1024);
+    });
+    const after = await j.held(0, () => void j.steps.release());
+    await j.g.queue.wait(REQUESTS);
+    assert.ok(waiting > 4 * MIB, `${waiting} bytes are held while they wait`);
+    assert.ok(waiting + after < 3 * MIB, `${waiting + after} bytes stay`);
+  }));
+
 test('chains of many descriptors, and the buffers of long lists, do not stay with what is asked next', () =>
   JunkGuest.with(async (j) => {
     const { g } = j;

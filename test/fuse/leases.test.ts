@@ -11,6 +11,8 @@ import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { E } from '../../src/base/errno.js';
 import * as c from '../../src/ffi/libc.js';
+import type { FileSystemRequest } from '../../src/storage/filesystem.js';
+import { LEASED, Leases } from '../../src/storage/local/leases.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { OP, TestGuest, name } from '../support/guest.js';
 
@@ -102,7 +104,18 @@ for (const [way, threads, offload] of [['inline, without a pool', 0, 'auto'], ['
     }
   });
 
-  test(`${way}: INTERRUPT ends the wait with EINTR, and so does a frontend that goes`, () =>
+  test(`${way}: a frontend that goes ends the wait, though the lease stays`, async () => {
+    let lease: Lease | null = null;
+    await LeasedFile.with(threads, offload, async (l) => {
+      lease = new Lease(l.path, F_WRLCK);
+      const request = l.offer(OP.OPEN, l.node, u32(0, 0));
+      l.g.queue.kick();
+      await l.waits(request);
+    });
+    lease!.end();
+  });
+
+  test(`${way}: INTERRUPT ends the wait with EINTR`, () =>
     LeasedFile.with(threads, offload, async (l) => {
       const lease = new Lease(l.path, F_WRLCK);
       const request = l.offer(OP.OPEN, l.node, u32(2 | O_TRUNC, 0));
@@ -123,6 +136,18 @@ for (const [way, threads, offload] of [['inline, without a pool', 0, 'auto'], ['
       assert.equal(readFileSync(l.path, 'utf8'), 'content');
     }));
 }
+
+test('beyond 1,024 requests that wait for leases a request is EAGAIN', async () => {
+  const leases = new Leases();
+  const waiting: Promise<number>[] = [];
+  const wait = (unique: number): Promise<number> => leases.retry({ uniqueLow: unique, uniqueHigh: 0 } as FileSystemRequest, async () => LEASED);
+  for (let unique = 0; unique < 1024; unique++) waiting.push(wait(unique));
+  assert.equal(await wait(1024), -E.AGAIN);
+  assert.ok(leases.interrupt(7, 0));
+  assert.equal(await waiting[7], -E.INTR);
+  leases.cancel();
+  for (const result of await Promise.all(waiting)) assert.ok(result === -E.INTR || result === -E.AGAIN);
+});
 
 test('a lock whose owner cannot open the file is not to be had, and is granted when the lease is given up', () =>
   LeasedFile.with(0, 'auto', async (l) => {

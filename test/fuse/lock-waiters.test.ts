@@ -69,6 +69,18 @@ test('10,000 unlocks in one turn try each waiter that they concern a few times, 
   });
 });
 
+test('beyond 4,096 waiters nobody else waits, until one has ended', () => {
+  const waiters = new LockWaiters();
+  for (let i = 0; i < 4096; i++) assert.ok(waiters.add(new CountedWaiter(BigInt(i))));
+  const late = new CountedWaiter(9999n);
+  assert.equal(waiters.add(late), false);
+  assert.ok(waiters.interrupt(17, 0));
+  assert.ok(waiters.add(late));
+  waiters.cancel();
+  assert.equal(waiters.count, 0);
+  assert.equal(late.result, -E.INTR);
+});
+
 test('while a thousand waiters are tried others have their turn, and no waiter is forgotten', async (t) => {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const slow = (): number => {

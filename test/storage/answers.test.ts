@@ -14,6 +14,7 @@ import { isGone, pagesOf } from '../../src/storage/object/asking.js';
 import { StorageError } from '../../src/storage/object/errors.js';
 import { compareUtf8 } from '../../src/storage/object/listing.js';
 import type { ListOptions, ObjectInfo, ObjectStore, Version } from '../../src/storage/object/store.js';
+import { AnswerReader } from '../../src/storage/object/stores/answer-reader.js';
 import { GcsStore } from '../../src/storage/object/stores/gcs.js';
 import { MemoryStore } from '../../src/storage/object/stores/memory.js';
 import { S3Store } from '../../src/storage/object/stores/s3.js';
@@ -352,6 +353,14 @@ describe('a guest of an endpoint that lies', () => {
     await server.store.put('good', CONTENT);
     assert.deepEqual((await files.names()).map(String), ['good']);
   });
+});
+
+test('metadata of more names and values than a head of HTTP has is none', () => {
+  const read = new AnswerReader('head');
+  const many = (count: number): Record<string, string> => Object.fromEntries(Array.from({ length: count }, (_, i) => [`name${i}`, 'v'.repeat(1000)]));
+  assert.equal(Object.keys(read.metadata(many(60))).length, 60);
+  assert.throws(() => read.metadata(many(70)), StorageError);
+  assert.throws(() => read.metadata({ name: 'v'.repeat(65_537) }), StorageError);
 });
 
 test('an empty page says nothing of what follows: an object is not gone because of one', async () => {

@@ -110,6 +110,19 @@ describe('what an object says of rights', () => {
     });
   });
 
+  test('nor does the marker of a directory that somebody else has made while ours waited for the bucket', async () => {
+    const memory = new MemoryStore();
+    const g = await ObjectGuest.start(memory, { metadataTtl_ms: 600_000, privileged: false, write: { durability: 'writeback', writebackDelay_ms: 600_000 } });
+    try {
+      const { node } = g.entry(await g.call(OP.MKDIR, ROOT, concat(u32(0o755, 0), name('d')), 128));
+      await memory.put('d/', bytes(''), { metadata: { mode: String(0o040755), xattr: CAPABILITY } });
+      await g.opened.idle();
+      assert.deepEqual(await listXattrs(g, node), ['user.mine']);
+    } finally {
+      await g.close();
+    }
+  });
+
   test('an object of a disk that a guest writes to becomes the ordinary file that it was shown as', async () => {
     const memory = new MemoryStore();
     await memory.put('disk', bytes('body'), { metadata: { mode: String(0o064660), rdev: '2048' } });

@@ -53,7 +53,12 @@ describe('the group of the socket', { skip: ROOT }, () => {
       socketAt(join(dir, 'daemon'));
       linkSync(join(dir, 'daemon'), path);
     };
-    const puts = [() => symlinkSync(file.path, path), () => linkSync(file.path, path), () => writeFileSync(path, ''), () => void execFileSync('mkfifo', [path]), other, twice];
+    // Of this user as well: another daemon's
+    const elsewhere = (): void => {
+      socketAt(join(dir, 'other'));
+      symlinkSync(join(dir, 'other'), path);
+    };
+    const puts = [elsewhere, () => symlinkSync(file.path, path), () => linkSync(file.path, path), () => writeFileSync(path, ''), () => void execFileSync('mkfifo', [path]), other, twice];
     for (const put of puts) {
       put();
       const before = existsSync(path) ? statSync(path).gid : 0;
