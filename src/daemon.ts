@@ -6,15 +6,14 @@
  *                                                                                    └─▶ SyscallPool
  */
 import { createLogger, type Logger } from './base/log.js';
+import type { StateDirectory } from './bucket/state-directory.js';
 import type { Options } from './cli.js';
 import type { BucketSource } from './cli/source.js';
 import { filterCalls } from './confine/seccomp.js';
 import { RequestLog } from './fuse/request-log.js';
 import { FuseServer } from './fuse/server.js';
 import { EXIT, type ExitCode } from './lifecycle/errors.js';
-import { applyFileLimit } from './lifecycle/limits.js';
 import { openLines, type Lines } from './lifecycle/lines.js';
-import { becomeServer } from './lifecycle/rights.js';
 import { DRAIN_LIMIT_MS, Shutdown, within } from './lifecycle/shutdown.js';
 import { isReadOnlyMount } from './lifecycle/source.js';
 import { StandardError } from './lifecycle/standard-error.js';
@@ -52,18 +51,32 @@ export function serveDirectory(options: Options, fsOptions: LocalOptions, gaps: 
   announce(fsOptions.directory, options, log, lines);
 }
 
-/** The bucket is asked first: who has made a socket already would keep a frontend waiting for nothing. */
-export async function startBucket(options: Options, source: BucketSource): Promise<void> {
-  const fileLimit = applyFileLimit(options.rlimitNofile);
-  becomeServer();
-  const syslog = options.syslog ? SyslogDestination.connect() : null;
+/** What a bucket's daemon has been given before it serves. */
+export interface BucketGiven {
+  /** Descriptors that the process may have. */
+  readonly fileLimit: number;
+  /** Of the image before this one; null: there was none. */
+  readonly lines: Lines | null;
+  readonly directory: StateDirectory | null;
+  readonly gaps: readonly string[];
+}
+
+/**
+ * The bucket is asked before there is a socket, since who has made one already would keep a frontend waiting for nothing. A daemon in a sandbox cannot make
+ * one any more: it has it, and does not answer before the bucket has.
+ */
+export async function serveBucket(options: Options & { readonly source: BucketSource }, { fileLimit, lines: made, directory, gaps }: BucketGiven): Promise<void> {
+  const { source, listen } = options;
+  const syslog = made !== null ? made.syslog : options.syslog ? SyslogDestination.connect() : null;
   const log = logTo(options, syslog);
   // A directory's daemon has no use for it
   const { CLOSE_LIMIT_MS, openBucket } = await import('./bucket/open.js');
-  const bucket = await openBucket({ ...options, source }, log, fileLimit);
-  const lines = openLines(options.listen, syslog);
+  const bucket = await openBucket({ ...options, cacheDir: directory?.path ?? options.cacheDir }, log, fileLimit, directory);
+  const lines = made ?? openLines(listen, syslog);
   for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
   serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
+  for (const gap of gaps) log.warn({}, gap);
+  filterCalls(options, log, true);
   announce(source.path, options, log, lines);
 }
 

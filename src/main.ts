@@ -9,7 +9,7 @@ import { checkHandover, takeHandover, type Handover } from './confine/handover.j
 import { usesFileHandles } from './confine/policy.js';
 import { UsageError, failureOf } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
-import { adoptLines, openLines, type Lines } from './lifecycle/lines.js';
+import { adoptLines, closingOnFailure, linesToPass, openLines, type Lines } from './lifecycle/lines.js';
 import { checkNodeVersion } from './lifecycle/node-version.js';
 import { becomeServer } from './lifecycle/rights.js';
 import { checkSource } from './lifecycle/source.js';
@@ -20,7 +20,7 @@ import type { LocalOptions } from './storage/local/share.js';
 async function start(options: Options): Promise<void> {
   ignoreHangup();
   const { source } = options;
-  if (source.kind !== 'local') return (await import('./daemon.js')).startBucket(options, source);
+  if (source.kind !== 'local') return (await import('./bucket-start.js')).startBucket({ ...options, source });
   const nofile = applyFileLimit(options.rlimitNofile);
   const { confine, confinementOf } = await import('./confine/confine.js');
   const confinement = confinementOf(options);
@@ -38,7 +38,8 @@ async function start(options: Options): Promise<void> {
 /** Where the process image before this one has ended. */
 async function goOn(passed: Handover<Options>): Promise<void> {
   ignoreHangup();
-  const { options, stage, source, share, gaps } = passed;
+  const { options, stage, source, share, gaps, network } = passed;
+  if (network && options.source.kind !== 'local') return (await import('./bucket-start.js')).goOnWithBucket(passed, { ...options, source: options.source });
   const nofile = applyFileLimit(options.rlimitNofile);
   const lines = adoptLines(passed);
   await closingOnFailure(lines, async () => {
@@ -60,20 +61,10 @@ function ignoreHangup(): void {
   process.on('SIGHUP', () => undefined);
 }
 
-async function closingOnFailure(lines: Lines, steps: () => Promise<void>): Promise<void> {
-  try {
-    await steps();
-  } catch (error) {
-    lines.close();
-    throw error;
-  }
-}
-
 /** What confinement must hand over to the process image that follows. */
-function handoverOf(options: Options, { listener: { fd, pidFd, name, path }, notifier, syslog }: Lines): Handover {
+function handoverOf(options: Options, lines: Lines): Handover {
   const { path: share } = options.source;
-  const fds = { notifyFd: notifier.fd, syslogFd: syslog?.fd ?? -1 };
-  return { options, stage: 'opened', hasRoot: false, gaps: [], source: share, share, listener: { fd, pidFd, name, path }, ...fds, mapper: null };
+  return { options, stage: 'opened', hasRoot: false, gaps: [], source: share, share, ...linesToPass(lines), host: null, cacheDirectory: null, network: false, mapper: null };
 }
 
 /** The rules of --xattrmap and --translate-* are parsed here: what is wrong with them is a usage error. */

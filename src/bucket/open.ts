@@ -41,10 +41,11 @@ export interface Bucket {
 }
 
 /**
- * One cheap call is made to find out whether it can be shared. `fileLimit`: descriptors that the process may have
+ * One cheap call is made to find out whether it can be shared. `fileLimit`: descriptors that the process may have; `made`: the cache directory, of whoever has
+ * made it already
  * @throws StartError when bucket, credentials or cache directory are not good
  */
-export async function openBucket(options: BucketSettings, log: Logger, fileLimit: number): Promise<Bucket> {
+export async function openBucket(options: BucketSettings, log: Logger, fileLimit: number, made: StateDirectory | null = null): Promise<Bucket> {
   const { source } = options;
   let client: ObjectStore | null = null;
   let directory: StateDirectory | null = null;
@@ -55,7 +56,7 @@ export async function openBucket(options: BucketSettings, log: Logger, fileLimit
     const plain = layered(client, log);
     // Whoever starts the daemon waits for these
     const asked = asking(client);
-    directory = options.readonly ? null : await cacheDirectoryOf(options);
+    directory = options.readonly ? null : (made ?? (await cacheDirectoryOf(options)));
     const store = directory === null ? plain : withCapabilities(plain, await capabilitiesOf(asked, directory.path, options, log));
     const opened = await openObjectFileSystem(store, MemoryBudget.within(options.memoryBudget * MIB), {
       prefix: source.prefix,

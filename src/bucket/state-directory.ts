@@ -1,6 +1,6 @@
 /** Where a share keeps what is not in its bucket yet, when --cache-dir does not say. */
 import { createHash } from 'node:crypto';
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs';
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { BucketSettings } from '../cli.js';
@@ -19,15 +19,44 @@ const LEGIBLE_LENGTH = 80;
 /** Libraries of the providers look for their files below the home directory; a user that is in no table of accounts has none, and the look-up would fail. */
 export function ensureHome(env: NodeJS.ProcessEnv): void {
   try {
-    homedir();
+    // In a sandbox there is no table of accounts
+    env['HOME'] ??= homedir();
   } catch {
     env['HOME'] = '/';
   }
 }
 
+/** Is all that the cache directory has gone with the daemon? */
+export function isScratch({ source, cacheDir }: BucketSettings): boolean {
+  return source.kind === 'memory' && cacheDir === null;
+}
+
+/**
+ * Makes the cache directory before the rest of the host is hidden. `path` is null if nothing is kept; `obstacle`: why it cannot be made, which a share that
+ * is only read can do without. @throws StartError if it cannot
+ */
+export async function prepareDirectory(settings: BucketSettings): Promise<{ readonly path: string | null; readonly obstacle: string | null }> {
+  const { source, readonly, cacheSize } = settings;
+  if (!readonly) return { path: (await cacheDirectoryOf(settings)).path, obstacle: null };
+  if (cacheSize === 0 || source.kind === 'memory') return { path: null, obstacle: null };
+  try {
+    return { path: (await cacheDirectoryOf(settings)).path, obstacle: null };
+  } catch (error) {
+    return { path: null, obstacle: (error as Error).message };
+  }
+}
+
+/** Of the image before this one, which made it; `scratch`: for this daemon alone. In a sandbox the directory itself cannot be removed, being a mount. */
+export function adoptedDirectory(path: string, scratch: boolean): StateDirectory {
+  const empty = (): void => {
+    for (const entry of readdirSync(path)) rmSync(join(path, entry), { recursive: true, force: true });
+  };
+  return { path, discard: scratch ? empty : () => undefined };
+}
+
 /** Made if need be. @throws StartError */
 export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.ProcessEnv = process.env): Promise<StateDirectory> {
-  if (settings.source.kind === 'memory' && settings.cacheDir === null) {
+  if (isScratch(settings)) {
     const path = mkdtempSync(join(tmpdir(), 'bucketfsd-memory-'));
     return { path, discard: () => rmSync(path, { recursive: true, force: true }) };
   }

@@ -48,7 +48,7 @@ export function checkKind(collected: Collected, source: Source): void {
   for (const [key, spec] of OPTION_ENTRIES) {
     const { only } = spec;
     const value = collected.get(key);
-    if (value === undefined || value === false || value === spec.default || value === spec.off || only === undefined || only === kind) continue;
+    if (value === undefined || value === false || value === spec.default || only === undefined || only === kind) continue;
     if (only === 'directory' || only === 'bucket') throw new UsageError(`${displayName(spec)} is for a ${only}, and ${source.path} is a ${kind}`);
     if (source.kind === 'local') throw new UsageError(`${displayName(spec)} is for a bucket, and ${source.path} is a directory`);
     if (source.kind === 'memory' || source.kind === only) continue;

@@ -32,8 +32,6 @@ export interface OptionSpec {
   choices?: readonly string[];
   /** Other spellings of a choice that virtiofsd knows. */
   synonyms?: Readonly<Record<string, string>>;
-  /** The choice that asks for nothing: it is taken for every source. */
-  off?: string;
   /** Bounds of a number, both inclusive; for a string, of its length in bytes (default 1..4096). */
   min?: number;
   max?: number;

@@ -180,12 +180,12 @@ export const OPTIONS = {
     legacy: 'log_level', legacyAlias: 'loglevel', virtiofsd: '--log-level',
   },
   sandbox: {
-    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['auto', 'namespace', 'none'], default: 'auto', off: 'none', synonyms: { chroot: 'auto' }, only: 'directory',
-    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; auto, and chroot, which callers of virtiofsd say in containers, is that for root where it can be had, with a line in the log where it cannot, and none for other users',
+    flag: 'sandbox', type: 'choice', group: 'process', value: 'MODE', choices: ['auto', 'namespace', 'none'], default: 'auto', synonyms: { chroot: 'auto' },
+    help: 'namespace gives the daemon a root directory with nothing but the share and its program, a network of its own, and few capabilities; a bucket\'s has its cache directory, the files of its credentials and the host\'s network; auto, and chroot, which callers of virtiofsd say in containers, is that for root where it can be had, with a line in the log where it cannot, and none for other users',
     legacy: 'sandbox', virtiofsd: '--sandbox',
   },
   seccomp: {
-    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['auto', 'none', 'kill', 'log', 'trap'], default: 'auto', off: 'none', only: 'directory',
+    flag: 'seccomp', type: 'choice', group: 'process', value: 'ACTION', choices: ['auto', 'none', 'kill', 'log', 'trap'], default: 'auto',
     help: 'what happens at a system call that the daemon never needs: kill ends it, trap sends it SIGSYS, log lets it pass with a line in the log of the kernel; auto is kill for root, unless --sandbox=none is given, and none for other users',
     legacy: 'seccomp', virtiofsd: '--seccomp',
   },

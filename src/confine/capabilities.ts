@@ -25,6 +25,11 @@ function neededBy({ readonly, xattr, fileHandles }: CapabilityNeeds): string[] {
   ];
 }
 
+/** A bucket's files are objects: only the cache directory, the socket's and those of credentials may be other users'. */
+export function bucketCapabilities(others: boolean): KeptCapabilities {
+  return { kept: new Set(others ? [numberOf('DAC_OVERRIDE')] : []), named: [] };
+}
+
 /** Room for capabilities that kernels to come may have: the set has 64 bits. */
 const NUMBERS = 64;
 

@@ -7,9 +7,10 @@ import { readdirSync, realpathSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { execve } from '../ffi/namespaces.js';
 import { StartError, UsageError } from '../lifecycle/errors.js';
-import { dropCapabilities, parseCapabilities, RightsUnavailable, type KeptCapabilities } from './capabilities.js';
+import { bucketCapabilities, dropCapabilities, parseCapabilities, RightsUnavailable, type KeptCapabilities } from './capabilities.js';
 import { hideIoUring, usesIoUring } from './seccomp.js';
 import { environmentWith, type Handover } from './handover.js';
+import { belongsToOthers, follow, type HostPaths } from './host-paths.js';
 import { hasSandbox, isOptional, seccompAction, usesFileHandles, type ConfineOptions } from './policy.js';
 import { LIMITS, limitPaths, pathLimitsVersion } from './path-limits.js';
 import { enterRoot, planRoot, RootUnavailable, SHARE_AT, SOCKET_AT } from './new-root.js';
@@ -31,10 +32,10 @@ export interface Confinement {
   readonly fileHandles: boolean;
 }
 
-/** What is to be done before the daemon starts; null: nothing. UsageError if the options make no sense. */
-export function confinementOf(options: ConfineOptions): Confinement | null {
+/** What is to be done before the daemon of a directory, or of a bucket, starts; null: nothing. UsageError if the options make no sense. */
+export function confinementOf(options: ConfineOptions, bucket = false): Confinement | null {
   const namespace = hasSandbox(options);
-  const fileHandles = usesFileHandles(options);
+  const fileHandles = !bucket && usesFileHandles(options);
   const idMaps = parseIdMaps(options.uidMap, options.gidMap);
   if (idMaps !== null && !namespace) throw new UsageError('--uid-map and --gid-map need --sandbox=namespace');
   const capabilities = namespace || options.modcaps !== null ? parseCapabilities(options.modcaps, { ...options, fileHandles }) : null;
@@ -53,21 +54,28 @@ export function confine(wanted: Confinement, handover: Handover): never {
   if (ordinary && !wanted.namespace && wanted.capabilities !== null) throw new StartError('--modcaps needs root: an ordinary user has no capabilities to choose from');
   if (handover.stage === 'opened' && wanted.namespace && (wanted.idMaps !== null || ordinary)) enterUserNamespace(wanted.idMaps, command, handover);
   if (handover.mapper !== null) becomeMapped(handover.mapper);
+  const { listener, host } = handover;
+  const socketDirectory = listener.path === null ? null : dirname(listener.path);
+  const capabilities = host === null ? wanted.capabilities : capabilitiesFor(host, socketDirectory);
   // They are gone only after execve(2), so the root can still be made
-  const kept = wanted.capabilities === null ? null : gapOf(wanted, () => dropCapabilities(wanted.capabilities!));
+  const kept = capabilities === null ? null : gapOf(wanted, () => dropCapabilities(capabilities));
   // Without seccomp(2) this fails, too, and applySeccomp() will say so
   if (wanted.withoutRing) hideIoUring();
   if (!wanted.namespace) return becomeAnew(command, { ...handover, stage: 'confined' });
-  const { listener } = handover;
-  const contents = { share: handover.share, readonly: wanted.readonly, socketDirectory: listener.path === null ? null : dirname(listener.path) };
-  const plan = planRoot(contents);
+  const plan = planRoot({ share: host ?? handover.share, readonly: wanted.readonly, socketDirectory });
   const gap = gapOf(wanted, () => enterRoot(plan));
   const limits = limitPaths(plan, wanted, gap === null);
   const missing = [kept, gap, limits].filter((reason) => reason !== null).join('; ') || null;
-  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gaps: sandboxGaps(wanted, missing, listener) });
+  if (gap !== null) becomeAnew(command, { ...handover, stage: 'confined', gaps: [...sandboxGaps(wanted, missing, listener), ...handover.gaps] });
   const path = listener.path === null ? null : join(SOCKET_AT, basename(listener.path));
   const moved = { ...listener, path };
-  becomeAnew(command, { ...handover, stage: 'confined', hasRoot: true, gaps: sandboxGaps(wanted, missing, moved), mapper: null, share: SHARE_AT, listener: moved });
+  becomeAnew(command, { ...handover, stage: 'confined', hasRoot: true, gaps: [...sandboxGaps(wanted, missing, moved), ...handover.gaps], mapper: null, share: SHARE_AT, listener: moved });
+}
+
+/** A bucket's daemon has rights to files of others only if there are some. */
+function capabilitiesFor({ paths, scratch }: HostPaths, socketDirectory: string | null): KeptCapabilities {
+  const real = [...paths.map(({ path }) => path), ...(scratch === null ? [] : [scratch])].flatMap((path) => follow(path)?.real ?? []);
+  return bucketCapabilities(belongsToOthers([...real, ...(socketDirectory === null ? [] : [socketDirectory])], process.geteuid!()));
 }
 
 /** What this process may not do for a sandbox that is optional: the sentence; null: it was done. @throws StartError if it is not optional */

@@ -6,6 +6,7 @@ import { closeSync, fstatSync, readdirSync, readSync, statfsSync, writeSync } fr
 import * as c from '../ffi/libc.js';
 import { F_SETFD, FD_CLOEXEC, MFD_CLOEXEC } from '../ffi/constants.js';
 import { StartError } from '../lifecycle/errors.js';
+import type { HostPaths } from './host-paths.js';
 import { hasSandbox, isOptional, type ConfineOptions } from './policy.js';
 
 const VARIABLE = 'BUCKETFSD_HANDOVER';
@@ -23,6 +24,11 @@ export interface Handover<Options extends ConfineOptions = ConfineOptions> {
   readonly source: string;
   readonly share: string;
   readonly listener: { readonly fd: number; readonly pidFd: number | null; readonly name: string; readonly path: string | null };
+  /** What a bucket's daemon has of the host, and its cache directory, if it is to have a root of its own; null: it is of a directory, or is to have none. */
+  readonly host: HostPaths | null;
+  readonly cacheDirectory: string | null;
+  /** Does it connect to others? A bucket's daemon does. */
+  readonly network: boolean;
   /** `confined` in a root of its own. */
   readonly hasRoot: boolean;
   /** What the sandbox does not keep inside: sentences for the log. */
@@ -63,7 +69,7 @@ export function checkHandover({ options, hasRoot }: Handover): void {
 
 /** The environment for the next image. Descriptors that the handover names stay open in it, and no others but the standard ones. */
 export function environmentWith(env: NodeJS.ProcessEnv, handover: Handover): NodeJS.ProcessEnv {
-  const { listener, notifyFd, syslogFd, mapper } = handover;
+  const { listener, notifyFd, syslogFd, mapper, network } = handover;
   const fd = c.check(c.memfdCreate('bucketfsd-handover', MFD_CLOEXEC), 'memfd_create');
   writeSync(fd, JSON.stringify(handover));
   const kept = new Set([...STANDARD_FDS, fd, listener.fd, listener.pidFd, notifyFd, syslogFd, mapper?.fd]);
@@ -72,10 +78,10 @@ export function environmentWith(env: NodeJS.ProcessEnv, handover: Handover): Nod
   for (const name of readdirSync('/proc/self/fd')) c.fcntl(Number(name), F_SETFD, kept.has(Number(name)) ? 0 : FD_CLOEXEC);
   return {
     ...env,
-    // Node would warn of a file that is not in the new root, for connections that the daemon never makes
-    NODE_EXTRA_CA_CERTS: undefined,
-    // Nor is this one; where Landlock only denies it, Node would not start
-    OPENSSL_CONF: '/dev/null',
+    // Node would warn of a file that is not in the new root, for connections that a directory's daemon never makes
+    ...(network ? {} : { NODE_EXTRA_CA_CERTS: undefined }),
+    // Nor is its default; where Landlock only denies it, Node would not start
+    OPENSSL_CONF: network ? (env.OPENSSL_CONF ?? '/dev/null') : '/dev/null',
     [VARIABLE]: `${process.pid}:${fd}`,
   };
 }

@@ -5,11 +5,13 @@
 import { statSync } from 'node:fs';
 import { SysError } from '../ffi/errors.js';
 import { ACCESS, enterDomain, handledAccess, landlockVersion, type Domain } from '../ffi/landlock.js';
-import { SHARE_AT, SOCKET_AT, type RootPlan } from './new-root.js';
+import type { RootPlan } from './new-root.js';
 
 const READ = ACCESS.READ_FILE | ACCESS.READ_DIR;
 /** All that a rule for a file may have. */
 const OF_FILES = ACCESS.EXECUTE | ACCESS.WRITE_FILE | ACCESS.READ_FILE | ACCESS.TRUNCATE | ACCESS.IOCTL_DEV;
+/** What is not made or done in a directory of data: programs, and all but files and directories. */
+const NO_DATA = ACCESS.EXECUTE | ACCESS.MAKE_CHAR | ACCESS.MAKE_BLOCK | ACCESS.MAKE_SOCK | ACCESS.MAKE_FIFO | ACCESS.MAKE_SYM;
 /** Without ACCESS.REFER nothing could be renamed to another directory. */
 const VERSION_MIN = 2;
 
@@ -45,27 +47,30 @@ export const LIMITS = 'Landlock';
 function enterLimits(plan: RootPlan, needs: PathNeeds, inRoot: boolean): void {
   const version = landlockVersion();
   if (version === 0) return;
-  if (pathLimitsVersion(needs) === 0) return version < 6 ? undefined : enterDomain({ version, handled: 0, paths: [], network: false });
+  if (pathLimitsVersion(needs) === 0) return version < 6 ? undefined : enterDomain({ version, handled: 0, paths: [], tcp: tcpOf(plan) });
   enterDomain(domainOf(plan, needs.readonly, version, inRoot));
 }
 
+const tcpOf = ({ network }: Pick<RootPlan, 'network'>): Domain['tcp'] => (network ? 'connect' : 'none');
+
 /** Rights by the mounts of the new root, or by where those are on the host. */
-export function domainOf({ trees }: RootPlan, readonly: boolean, version: number, inRoot: boolean): Domain {
+export function domainOf({ trees, network }: RootPlan, readonly: boolean, version: number, inRoot: boolean): Domain {
   const handled = handledAccess(version);
-  const access = (target: string): number => {
-    switch (target) {
-      case SHARE_AT:
-        return readonly ? READ : handled & ~ACCESS.EXECUTE;
-      case SOCKET_AT:
-        return ACCESS.READ_DIR | ACCESS.REMOVE_FILE;
-      case '/dev/null':
-        return ACCESS.READ_FILE | ACCESS.WRITE_FILE;
-      case '/proc/self/fd':
-        return ACCESS.READ_DIR;
-      default:
-        return READ | ACCESS.EXECUTE;
-    }
+  const access = {
+    program: READ | ACCESS.EXECUTE,
+    descriptors: ACCESS.READ_DIR,
+    null: ACCESS.READ_FILE | ACCESS.WRITE_FILE,
+    share: readonly ? READ : handled & ~ACCESS.EXECUTE,
+    socket: ACCESS.READ_DIR | ACCESS.REMOVE_FILE,
+    read: READ,
+    write: handled & ~NO_DATA,
+    scratch: handled & ~NO_DATA,
+  } as const;
+  return {
+    version, handled, tcp: tcpOf({ network }),
+    paths: trees.map(({ source, target, purpose }) => {
+      const path = inRoot ? target : source;
+      return { path, access: access[purpose] & (statSync(path).isDirectory() ? handled : OF_FILES) };
+    }),
   };
-  const rule = (path: string, target: string): Domain['paths'][number] => ({ path, access: access(target) & (statSync(path).isDirectory() ? handled : OF_FILES) });
-  return { version, handled, network: false, paths: trees.map(({ source, target }) => rule(inRoot ? target : source, target)) };
 }

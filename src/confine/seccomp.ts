@@ -14,6 +14,12 @@ export type Architecture = 'x64' | 'arm64';
 export const RETURN = { KILL_PROCESS: 0x8000_0000, TRAP: 0x0003_0000, ERRNO: 0x0005_0000, LOG: 0x7ffc_0000, ALLOW: 0x7fff_0000 } as const;
 const RETURN_OF = { kill: RETURN.KILL_PROCESS, trap: RETURN.TRAP, log: RETURN.LOG } as const;
 const ENOSYS = 38;
+const EACCES = 13;
+const AF_INET = 2;
+const AF_INET6 = 10;
+/** How the C library asks for the addresses of this machine, before it looks up a name. */
+const AF_NETLINK = 16;
+const NETLINK_ROUTE = 0;
 
 /** AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 (include/uapi/linux/audit.h). */
 const AUDIT_ARCH = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
@@ -31,6 +37,8 @@ export interface FilterNeeds {
   readonly fileHandles: boolean;
   /** New connections to Unix sockets, for a syslog daemon that was started again. */
   readonly unixSockets: boolean;
+  /** Connections to others, and the look-up of their names. */
+  readonly network: boolean;
 }
 
 /** struct seccomp_data: nr, arch, instruction_pointer, args[6]. Both machines are little-endian: the low word comes first. */
@@ -47,7 +55,7 @@ const RETURN_VALUE = 0x06; // BPF_RET | BPF_K
 const ARCHITECTURE: Architecture = process.arch === 'arm64' ? 'arm64' : 'x64';
 
 /** Where a jump goes: to one of the returns at the end, or `n` instructions ahead. */
-type Target = 'allow' | 'refuse' | 'absent' | number;
+type Target = 'allow' | 'refuse' | 'absent' | 'deny' | number;
 type Instruction = readonly [code: number, k: number, yes?: Target, no?: Target];
 
 /** The filter as an array of struct sock_filter; `pid` is the process that it is for. */
@@ -55,23 +63,24 @@ export function filterProgram(action: SeccompAction, architecture: Architecture,
   const at = architecture === 'arm64' ? 1 : 0;
   const numbersOf = (table: Readonly<Record<string, readonly [number, number | null]>>): number[] =>
     Object.values(table).flatMap((numbers) => numbers[at] ?? []);
+  // Libraries that connect try both by themselves, and go on when it fails: name services of the host, programs that may know a project
+  const tried = needs.network ? 'deny' : 'refuse';
+  const { connect, bind, listen } = SOCKETS;
+  const sockets = needs.network ? { listen } : needs.unixSockets ? {} : { connect, bind, listen };
   const body: Instruction[] = [
     [LOAD, ARCH],
     [JUMP_EQUAL, AUDIT_ARCH[architecture], 0, 'refuse'],
     [LOAD, NR],
     ...(architecture === 'x64' ? [[JUMP_AT_LEAST, X32_BIT, 'refuse', 0] as const] : []),
-    ...[...numbersOf(FORBIDDEN), ...(needs.fileHandles ? [] : numbersOf(FILE_HANDLES)), ...(needs.unixSockets ? [] : numbersOf(SOCKETS))].map((nr) => [JUMP_EQUAL, nr, 'refuse', 0] as const),
+    ...[...numbersOf(FORBIDDEN), ...(needs.fileHandles ? [] : numbersOf(FILE_HANDLES)), ...numbersOf(sockets)].map((nr) => [JUMP_EQUAL, nr, 'refuse', 0] as const),
     ...numbersOf(ABSENT).map((nr) => [JUMP_EQUAL, nr, 'absent', 0] as const),
     [JUMP_EQUAL, EXAMINED.clone[at], 0, 2],
     [LOAD, argument(0)],
-    [JUMP_ANY_BIT, CLONE_THREAD, 'allow', 'refuse'],
+    [JUMP_ANY_BIT, CLONE_THREAD, 'allow', tried],
     [JUMP_EQUAL, EXAMINED.unshare[at], 0, 2],
     [LOAD, argument(0)],
     [JUMP_EQUAL, CLONE_FS, 'allow', 'refuse'],
-    [JUMP_EQUAL, EXAMINED.socket[at], needs.unixSockets ? 1 : 'refuse', 0],
-    [JUMP_EQUAL, EXAMINED.socketpair[at], 0, 2],
-    [LOAD, argument(0)],
-    [JUMP_EQUAL, AF_UNIX, 'allow', 'refuse'],
+    ...(needs.network ? networkSockets(at, needs.unixSockets) : unixSockets(at, needs.unixSockets)),
     [JUMP_EQUAL, EXAMINED.kill[at], 1, 0],
     [JUMP_EQUAL, EXAMINED.tgkill[at], 0, 2],
     [LOAD, argument(0)],
@@ -90,9 +99,34 @@ export function filterProgram(action: SeccompAction, architecture: Architecture,
   return assemble(body, RETURN_OF[action]);
 }
 
+function unixSockets(at: 0 | 1, made: boolean): Instruction[] {
+  return [
+    [JUMP_EQUAL, EXAMINED.socket[at], made ? 1 : 'refuse', 0],
+    [JUMP_EQUAL, EXAMINED.socketpair[at], 0, 2],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, AF_UNIX, 'allow', 'refuse'],
+  ];
+}
+
+/** A pair of Unix sockets for datagrams could be connected to any other. */
+function networkSockets(at: 0 | 1, unix: boolean): Instruction[] {
+  return [
+    [JUMP_EQUAL, EXAMINED.socketpair[at], 'deny', 0],
+    [JUMP_EQUAL, EXAMINED.socket[at], 0, 7],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, AF_INET, 'allow', 0],
+    [JUMP_EQUAL, AF_INET6, 'allow', 0],
+    [JUMP_EQUAL, AF_UNIX, unix ? 'allow' : 'deny', 0],
+    [JUMP_EQUAL, AF_NETLINK, 0, 'refuse'],
+    [LOAD, argument(2)],
+    [JUMP_EQUAL, NETLINK_ROUTE, 'allow', 'refuse'],
+  ];
+}
+
 function assemble(body: readonly Instruction[], refusal: number): Uint8Array {
-  const ends = { allow: body.length, refuse: body.length + 1, absent: body.length + 2 } as const;
-  const all: Instruction[] = [...body, [RETURN_VALUE, RETURN.ALLOW], [RETURN_VALUE, refusal], [RETURN_VALUE, RETURN.ERRNO | ENOSYS]];
+  const ends = { allow: body.length, refuse: body.length + 1, absent: body.length + 2, deny: body.length + 3 } as const;
+  const returns = [RETURN.ALLOW, refusal, RETURN.ERRNO | ENOSYS, RETURN.ERRNO | EACCES];
+  const all: Instruction[] = [...body, ...returns.map((value) => [RETURN_VALUE, value] as const)];
   const bytes = new Uint8Array(8 * all.length);
   const view = new DataView(bytes.buffer);
   all.forEach(([code, k, yes = 0, no = 0], index) => {
@@ -131,11 +165,11 @@ export function hideIoUring(): number {
 }
 
 /** The last step of the start: from now on the filter is in force. @throws StartError if this kernel cannot, and --seccomp does not leave that open */
-export function filterCalls(options: ConfineOptions & { readonly syslog: boolean }, log: Pick<Logger, 'warn'>): void {
+export function filterCalls(options: ConfineOptions & { readonly syslog: boolean }, log: Pick<Logger, 'warn'>, bucket = false): void {
   const action = seccompAction(options);
   if (action === 'none') return;
   try {
-    applySeccomp(action, { fileHandles: usesFileHandles(options), unixSockets: options.syslog });
+    applySeccomp(action, { fileHandles: !bucket && usesFileHandles(options), unixSockets: options.syslog, network: bucket });
   } catch (error) {
     if (options.seccomp !== 'auto' || !(error instanceof StartError)) throw error;
     log.warn({}, `--seccomp=auto: there is no filter of system calls (${error.message})`);

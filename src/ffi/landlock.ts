@@ -11,7 +11,8 @@ export const ACCESS = {
 
 const CREATE_RULESET_VERSION = 1;
 const RULE_PATH_BENEATH = 1;
-const TCP_BIND_AND_CONNECT = 3;
+/** LANDLOCK_ACCESS_NET_BIND_TCP is 1, CONNECT_TCP 2. */
+const DENIED_TCP = { all: 0n, connect: 1n, none: 3n } as const;
 const SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL = 3;
 
 /** 0: this kernel has none, or it is switched off. */
@@ -30,16 +31,16 @@ export interface Domain {
   /** Of file systems, `handled` bits of ACCESS, but for what is below these paths; 0: all paths as before. */
   readonly handled: number;
   readonly paths: readonly { readonly path: string; readonly access: number }[];
-  /** TCP, which needs version 4. */
-  readonly network: boolean;
+  /** What is left of TCP, since version 4. */
+  readonly tcp: 'all' | 'connect' | 'none';
 }
 
 /** The calling thread enters the domain for good; since version 6 it sends no signals, and has no connections to abstract sockets, outside of it. @throws SysError */
-export function enterDomain({ version, handled, paths, network }: Domain): void {
+export function enterDomain({ version, handled, paths, tcp }: Domain): void {
   // 0 struct landlock_ruleset_attr: file systems, network, scopes; 32 struct landlock_path_beneath_attr: access, descriptor
   const mem = NativeMemory.allocate(64);
   mem.dv.setBigUint64(0, BigInt(handled), true);
-  mem.dv.setBigUint64(8, version >= 4 && !network ? BigInt(TCP_BIND_AND_CONNECT) : 0n, true);
+  mem.dv.setBigUint64(8, version >= 4 ? DENIED_TCP[tcp] : 0n, true);
   mem.dv.setBigUint64(16, version >= 6 ? BigInt(SCOPE_ABSTRACT_UNIX_SOCKET_AND_SIGNAL) : 0n, true);
   const bytes = version >= 6 ? 24 : version >= 4 ? 16 : 8;
   const ruleset = c.check(c.syscall6(c.syscallNumber('landlock_create_ruleset'), mem.address, bytes, 0, 0, 0, 0), 'landlock_create_ruleset');

@@ -50,9 +50,15 @@ export function receiveMountsOnly(): void {
   c.check(mountCall('none', '/', null, MS_REC | MS_SLAVE, null), 'mount', '/ as a slave');
 }
 
-/** An empty file system in memory over a directory, for mount points and symlinks: no larger than 1 MiB. */
-export function mountTmpfs(directory: string): void {
-  c.check(mountCall('bucketfsd', directory, 'tmpfs', MS_NOSUID | MS_NODEV | MS_NOEXEC, 'mode=0755,size=1m'), 'mount', `tmpfs on ${directory}`);
+/** An empty file system in memory over a directory, of at most so many bytes; null: half of the memory. `mode` in octal. */
+export function mountTmpfs(directory: string, mode: string, bytes: number | null): void {
+  const options = `mode=${mode}${bytes === null ? '' : `,size=${bytes}`}`;
+  c.check(mountCall('bucketfsd', directory, 'tmpfs', MS_NOSUID | MS_NODEV | MS_NOEXEC, options), 'mount', `tmpfs on ${directory}`);
+}
+
+/** What is mounted on top of a directory is gone from there. */
+export function detachMount(directory: string): void {
+  c.check(umountCall(directory, MNT_DETACH), 'umount2', directory);
 }
 
 /** A descriptor of a copy of the mounts at and below `path`, not attached anywhere (open_tree(2)); attributes are added to all of them. */

@@ -21,6 +21,21 @@ export function adoptLines({ listener, notifyFd, syslogFd }: { listener: Omit<Li
   return linesOf(adoptListener(listener), ServiceNotifier.adopt(notifyFd), syslog);
 }
 
+/** What the next process image adopts them by. */
+export function linesToPass({ listener: { fd, pidFd, name, path }, notifier, syslog }: Lines): Parameters<typeof adoptLines>[0] {
+  return { listener: { fd, pidFd, name, path }, notifyFd: notifier.fd, syslogFd: syslog?.fd ?? -1 };
+}
+
+/** Nothing of them is left when one of `steps` fails. */
+export async function closingOnFailure(lines: Lines, steps: () => Promise<void>): Promise<void> {
+  try {
+    await steps();
+  } catch (error) {
+    lines.close();
+    throw error;
+  }
+}
+
 function linesOf(listener: Listener, notifier: ServiceNotifier, syslog: SyslogDestination | null): Lines {
   const close = (): void => {
     listener.close();

@@ -10,7 +10,7 @@ const LAYERS_MAX = 16;
 
 const [files, ...command] = process.argv.slice(2);
 setNoNewPrivileges();
-for (let i = 0; i < LAYERS_MAX; i++) enterDomain({ version: landlockVersion(), handled: files === '1' ? ACCESS.MAKE_BLOCK : 0, paths: [], network: true });
+for (let i = 0; i < LAYERS_MAX; i++) enterDomain({ version: landlockVersion(), handled: files === '1' ? ACCESS.MAKE_BLOCK : 0, paths: [], tcp: 'all' });
 // Node made these close-on-exec
 for (const fd of [0, 1, 2]) c.fcntl(fd, F_SETFD, 0);
 execve(command[0], command, process.env);

@@ -168,7 +168,7 @@ describe('buckets', () => {
 
   test('what means nothing for a kind of source is refused with it', () => {
     refused([...BUCKET, '--xattr'], /--xattr is for a directory, and s3:\/\/bbb is a bucket/);
-    refused([...BUCKET, '--sandbox=namespace'], /--sandbox is for a directory/);
+    refused([...BUCKET, '--modcaps=+mknod'], /--modcaps is for a directory/);
     refused([...BUCKET, '-o', 'cache=always'], /--cache is for a directory/);
     refused([...BASE, '--endpoint=http://x'], /--endpoint is for a bucket, and \/srv is a directory/);
     assert.equal(run([...BUCKET, '--no-xattr', '--cache=auto', '--sandbox=none']).xattr, false, 'saying the default is no mistake');

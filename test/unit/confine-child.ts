@@ -23,7 +23,7 @@ async function pool(): Promise<string> {
   return results.join(' ');
 }
 
-const NEEDS = { fileHandles: false, unixSockets: deed === 'reconnect' } as const;
+const NEEDS = { fileHandles: false, unixSockets: deed === 'reconnect', network: false } as const;
 
 const DEEDS: Record<string, () => unknown> = {
   unshare: () => call(EXAMINED.unshare[arch]),

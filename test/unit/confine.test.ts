@@ -19,7 +19,7 @@ const CHILD = fileURLToPath(new URL('./confine-child.js', import.meta.url));
 const AUDIT_ARCH = { x64: 0xc000003e, arm64: 0xc00000b7 } as const;
 const ENOSYS = RETURN.ERRNO | 38;
 const PID = 4321;
-const NOTHING = { fileHandles: false, unixSockets: false } as const;
+const NOTHING = { fileHandles: false, unixSockets: false, network: false } as const;
 const SIGSYS = 'SIGSYS';
 
 const refused = (call: () => unknown, sentence: RegExp): void =>
@@ -66,7 +66,7 @@ describe('filter', () => {
       assert.equal(answer(EXAMINED.clone[index], 0x3d0f00), RETURN.ALLOW, 'pthread_create');
       assert.equal(answer(EXAMINED.clone[index], 0x1200011), RETURN.KILL_PROCESS, 'fork');
       assert.equal(answer(EXAMINED.clone[index], 0x4111), RETURN.KILL_PROCESS, 'vfork');
-      const needy = filterProgram('kill', arch, PID, { fileHandles: true, unixSockets: true });
+      const needy = filterProgram('kill', arch, PID, { fileHandles: true, unixSockets: true, network: false });
       for (const [name, of] of [['socket', needy], ['socketpair', program], ['socketpair', needy]] as const) {
         assert.equal(evaluate(of, AUDIT_ARCH[arch], EXAMINED[name][index], [1]), RETURN.ALLOW);
         for (const family of [0, 2, 10, 16, 17, 40]) assert.equal(evaluate(of, AUDIT_ARCH[arch], EXAMINED[name][index], [family]), RETURN.KILL_PROCESS, `${name} ${family}`);
@@ -85,6 +85,22 @@ describe('filter', () => {
       for (const flags of [0, 0x20000, 0x20200, 0x10000000]) assert.equal(answer(EXAMINED.unshare[index], flags), RETURN.KILL_PROCESS, `unshare ${flags}`);
       assert.equal(answer(EXAMINED.ioctl[index], 0, 0x80086601), RETURN.ALLOW);
       for (const request of [0x5412, 0x541c]) assert.equal(answer(EXAMINED.ioctl[index], 0, request), RETURN.KILL_PROCESS);
+    });
+
+    test(`${arch}: of a bucket's daemon connections are allowed, a server is not, and what libraries try by themselves fails`, () => {
+      const EACCES = RETURN.ERRNO | 13;
+      const [bucket, withSyslog] = [false, true].map((unixSockets) => filterProgram('kill', arch, PID, { fileHandles: false, unixSockets, network: true }));
+      const said = (nr: number, args: readonly number[] = [], of = bucket): number => evaluate(of, AUDIT_ARCH[arch], nr, args);
+      for (const family of [2, 10]) for (const type of [1, 2]) assert.equal(said(EXAMINED.socket[index], [family, type]), RETURN.ALLOW);
+      assert.equal(said(EXAMINED.socket[index], [16, 3, 0]), RETURN.ALLOW, 'the addresses of this machine');
+      assert.equal(said(EXAMINED.socket[index], [16, 3, 12]), RETURN.KILL_PROCESS, 'netfilter');
+      for (const family of [0, 17, 38, 40]) assert.equal(said(EXAMINED.socket[index], [family, 1]), RETURN.KILL_PROCESS, `socket ${family}`);
+      assert.deepEqual([said(EXAMINED.socket[index], [1, 1]), said(EXAMINED.socket[index], [1, 1], withSyslog)], [EACCES, RETURN.ALLOW]);
+      for (const of of [bucket, withSyslog]) assert.equal(said(EXAMINED.socketpair[index], [1, 1], of), EACCES);
+      assert.deepEqual([SOCKETS.connect, SOCKETS.bind, SOCKETS.listen].map((numbers) => said(numbers[index])), [RETURN.ALLOW, RETURN.ALLOW, RETURN.KILL_PROCESS]);
+      assert.deepEqual([said(EXAMINED.clone[index], [0x3d0f00]), said(EXAMINED.clone[index], [0x1200011])], [RETURN.ALLOW, EACCES]);
+      for (const nr of numbers({ ...FORBIDDEN, ...FILE_HANDLES })) assert.equal(said(nr), RETURN.KILL_PROCESS, `call ${nr}`);
+      assert.deepEqual([said(EXAMINED.kill[index], [PID, 15]), said(EXAMINED.kill[index], [1, 15])], [RETURN.ALLOW, RETURN.KILL_PROCESS]);
     });
 
     test(`${arch}: another architecture or ABI is refused, whatever the call`, () => {
