@@ -67,9 +67,18 @@ export class LookupsAhead {
   /** A key is looked up that no listing answers any more. @returns whether it was foreseen, so that a page of the directory will answer others too */
   foresees(prefix: string, key: string): boolean {
     const walk = this.#walks.get(prefix);
-    if (walk !== undefined && (walk.asked.has(key) || key === walk.expected.listing || key === walk.expected.inodes)) return true;
+    if (walk !== undefined && (walk.asked.has(key) || key === walk.expected.listing || key === walk.expected.inodes)) {
+      this.tree.listed.prepare(prefix, [key, ...walk.asked]);
+      return true;
+    }
     if (this.tree.listed.object(prefix, key) !== null) this.#pass(prefix, this.#of(prefix), key, false);
     return false;
+  }
+
+  /** An object as a listing has shown it, however old, if it will have to be asked for and was not; else null. */
+  unasked(prefix: string, key: string): ObjectInfo | null {
+    const object = this.#walks.get(prefix)?.asked.has(key) === true ? null : this.tree.listed.object(prefix, key);
+    return object !== null && this.#isWanted(object) ? object : null;
   }
 
   #pass(prefix: string, walk: Walk, key: string, wasAsked: boolean): void {

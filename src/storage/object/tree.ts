@@ -2,6 +2,7 @@
 import { E, thrownErrno } from '../../base/errno.js';
 import { describeDirectory, describeObject, timeOf, type Defaults, type Described } from './facts.js';
 import { firstBelow, ifThere, isGone, isRemoved, longComponent } from './asking.js';
+import { ChangeClock } from './change-clock.js';
 import { StorageError, toErrno } from './errors.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { proofOf, proves } from './listing-proof.js';
@@ -45,8 +46,6 @@ export interface TreeLog {
 const LOOKUP_SERVES_OPEN_MS = 10;
 /** Names that are known not to be there. */
 const ABSENT_MAX = 10_000;
-/** Changes of ours that are remembered one by one. */
-const CHANGED_MAX = 10_000;
 
 export class Tree {
   readonly nodes: ObjectNodes;
@@ -56,13 +55,7 @@ export class Tree {
   readonly #started = timeOf(Date.now());
   /** Keys at which there is nothing, neither object nor directory, and until when that is believed. */
   readonly #absent = new Map<string, number>();
-  /** What we changed, counted: an answer of the store that was asked for before may be older than that. */
-  readonly #changed = new Map<string, number>();
-  /** The same of directories in which we changed something, at any depth. */
-  readonly #changedBelow = new Map<string, number>();
-  #changes = 0;
-  /** Of what is no longer in the map, and of changes to all keys. */
-  #changedOthers = 0;
+  readonly #clock = new ChangeClock();
   readonly #ahead: LookupsAhead;
   /** Lookups under way: another one for the same name waits for the same answer. */
   readonly #looking = new Map<string, Promise<ObjectNode>>();
@@ -113,47 +106,29 @@ export class Tree {
 
   /** We made, changed or removed something at this key: whatever was known of it is known no more. */
   changed(key: string): void {
-    const name = key.endsWith('/') ? key.slice(0, -1) : key;
-    this.#changes++;
-    this.#absent.delete(name);
-    this.#note(this.#changed, name);
-    for (let end = name.lastIndexOf('/'); end > 0; end = name.lastIndexOf('/', end - 1)) {
-      const above = name.slice(0, end);
-      this.#absent.delete(above);
-      this.#note(this.#changedBelow, above);
-    }
+    for (const name of this.#clock.note(key)) this.#absent.delete(name);
     for (const directory of [false, true]) this.nodes.expire(directory, key);
-  }
-
-  #note(changed: Map<string, number>, name: string): void {
-    changed.delete(name);
-    changed.set(name, this.#changes);
-    if (changed.size <= CHANGED_MAX) return;
-    const [oldest, at] = changed.entries().next().value!;
-    this.#changedOthers = Math.max(this.#changedOthers, at);
-    changed.delete(oldest);
   }
 
   /** Whatever was known of names is known no more. */
   allChanged(): void {
-    this.#changedOthers = ++this.#changes;
+    this.#clock.noteAll();
     this.#absent.clear();
   }
 
   /** How many changes of ours there were. */
   get changes(): number {
-    return this.#changes;
+    return this.#clock.changes;
   }
 
   /** Whether we have changed something at a key, with or without the slash of a directory, since there were so many changes. */
   isChangedSince(key: string, changes: number): boolean {
-    const name = key.endsWith('/') ? key.slice(0, -1) : key;
-    return this.#changedOthers > changes || (this.#changed.get(name) ?? 0) > changes;
+    return this.#clock.isChangedSince(key, changes);
   }
 
   /** The same of what is in the directory of that name, at any depth. */
   isChangedBelowSince(key: string, changes: number): boolean {
-    return this.#changedOthers > changes || (this.#changedBelow.get(key) ?? 0) > changes;
+    return this.#clock.isChangedBelowSince(key, changes);
   }
 
   /** The guest has gone. */
@@ -171,7 +146,7 @@ export class Tree {
   /** Ask the store about a key, again if the answer may be older than a change of ours. */
   async #current<T>(key: string, ask: () => Promise<T>): Promise<T> {
     for (;;) {
-      const before = this.#changes;
+      const before = this.#clock.changes;
       const answer = await ask();
       if (!this.isChangedSince(key, before)) return answer;
     }
@@ -221,10 +196,13 @@ export class Tree {
     if (listed !== undefined) return this.#askListed(key, listed, named);
     const page = component === '' ? null : this.listed.pageFor(prefix, key, this.#ahead.foresees(prefix, key));
     if (page !== null) {
-      // Instead of what is below this one: what the whole directory has, from here on
+      // Instead of what is below this one: what the whole directory has, from here on; and at the same time the object, if the page will not suffice
+      const former = this.#ahead.unasked(prefix, key);
+      const head = former === null ? undefined : this.#headOf(former);
+      head?.catch(() => undefined);
       await this.#current(key, () => this.listed.list(prefix, page.after, 1));
       const found = this.listed.find(prefix, key);
-      if (found !== undefined) return this.#askListed(key, found, named);
+      if (found !== undefined) return this.#askListed(key, found, named, head);
     }
     const [object, { first: directory, ours }] = await this.#current(key, () =>
       Promise.all([component === '' && !named.object ? null : this.#head(key), this.#below(`${key}/`)]));
@@ -239,19 +217,28 @@ export class Tree {
   }
 
   /** A listing has shown what there is: only what listings do not have is asked for. */
-  async #askListed(key: string, { object, directory }: Listed, named: Named): Promise<ObjectNode | null> {
+  async #askListed(key: string, { object, directory }: Listed, named: Named, head?: Promise<ObjectInfo | null>): Promise<ObjectNode | null> {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null) return null;
     if (this.knowsFromListing(object)) return this.putObject(object);
     const known = this.proven(key, object);
     if (known !== null) return known;
-    const isThere = hasContent(this.nodes.find(false, key), object.version);
-    const ahead = await this.#ahead.head(directoryOf(key), object, !isThere && this.small.bringsContent(key, object));
+    const ahead = await this.#ahead.head(directoryOf(key), object, !this.#hasContentOf(object) && this.small.bringsContent(key, object));
     // It may be as old as what a listing tells: no OPEN takes it for its own
     if (ahead !== undefined) return ahead === null ? null : this.putObject(ahead);
-    const info = await this.#current(key, () => this.#head(key, isThere ? undefined : this.small.lookup(key, object)));
+    const info = await (head ?? this.#headOf(object));
     return info === null ? null : this.#lookedUp(info);
+  }
+
+  /** An object that a listing has shown, as it is; with its content where that is how its directory is used. @throws StorageError */
+  #headOf(object: ObjectInfo): Promise<ObjectInfo | null> {
+    const { key } = object;
+    return this.#current(key, () => this.#head(key, this.#hasContentOf(object) ? undefined : this.small.lookup(key, object)));
+  }
+
+  #hasContentOf({ key, version }: ObjectInfo): boolean {
+    return hasContent(this.nodes.find(false, key), version);
   }
 
   /** The node of an object that the store was asked about just now. */
