@@ -1,15 +1,16 @@
 /**
- * The one logger: pino on standard error, synchronous and in this thread (a transport thread would cost memory
- * and lose the last lines of a crash). JSON lines, or the pretty form when a person looks at a terminal.
+ * The one logger: pino's lines on standard error, synchronous and in this thread (a transport thread would cost memory
+ * and lose the last lines of a crash). Plain ones are written without it (plain-line.ts). JSON lines, or the pretty form when a person looks at a terminal.
  *
  * What a guest or a frontend can provoke goes through guest(): limited per key and overall, so that a hostile
  * guest can neither fill a disk nor hide another guest's lines for ever.
  */
 import { fstatSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { pino, type Logger as Pino } from 'pino';
-import type { LogLevel } from './log-level.js';
+import type { Logger as Pino } from 'pino';
+import { LOG_LEVELS, type LogLevel } from './log-level.js';
 import { GuestLimiter } from './log-limiter.js';
+import { isPlain, LEVEL_NUMBERS, plainLine, type PlainValue, type WrittenLevel } from './plain-line.js';
 import { isJournal, severityOf } from './severity.js';
 
 /** Fields of a line; `err` is written with its type and stack. */
@@ -49,18 +50,24 @@ export interface LogSettings {
   standardError?: LogDestination;
 }
 
+/** Loaded for a terminal, and with the first line that is not plain. */
+const library = (): typeof import('pino') => createRequire(import.meta.url)('pino') as typeof import('pino');
+
 /** Makes the root logger, once for each thread. */
 export function createLogger(settings: LogSettings): Logger {
+  const { level } = settings;
   const pretty = settings.pretty ?? isTerminal(2);
-  const level = settings.level === 'off' ? 'silent' : settings.level;
-  const destination = settings.destination ?? forJournal(settings.standardError ?? synchronous());
-  const stream = pretty ? prettyStream(settings.destination ?? settings.standardError, settings.destination === undefined) : destination;
-  const formatters = pretty ? { log: escapeHeadFields } : {};
-  const root = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime, formatters }, stream);
-  const limiter = new GuestLimiter((count, keys) => {
-    root.warn({ suppressed: count, keys }, 'lines caused by guests were suppressed');
-  });
-  return new PinoLogger(root, limiter);
+  const stream = pretty
+    ? prettyStream(settings.destination ?? settings.standardError, settings.destination === undefined)
+    : settings.destination ?? forJournal(settings.standardError ?? synchronous());
+  const make = (): Pino => {
+    const { pino } = library();
+    const formatters = pretty ? { log: escapeHeadFields } : {};
+    return pino({ level: level === 'off' ? 'silent' : level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime, formatters }, stream);
+  };
+  const limiter = new GuestLimiter((count, keys) => root.warn({ suppressed: count, keys }, 'lines caused by guests were suppressed'));
+  const root = new LineLogger({ level, stream, limiter, plain: !pretty }, [{ pid: process.pid }], make);
+  return root;
 }
 
 /** As process.stderr.isTTY, which takes 2 ms to load the streams that nothing here writes to. */
@@ -72,7 +79,7 @@ function isTerminal(fd: number): boolean {
 
 /** Descriptor 2, synchronously. A reader that went away must not take the process with it. */
 function synchronous(): LogDestination {
-  const destination = pino.destination({ dest: 2, sync: true });
+  const destination = library().pino.destination({ dest: 2, sync: true });
   destination.on('error', () => undefined);
   return destination;
 }
@@ -127,48 +134,95 @@ function writableOf(destination: LogDestination): object {
   });
 }
 
-class PinoLogger implements Logger {
-  readonly #pino: Pino;
-  readonly #limiter: GuestLimiter;
+/** What all loggers of a root have in common. */
+interface Output {
+  readonly level: LogLevel;
+  readonly stream: LogDestination & { lastLevel?: number };
+  readonly limiter: GuestLimiter;
+  /** Plain lines may go without pino. */
+  readonly plain: boolean;
+}
 
-  constructor(root: Pino, limiter: GuestLimiter) {
-    this.#pino = root;
-    this.#limiter = limiter;
+class LineLogger implements Logger {
+  readonly #output: Output;
+  /** Those of each line, of the root first. */
+  readonly #bindings: readonly LogFields[];
+  readonly #plain: boolean;
+  readonly #make: () => Pino;
+  #pino: Pino | null = null;
+
+  constructor(output: Output, bindings: readonly LogFields[], make: () => Pino) {
+    this.#output = output;
+    this.#bindings = bindings;
+    this.#plain = output.plain && bindings.every(isPlain);
+    this.#make = make;
   }
 
   error(fields: LogFields, message: string): void {
-    this.#pino.error(fields, message);
+    if (this.enabled('error')) this.#write('error', fields, message);
   }
 
   warn(fields: LogFields, message: string): void {
-    this.#pino.warn(fields, message);
+    if (this.enabled('warn')) this.#write('warn', fields, message);
   }
 
   info(fields: LogFields, message: string): void {
-    this.#pino.info(fields, message);
+    if (this.enabled('info')) this.#write('info', fields, message);
   }
 
   debug(fields: LogFields, message: string): void {
-    this.#pino.debug(fields, message);
+    if (this.enabled('debug')) this.#write('debug', fields, message);
   }
 
   trace(fields: LogFields, message: string): void {
-    this.#pino.trace(fields, message);
+    if (this.enabled('trace')) this.#write('trace', fields, message);
   }
 
   guest(key: string, fields: LogFields, message: string, level: 'warn' | 'info' = 'warn'): boolean {
-    if (!this.enabled(level) || !this.#limiter.admit(key)) return false;
-    this.#pino[level]({ ...fields, event: key }, message);
+    if (!this.enabled(level) || !this.#output.limiter.admit(key)) return false;
+    this.#write(level, { ...fields, event: key }, message);
     return true;
   }
 
   enabled(level: LogLevel): boolean {
-    return level !== 'off' && this.#pino.isLevelEnabled(level);
+    return level !== 'off' && LOG_LEVELS.indexOf(level) <= LOG_LEVELS.indexOf(this.#output.level);
   }
 
   child(fields: LogFields): Logger {
-    return new PinoLogger(this.#pino.child(fields), this.#limiter);
+    return new LineLogger(this.#output, [...this.#bindings, fields], () => this.#library().child(fields));
   }
+
+  #write(level: WrittenLevel, fields: LogFields, message: string): void {
+    if (this.#plain && isPlain(fields)) {
+      this.#writePlain(level, [...(this.#bindings as Record<string, PlainValue>[]), fields], message);
+      return;
+    }
+    let pino: Pino;
+    try {
+      pino = this.#library();
+    } catch {
+      // Its files have gone since the start: the line is worth more than its form
+      this.#writePlain(level, [...this.#bindings, fields].map(asText), message);
+      return;
+    }
+    pino[level](fields, message);
+  }
+
+  #writePlain(level: WrittenLevel, sets: readonly Record<string, PlainValue>[], message: string): void {
+    const { stream } = this.#output;
+    if (stream.lastLevel !== undefined) stream.lastLevel = LEVEL_NUMBERS[level];
+    stream.write(plainLine(level, sets, message));
+  }
+
+  #library(): Pino {
+    this.#pino ??= this.#make();
+    return this.#pino;
+  }
+}
+
+function asText(fields: LogFields): Record<string, PlainValue> {
+  const text = (value: unknown): PlainValue => (value instanceof Error ? (value.stack ?? value.message) : isPlain({ value }) ? (value as PlainValue) : String(value));
+  return Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, text(value)]));
 }
 
 /** Writes nothing: for tests and for parts that run without a daemon. */

@@ -1,9 +1,15 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
 import type { LogLevel } from '../../src/base/log-level.js';
 import { createLogger, SILENT_LOG, type Logger } from '../../src/base/log.js';
+import { isPlain, LEVEL_NUMBERS, plainLine, type PlainValue, type WrittenLevel } from '../../src/base/plain-line.js';
 import { GUEST_LINES_PER_KEY, GUEST_LINES_TOTAL, GUEST_WINDOW_MS, GuestLimiter } from '../../src/base/log-limiter.js';
 
 interface Line {
@@ -73,6 +79,53 @@ describe('logger', () => {
   test('the silent logger is a logger that does nothing', () => {
     SILENT_LOG.child({}).error({}, 'm');
     assert.equal(SILENT_LOG.guest('k', {}, 'm'), false);
+  });
+});
+
+describe('plain lines', () => {
+  const KEYS = ['a', 'b c', '"', '\\', 'é', '\ud800', '\u2028', 'msg', 'level', '__proto__', '1', ''];
+  const VALUES: readonly PlainValue[] = ['', 'x', '"\\\n\u001b\u0000', '\ud800', 'é😀\u2028', 'y'.repeat(200), 0, -0, 1.5, 2 ** 53, NaN, Infinity, true, false, null, undefined];
+
+  test('a random one is what pino would have written', (t) => {
+    const seed = Number(process.env['SEED'] ?? Date.now() % 2 ** 32);
+    t.diagnostic(`SEED=${seed}`);
+    let state = seed >>> 0;
+    const pick = <T>(list: readonly T[]): T => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return list[Math.floor((state / 2 ** 32) * list.length)];
+    };
+    const fieldsOf = (): Record<string, PlainValue> => Object.fromEntries(Array.from({ length: pick([0, 1, 2, 4]) }, () => [pick(KEYS), pick(VALUES)]));
+    let expected = '';
+    const root = pino({ level: 'trace', base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, { write: (line: string) => void (expected = line) });
+    const parsed = (line: string): unknown => ({ ...(JSON.parse(line) as object), time: '' });
+    for (let round = 0; round < 3000; round++) {
+      // `level` of a child is an option of pino's
+      const { level: _level, ...bindings } = fieldsOf();
+      const [level, fields, message] = [pick(Object.keys(LEVEL_NUMBERS)) as WrittenLevel, fieldsOf(), pick(['', 'hello', '%s %d %%', '"\n\ud800'])];
+      assert.ok(isPlain(bindings) && isPlain(fields));
+      root.child(bindings)[level](fields, message);
+      const line = plainLine(level, [{ pid: process.pid }, bindings, fields], message);
+      assert.deepEqual(parsed(line), parsed(expected), `seed ${seed}, round ${round}`);
+      assert.equal(line.indexOf('\n'), line.length - 1, 'one line');
+    }
+  });
+
+  test('what pino bounds is not plain', () => {
+    for (const value of [{}, [], new Error('boom'), () => 0, 1n, Symbol('s'), new Date()]) assert.equal(isPlain({ ok: 1, value }), false, String(value));
+  });
+
+  test('where pino has gone since the start a line with an error is written without it', () => {
+    const place = mkdtempSync(join(tmpdir(), 'bucketfsd-log-'));
+    cpSync(fileURLToPath(new URL('../../src/base/', import.meta.url)), join(place, 'base'), { recursive: true });
+    writeFileSync(join(place, 'package.json'), '{"type":"module"}');
+    writeFileSync(join(place, 'main.js'), `import { createLogger } from './base/log.js';
+      const log = createLogger({ level: 'info', pretty: false, destination: { write: (line) => process.stdout.write(line) } });
+      log.child({ list: [1] }).error({ err: new RangeError('boom'), n: 1 }, 'failed');`);
+    const { stdout, stderr } = spawnSync(process.execPath, [join(place, 'main.js')], { encoding: 'utf8', env: {} });
+    rmSync(place, { recursive: true });
+    const line = JSON.parse(stdout) as Line;
+    assert.deepEqual([line.level, line.msg, line['n'], line['list'], stderr], [50, 'failed', 1, '1', '']);
+    assert.match(String(line['err']), /^RangeError: boom\n +at /);
   });
 });
 
