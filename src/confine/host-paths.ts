@@ -7,8 +7,10 @@ import { dirname, join } from 'node:path';
 
 /** MAXSYMLINKS of Linux. */
 const LINKS_MAX = 40;
-/** Entries of a directory whose owners are looked at; one that has more is taken as another user's. */
+/** Entries of directories whose owners are looked at; where there are more, some are taken as another user's. */
 const ENTRIES_MAX = 10_000;
+/** A cache directory has its files in staging/ and blocks/. */
+const LEVELS = 2;
 
 export interface HostPath {
   /** Absolute, of a file or a directory. */
@@ -64,17 +66,18 @@ function linkAt(path: string): string | null | undefined {
   }
 }
 
-/** Does any of it, or of what is in those directories, belong to another user than `uid`, so that rights to files of others are needed? */
+/** Does any of it, or of what is in those directories and the ones in them, belong to another user than `uid`, so that rights to files of others are needed? */
 export function belongsToOthers(paths: readonly string[], uid: number): boolean {
-  return paths.some((path) => {
-    try {
-      const stat = lstatSync(path);
-      if (stat.uid !== uid) return true;
-      if (!stat.isDirectory()) return false;
-      const entries = readdirSync(path);
-      return entries.length > ENTRIES_MAX || entries.some((entry) => (lstatSync(join(path, entry), { throwIfNoEntry: false })?.uid ?? uid) !== uid);
-    } catch {
-      return true;
-    }
-  });
+  let entries = 0;
+  const isOthers = (path: string, levels: number): boolean => {
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) return false;
+    if (stat.uid !== uid || ++entries > ENTRIES_MAX) return true;
+    return stat.isDirectory() && levels > 0 && readdirSync(path).some((entry) => isOthers(join(path, entry), levels - 1));
+  };
+  try {
+    return paths.some((path) => isOthers(path, LEVELS));
+  } catch {
+    return true; // whoever may not look needs the right all the more
+  }
 }

@@ -20,6 +20,9 @@ const AF_INET6 = 10;
 /** How the C library asks for the addresses of this machine, before it looks up a name. */
 const AF_NETLINK = 16;
 const NETLINK_ROUTE = 0;
+const SOCK_STREAM = 1;
+/** SOCK_TYPE_MASK: flags are above. */
+const SOCKET_TYPES = 0xf;
 
 /** AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 (include/uapi/linux/audit.h). */
 const AUDIT_ARCH = { x64: 0xc000_003e, arm64: 0xc000_00b7 } as const;
@@ -108,10 +111,14 @@ function unixSockets(at: 0 | 1, made: boolean): Instruction[] {
   ];
 }
 
-/** A pair of Unix sockets for datagrams could be connected to any other. */
+/** Of pairs only streams, which stay connected; one for datagrams could be connected to any other socket. Node takes a stream for what a program writes, before it has none. */
 function networkSockets(at: 0 | 1, unix: boolean): Instruction[] {
   return [
-    [JUMP_EQUAL, EXAMINED.socketpair[at], 'deny', 0],
+    [JUMP_EQUAL, EXAMINED.socketpair[at], 0, 4],
+    [LOAD, argument(0)],
+    [JUMP_EQUAL, AF_UNIX, 0, 'refuse'],
+    [LOAD, argument(1)],
+    [JUMP_ANY_BIT, SOCKET_TYPES & ~SOCK_STREAM, 'deny', 'allow'],
     [JUMP_EQUAL, EXAMINED.socket[at], 0, 7],
     [LOAD, argument(0)],
     [JUMP_EQUAL, AF_INET, 'allow', 0],

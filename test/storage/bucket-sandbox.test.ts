@@ -14,6 +14,7 @@ import * as c from '../../src/ffi/libc.js';
 import { bindUnix, unixSocket } from '../../src/ffi/socket.js';
 import { BUCKET, BucketStarts, endOf, KEYS } from '../support/bucket-starts.js';
 import { DaemonProcess, type StartOptions } from '../support/daemon.js';
+import { GcsServer } from '../support/gcs/server.js';
 import { FuseClient } from '../support/guest.js';
 import { Files } from '../support/object-files.js';
 
@@ -150,6 +151,33 @@ describe("a bucket's daemon that root starts", { skip: !ROOT && 'needs root' }, 
       assert.ok(isConfined(daemon));
       assert.equal((await daemon.stop()).code, 0, daemon.stderr);
     }
+  });
+
+  test('gets tokens of Google Cloud by a file that a key names, also when they count no more', async (t) => {
+    const gcs = await GcsServer.start({ authenticate: true });
+    t.after(() => gcs.close());
+    gcs.createBucket('bucket');
+    const at = fresh();
+    for (const folder of ['key', 'token']) mkdirSync(join(at.top, folder));
+    const subject = join(at.top, 'token', 'subject');
+    writeFileSync(subject, 'first');
+    writeFileSync(join(at.top, 'key', 'key.json'), JSON.stringify({
+      type: 'external_account', audience: '//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/p', subject_token_type: 'urn:ietf:params:oauth:token-type:jwt',
+      token_url: `${gcs.url}/token`, credential_source: { file: subject },
+    }));
+    const args = ['--socket-path', at.socket, '--source', 'gs://bucket', '--endpoint', gcs.url, '--cache-dir', at.cache];
+    const daemon = await DaemonProcess.start(args, { env: place.clean({ GOOGLE_APPLICATION_CREDENTIALS: join(at.top, 'key', 'key.json') }) });
+    const files = await guestOf(t, at);
+    for (const name of ['first', 'second']) {
+      const file = await files.create(name);
+      assert.equal(await files.write(file, 0, bytes('content')), 0);
+      assert.equal(await files.close(file), 0);
+      writeFileSync(`${subject}.new`, 'second');
+      renameSync(`${subject}.new`, subject);
+      gcs.revokeTokens();
+    }
+    assert.ok(isConfined(daemon));
+    assert.deepEqual(await daemon.stop(), { code: 0, signal: null }, daemon.stderr);
   });
 
   test('of which the credentials come from a program has neither sandbox nor filter, and says so; one that was asked for is refused', async (t) => {

@@ -1,5 +1,6 @@
 /** Installs the filter of --seccomp=ACTION in a process of its own, then does one thing, and says so if it is still there. */
-import { spawnSync } from 'node:child_process';
+import { exec, spawnSync } from 'node:child_process';
+import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { SeccompAction } from '../../src/confine/policy.js';
@@ -23,7 +24,7 @@ async function pool(): Promise<string> {
   return results.join(' ');
 }
 
-const NEEDS = { fileHandles: false, unixSockets: deed === 'reconnect', network: false } as const;
+const NEEDS = { fileHandles: false, unixSockets: deed === 'reconnect', network: deed === 'network' } as const;
 
 const DEEDS: Record<string, () => unknown> = {
   unshare: () => call(EXAMINED.unshare[arch]),
@@ -34,6 +35,11 @@ const DEEDS: Record<string, () => unknown> = {
   clone3: () => (call(ABSENT.clone3[arch]) < 0 ? c.errno() : 'made'),
   spawn: () => spawnSync('/bin/true').status,
   inet: () => (c.socket(2, 1, 0) >= 0 ? 'opened' : 'failed'),
+  /** What Google's library tries when it wants to know a project, which needs a pair of sockets and a process; and a name. */
+  network: async () => {
+    const code = await new Promise((resolve) => exec('true', (error) => resolve((error as NodeJS.ErrnoException | null)?.code ?? 'run')));
+    return `${String(code)} ${(await lookup('localhost', 4)).address}`;
+  },
   unix: () => (c.socket(1, 1, 0) >= 0 ? 'opened' : 'failed'),
   reconnect: () => (c.socket(1, 1, 0) >= 0 ? 'opened' : 'failed'),
   connect: () => call(SOCKETS.connect[arch]),

@@ -96,7 +96,8 @@ describe('filter', () => {
       assert.equal(said(EXAMINED.socket[index], [16, 3, 12]), RETURN.KILL_PROCESS, 'netfilter');
       for (const family of [0, 17, 38, 40]) assert.equal(said(EXAMINED.socket[index], [family, 1]), RETURN.KILL_PROCESS, `socket ${family}`);
       assert.deepEqual([said(EXAMINED.socket[index], [1, 1]), said(EXAMINED.socket[index], [1, 1], withSyslog)], [EACCES, RETURN.ALLOW]);
-      for (const of of [bucket, withSyslog]) assert.equal(said(EXAMINED.socketpair[index], [1, 1], of), EACCES);
+      for (const of of [bucket, withSyslog]) for (const [type, expected] of [[0x80801, RETURN.ALLOW], [2, EACCES], [0x80002, EACCES], [5, EACCES]] as const) assert.equal(said(EXAMINED.socketpair[index], [1, type], of), expected);
+      assert.equal(said(EXAMINED.socketpair[index], [30, 1]), RETURN.KILL_PROCESS);
       assert.deepEqual([SOCKETS.connect, SOCKETS.bind, SOCKETS.listen].map((numbers) => said(numbers[index])), [RETURN.ALLOW, RETURN.ALLOW, RETURN.KILL_PROCESS]);
       assert.deepEqual([said(EXAMINED.clone[index], [0x3d0f00]), said(EXAMINED.clone[index], [0x1200011])], [RETURN.ALLOW, EACCES]);
       for (const nr of numbers({ ...FORBIDDEN, ...FILE_HANDLES })) assert.equal(said(nr), RETURN.KILL_PROCESS, `call ${nr}`);
@@ -156,6 +157,7 @@ describe('filter in the kernel', () => {
     assert.equal(run('kill', 'priority').stdout, 'done: 38\n');
     assert.equal(run('kill', 'clone3').stdout, 'done: 38\n');
     assert.equal(run('kill', 'worker').stdout, 'done: 0\n');
+    assert.equal(run('kill', 'network').stdout, 'done: EACCES 127.0.0.1\n', 'a library that tries a program goes on');
     assert.equal(run('kill', 'abort').signal, 'SIGABRT', 'a crash is its own');
   });
 

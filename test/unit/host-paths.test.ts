@@ -44,7 +44,7 @@ describe('a path', () => {
     const own = process.geteuid!();
     assert.equal(belongsToOthers([join(dir, 'a/b'), join(dir, 'a/b/file')], own), false);
     assert.equal(belongsToOthers([join(dir, 'a/b')], own + 1), true);
-    assert.equal(belongsToOthers([join(dir, 'none')], own), true);
+    assert.equal(belongsToOthers([join(dir, 'none')], own), false);
   });
 });
 
