@@ -3,16 +3,15 @@
  * directory has more than 10,000 entries, cp always. The numbers are hashes of keys, so it is no order of the bucket's.
  */
 import { setImmediate as turn } from 'node:timers/promises';
-import { assert } from '../../base/assert.js';
 import type { InodeNumber } from './nodes.js';
 
 /** So many numbers are found out in one turn of the event loop: some 2 ms. */
 const SLICE = 500;
 /** Of an inode number so much counts as 53 bits leave beside the index: two that are the same in that are in any order. */
 const INDEX = 2 ** 17;
-export const KEYS_MAX = INDEX;
+const KEYS_MAX = INDEX;
 /** What a key takes: itself, with 40 bytes, its place and its number. */
-export const KEY_BYTES = 80;
+const KEY_BYTES = 80;
 
 export class InodeOrder {
   private constructor(
@@ -20,20 +19,31 @@ export class InodeOrder {
     readonly numbers: Float64Array,
     readonly keys: readonly string[],
     readonly numberOf: (key: string) => InodeNumber,
+    /** Bytes that it may take. */
+    readonly bytes: number,
   ) {}
 
-  /** `isWanted`: whether it goes on. @returns null: it does not */
-  static async of(keys: readonly string[], numberOf: (key: string) => InodeNumber, isWanted: () => boolean): Promise<InodeOrder | null> {
-    assert(keys.length <= KEYS_MAX, 'each key has an index');
-    const numbers = new Float64Array(keys.length);
-    for (let i = 0; i < keys.length; i++) {
-      if (i % SLICE === SLICE - 1) {
-        await turn();
-        if (!isWanted()) return null;
-      }
-      numbers[i] = rankOf(numberOf(keys[i])) * INDEX + i;
+  /** `all`: keys, some of them more than once; `count`: so many, of which the first KEYS_MAX count; `isWanted`: whether it goes on. @returns null: it does not */
+  static async of(all: Iterable<string>, count: number, numberOf: (key: string) => InodeNumber, isWanted: () => boolean): Promise<InodeOrder | null> {
+    const numbers = new Float64Array(Math.min(count, KEYS_MAX));
+    const keys: string[] = [];
+    const seen = new Set<string>();
+    for (const key of all) {
+      if (keys.length === numbers.length) break;
+      if (seen.has(key)) continue;
+      seen.add(key);
+      numbers[keys.length] = rankOf(numberOf(key)) * INDEX + keys.length;
+      keys.push(key);
+      if (keys.length % SLICE > 0) continue;
+      await turn();
+      if (!isWanted()) return null;
     }
-    return new InodeOrder(numbers.sort(), keys, numberOf);
+    return new InodeOrder(numbers.subarray(0, keys.length).sort(), keys, numberOf, InodeOrder.bytesOf(count));
+  }
+
+  /** What an order of so many keys takes, at most. */
+  static bytesOf(count: number): number {
+    return Math.min(count, KEYS_MAX) * KEY_BYTES;
   }
 
   has(key: string): boolean {

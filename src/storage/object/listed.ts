@@ -143,18 +143,21 @@ export class ListedDirectories {
 
   /** An object as a listing has shown it, however old; null: none has. */
   object(prefix: string, key: string): ObjectInfo | null {
-    for (const { objects } of this.#directories.get(prefix)?.segments ?? []) {
-      const object = objects.get(key);
+    for (const one of this.#directories.get(prefix)?.segments ?? []) {
+      const object = covers(one, key) ? one.objects.get(key) : undefined;
       if (object !== undefined) return object;
     }
     return null;
   }
 
-  /** Keys of all objects of a directory that listings have shown, however old. */
-  keys(prefix: string): string[] {
-    const keys = new Set<string>();
-    for (const { objects } of this.#directories.get(prefix)?.segments ?? []) for (const key of objects.keys()) keys.add(key);
-    return [...keys];
+  /** Keys of all objects of a directory that listings have shown, however old; some of them more than once. */
+  *keys(prefix: string): Generator<string> {
+    for (const { objects } of this.#directories.get(prefix)?.segments ?? []) yield* objects.keys();
+  }
+
+  /** How many keys() are. */
+  keyCount(prefix: string): number {
+    return (this.#directories.get(prefix)?.segments ?? []).reduce((count, { objects }) => count + objects.size, 0);
   }
 
   /** The store has told what there is at a key: a listing that says otherwise is not believed any more. null: nothing */

@@ -5,7 +5,7 @@
  * There are two such orders: that of the listing, in which most programs look names up behind a READDIR; and that of inode numbers (inode-order.ts).
  */
 import { HeadsAhead, type Head } from './heads-ahead.js';
-import { InodeOrder, KEY_BYTES, KEYS_MAX, rankOf } from './inode-order.js';
+import { InodeOrder, rankOf } from './inode-order.js';
 import { proves } from './listing-proof.js';
 import type { ObjectInfo } from './store.js';
 import type { Tree } from './tree.js';
@@ -138,17 +138,19 @@ export class LookupsAhead {
   async #sort(prefix: string, walk: Walk): Promise<void> {
     const { nodes, listed, small: { budget } } = this.tree;
     this.#unsort(walk);
-    const keys = listed.keys(prefix).slice(0, KEYS_MAX);
-    if (!budget.tryHold(keys.length * KEY_BYTES)) return;
+    const count = listed.keyCount(prefix);
+    const bytes = InodeOrder.bytesOf(count);
+    if (!budget.tryHold(bytes)) return;
     walk.sorting = true;
-    const inodes = await InodeOrder.of(keys, (key) => nodes.numberOf(false, key), () => this.#walks.get(prefix) === walk);
+    const isWanted = (): boolean => walk.sorting && this.#walks.get(prefix) === walk;
+    const inodes = await InodeOrder.of(listed.keys(prefix), count, (key) => nodes.numberOf(false, key), isWanted);
+    if (isWanted()) walk.inodes = inodes;
+    else budget.letGo(bytes);
     walk.sorting = false;
-    walk.inodes = inodes;
-    if (inodes === null) budget.letGo(keys.length * KEY_BYTES);
   }
 
   #unsort(walk: Walk): void {
-    if (walk.inodes !== null) this.tree.small.budget.letGo(walk.inodes.keys.length * KEY_BYTES);
+    if (walk.inodes !== null) this.tree.small.budget.letGo(walk.inodes.bytes);
     walk.inodes = null;
   }
 
@@ -179,7 +181,10 @@ export class LookupsAhead {
 
   /** Somebody waits for memory. */
   reclaim(): void {
-    for (const walk of this.#walks.values()) this.#unsort(walk);
+    for (const walk of this.#walks.values()) {
+      walk.sorting = false;
+      this.#unsort(walk);
+    }
   }
 
   /** The guest has gone. */
