@@ -13,6 +13,7 @@ import { adoptLines, closingOnFailure, linesToPass, openLines, type Lines } from
 import { checkNodeVersion } from './lifecycle/node-version.js';
 import { becomeServer } from './lifecycle/rights.js';
 import { checkSource } from './lifecycle/source.js';
+import { print } from './lifecycle/standard-output.js';
 import { SyslogDestination } from './lifecycle/syslog.js';
 import { localOptions } from './storage/local/options.js';
 import type { LocalOptions } from './storage/local/share.js';
@@ -83,7 +84,7 @@ async function checkedLocalOptions(options: Options, nofile: number): Promise<Lo
 /** bucketfsd check */
 async function check(settings: BucketSettings): Promise<void> {
   const { checkBucket } = await import('./bucket/check.js');
-  process.stdout.write(await checkBucket(settings));
+  print(await checkBucket(settings));
 }
 
 /** bucketfsd recover */
@@ -93,8 +94,8 @@ async function recover(settings: RecoverSettings): Promise<void> {
   const clear = terminal ? '\r\x1b[K' : '';
   const log = createLogger({ level: settings.logLevel });
   const whole = await recoverDirectory(settings, log, {
-    line: (text) => void process.stdout.write(`${clear}${text}\n`),
-    progress: (text) => void (terminal && process.stdout.write(`${clear}${text}`)),
+    line: (text) => print(`${clear}${text}\n`),
+    progress: (text) => void (terminal && print(`${clear}${text}`)),
   });
   if (!whole && !settings.dryRun) process.exitCode = 1;
 }
@@ -106,7 +107,7 @@ try {
   else {
     const { parseCommandLine } = await import('./cli.js');
     const command = parseCommandLine(process.argv.slice(2));
-    if (command.action === 'print') process.stdout.write(command.text);
+    if (command.action === 'print') print(command.text);
     else if (command.action === 'check') await check(command.settings);
     else if (command.action === 'recover') await recover(command.settings);
     else await start(command.options);

@@ -250,7 +250,14 @@ function explained(error: StorageError, options: BucketSettings): string {
       return `${what}${options.endpoint ?? "the provider's endpoint"} cannot be reached (${provider})${options.endpoint === null ? '' : ': check --endpoint'}`;
     }
     default:
-      // Of the SDK, before it asks anybody
+      // Of the SDK and of Google's library, before they ask anybody
+      if (s3 && (error.detail.providerCode === 'ERR_INVALID_URL' || error.detail.providerCode === 'EndpointError')) {
+        return `${what}the environment or the profile names an endpoint that is no URL of HTTP (${provider}): check AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 and endpoint_url of the profile`;
+      }
+      if (s3 && error.detail.providerCode === 'ERR_INVALID_CHAR') {
+        return `${what}the credentials have a character that no request can have, such as a line's end (${provider}): check AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN and the file that they come from`;
+      }
+      if (!s3 && provider === 'Invalid URL') return `${what}STORAGE_EMULATOR_HOST is no URL: correct it, or leave it away and use --endpoint`;
       if (s3 && /^Region not accepted/.test(provider)) return `${what}a region is letters, digits and hyphens, not what it was given (${provider}): check --region, AWS_REGION and the profile`;
       return `${what}${error.message}`;
   }

@@ -1,11 +1,13 @@
 /** What the real daemon writes at which level, how a line says how important it is, and that SIGHUP is no end. */
 import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { E } from '../../src/base/errno.js';
-import { DaemonProcess, killDaemons, type StartOptions } from '../support/daemon.js';
+import { DaemonProcess, killDaemons, MAIN, type StartOptions } from '../support/daemon.js';
 import { concat, u32, u64 } from '../support/frontend.js';
 import { FuseClient, OP, name } from '../support/guest.js';
 
@@ -130,4 +132,16 @@ test('SIGHUP never ends it, and a line says so', async () => {
   guest.disconnect();
   assert.deepEqual(await daemon.stop(), { code: 0, signal: null });
   guest.free();
+});
+
+test('what is printed ends without a stack trace where its reader has gone, or has no room', async () => {
+  const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
+  const { status, stderr } = spawnSync('sh', ['-c', '"$0" "$1" --help >/dev/full', process.execPath, MAIN], { encoding: 'utf8', env });
+  assert.equal(status, 1);
+  assert.match(stderr, /^bucketfsd: cannot write to standard output: [^\n]+\n$/);
+  const child = spawn(process.execPath, [MAIN, '--help'], { stdio: ['ignore', 'pipe', 'pipe'], env });
+  child.stdout.destroy();
+  let said = '';
+  child.stderr.on('data', (chunk) => (said += String(chunk)));
+  assert.deepEqual([await once(child, 'close'), said], [[0, null], '']);
 });

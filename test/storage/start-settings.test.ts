@@ -35,7 +35,7 @@ describe('what is found without being told', () => {
   test('a region: us-east-1 where nobody names one, and that of the environment or of the profile', async () => {
     writeFileSync(join(scratch, 'config'), `[profile north]\nregion = eu-north-9\naws_access_key_id = ${KEYS.AWS_ACCESS_KEY_ID}\naws_secret_access_key = ${KEYS.AWS_SECRET_ACCESS_KEY}\n`);
     const config = { AWS_CONFIG_FILE: join(scratch, 'config') };
-    for (const [env, region] of [[KEYS, 'us-east-1'], [{ ...KEYS, AWS_REGION: 'eu-west-9' }, 'eu-west-9'], [{ ...config, AWS_PROFILE: 'north' }, 'eu-north-9']] as const) {
+    for (const [env, region] of [[KEYS, 'us-east-1'], [{ ...KEYS, AWS_REGION: '' }, 'us-east-1'], [{ ...KEYS, AWS_REGION: 'eu-west-9' }, 'eu-west-9'], [{ ...config, AWS_PROFILE: 'north' }, 'eu-north-9']] as const) {
       const regions = new Set<string>();
       start.server.judge = (request) => (regions.add(request.region), null);
       const daemon = await DaemonProcess.start(['--socket-path', socket, '--readonly', ...BUCKET, ...at()], { env: clean(env) });
@@ -64,6 +64,19 @@ describe('what is told, and makes no sense', () => {
       await refused(['--readonly', ...BUCKET, ...at()], { ...KEYS, AWS_REGION: 'so bad' }),
       /^cannot share s3:\/\/bucket: a region is letters, digits and hyphens, not what it was given \(.*so bad.*\): check --region, AWS_REGION and the profile$/,
     );
+  });
+
+  test('an endpoint of the environment that is no URL', async () => {
+    for (const endpoint of [{ AWS_ENDPOINT_URL: 'nonsense' }, { AWS_ENDPOINT_URL_S3: 'ftp://host' }]) {
+      assert.match(await refused(['--readonly', ...BUCKET], { ...KEYS, ...endpoint }), /: the environment or the profile names an endpoint that is no URL of HTTP \(.*\): check AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 and/);
+    }
+    assert.match(await refused(['--readonly', '--source', 'gs://bucket', '--unsigned'], { STORAGE_EMULATOR_HOST: 'http://' }), /: STORAGE_EMULATOR_HOST is no URL: correct it/);
+  });
+
+  test("keys with a line's end, as a file of another system has it", async () => {
+    for (const keys of [{ ...KEYS, AWS_ACCESS_KEY_ID: `${KEYS.AWS_ACCESS_KEY_ID}\r` }, { ...KEYS, AWS_SESSION_TOKEN: 'token\n' }]) {
+      assert.match(await refused(['--readonly', ...BUCKET, ...at()], keys), /: the credentials have a character that no request can have, such as a line's end \(.*\): check AWS_ACCESS_KEY_ID/);
+    }
   });
 
   test('a bundle of certificates without one, or with a damaged one', async () => {

@@ -13,7 +13,8 @@ export function regionOf({ region, profile }: S3Options): string | (() => Promis
     try {
       return await config.region();
     } catch (error) {
-      if ((error as Error).message !== 'Region is missing') throw error;
+      // A variable that is empty says nothing
+      if (!/^Region is missing$|^Region not accepted: region=""/.test((error as Error).message)) throw error;
       return DEFAULT;
     }
   };
