@@ -44,7 +44,7 @@ let guest: ObjectGuest;
 before(async () => (server = await S3Server.start()));
 after(() => server.stop());
 beforeEach(async () => {
-  server.store = store = new AgedStore({ capabilities: { listingHasMetadata: false } });
+  server.store = store = new AgedStore({ etags: true, capabilities: { listingHasMetadata: false } });
   server.judge = () => null;
 });
 afterEach(() => guest.close());
