@@ -5,14 +5,13 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { chooseDaemons, OURS, type Daemon } from './daemons.js';
+import { C_VIRTIOFSD, chooseDaemons, OURS, type Daemon } from './daemons.js';
 import { checkEqual, measureRow, type RowResult, type Settings, type Target } from './measure.js';
 import { formatTable, machine, makeReport } from './report.js';
 import { buildVufs, makePlace, pinning, projectRoot } from './vufs.js';
 import { selectRows } from './workloads.js';
 
 /** Where Debian's qemu-system-common has it. */
-const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 const JSON_FILE = join(projectRoot, '.cache/bench.json');
 
 const OPTIONS = {

@@ -8,6 +8,9 @@ export interface Daemon {
   readonly command: string;
 }
 
+/** Where Debian's QEMU had the C virtiofsd. */
+export const C_VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
+
 /** Our own daemon's name in tables and options. */
 export const OURS = 'bucketfsd';
 

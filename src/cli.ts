@@ -1,5 +1,4 @@
 /** The command line: from arguments and environment to one frozen Options object, or to a text to print. */
-import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { checkCombinations, checkKind } from './cli/combinations.js';
 import { collectLegacy } from './cli/legacy.js';
@@ -9,6 +8,7 @@ import { NO_MIGRATION, OPTION_ENTRIES, OPTIONS, displayName, type OptionValues }
 import { readPlain, type OnOption } from './cli/plain.js';
 import { parseSource, type BucketSource, type Source } from './cli/source.js';
 import { RLIMIT_NOFILE_MIN, collect, withDefaults, type Collected } from './cli/values.js';
+import { version } from './base/version.js';
 import { UsageError } from './lifecycle/errors.js';
 import { systemdSockets } from './lifecycle/systemd.js';
 import type { ListenSpec } from './lifecycle/listen.js';
@@ -160,10 +160,4 @@ function listenSpec(path: string | null, group: string | null, fd: number | null
   if (path !== null) return Object.freeze({ kind: 'path', path, group });
   if (fd !== null) return Object.freeze({ kind: 'fd', fd, origin: '--fd' });
   return Object.freeze({ kind: 'fd', fd: sockets[0], origin: 'LISTEN_FDS' });
-}
-
-/** The version in package.json, which lies two folders above this file in the repository and when installed. */
-export function version(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { CAPABILITIES, parseCommandLine, version } from '../src/cli.js';
+import { version } from '../src/base/version.js';
+import { CAPABILITIES, parseCommandLine } from '../src/cli.js';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const DEPLOY = join(REPOSITORY, 'deploy');

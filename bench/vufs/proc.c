@@ -216,3 +216,28 @@ bool proc_listening(const char *path)
 		fclose(f);
 	return found;
 }
+
+static double cpu_ms(pid_t pid)
+{
+	clockid_t clock;
+	struct timespec t;
+	if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &t))
+		return 0;
+	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
+}
+
+/* CPU time of a process since its start, through every exec(), and of the children that it has. */
+double proc_cpu_ms(pid_t pid)
+{
+	char path[64];
+	double sum = cpu_ms(pid);
+	int child;
+	snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+	FILE *f = fopen(path, "r");
+	if (!f)
+		return sum;
+	while (fscanf(f, "%d", &child) == 1)
+		sum += cpu_ms(child);
+	fclose(f);
+	return sum;
+}

@@ -199,6 +199,7 @@ bool daemon_alive(struct daemon *d);
 void daemon_kill(struct daemon *d);
 struct procstat proc_stat(pid_t pid);
 bool proc_listening(const char *path);
+double proc_cpu_ms(pid_t pid);
 double self_delay(void);
 void machine_cpu(double *busy, double *all);
 void pin_cpus(const char *list);

@@ -5,7 +5,8 @@
 import { readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from '../base/log.js';
-import { version, type BucketSettings } from '../cli.js';
+import { version } from '../base/version.js';
+import type { BucketSettings } from '../cli.js';
 import { StartError } from '../lifecycle/errors.js';
 import { StorageError } from '../storage/object/errors.js';
 import { writeOwned } from '../storage/object/owned-file.js';

@@ -39,7 +39,7 @@ async function imagesOf(...args: string[]): Promise<Image[]> {
   await daemon.until(/"sharing /);
   await daemon.stop();
   const [text] = daemon.stderr.split('"sharing ');
-  const loaded = [...text.matchAll(/^ESM \d+: Translating \w+ file:\/\/(\S+)|^MODULE \d+: load "([^"]+)"/gm)].map((match) => match[1] ?? match[2]);
+  const loaded = [...text.matchAll(/^ESM \d+: (?:Translating|Loading) \w+ file:\/\/(\S+)|^MODULE \d+: load "([^"]+)"/gm)].map((match) => match[1] ?? match[2]);
   const images: string[][] = [];
   for (const path of loaded) {
     if (path.endsWith('/build/src/main.js')) images.push([]);
@@ -73,5 +73,20 @@ describe('a directory', () => {
     assert.equal(images.length, 1);
     assert.deepEqual(foldersOf(images[0]), [...new Set([...PARSING, ...SERVING])].sort());
     assert.deepEqual(images[0].packages, ['koffi']);
+  });
+});
+
+describe('a bucket', () => {
+  const CONFINING = [...ALWAYS, 'bucket', 'bucket-start', 'cli', 'storage'];
+  const SERVING_IT = [...SERVING, 'bucket', 'bucket-start'];
+
+  test('with a sandbox, the image that confines loads nothing of a store, and the one that serves no command line', { skip: !ROOT && 'needs root' }, async () => {
+    const images = await imagesOf('--source', 'memory:');
+    assert.equal(images.length, 2);
+    const [confining, serving] = images;
+    assert.deepEqual(foldersOf(confining), [...CONFINING].sort());
+    assert.deepEqual(confining.packages, ['koffi']);
+    assert.deepEqual(foldersOf(serving), [...SERVING_IT].sort());
+    assert.deepEqual(serving.packages.filter((name) => ['commander', 'pino'].includes(name)), []);
   });
 });

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { availableParallelism } from 'node:os';
 import { describe, test } from 'node:test';
-import { parseCommandLine, version, type Options } from '../../src/cli.js';
+import { version } from '../../src/base/version.js';
+import { parseCommandLine, type Options } from '../../src/cli.js';
 import { helpText, optionsMarkdown } from '../../src/cli/help.js';
 import { splitList } from '../../src/cli/legacy.js';
 import type { OptionSpec } from '../../src/cli/option-spec.js';
