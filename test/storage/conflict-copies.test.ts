@@ -241,6 +241,45 @@ test('a copy that has no room for the list of what is missing beside the attribu
   assert.ok((await held.memory.head(copy.key)).metadata!['xattr'] !== undefined);
 }));
 
+for (const [what, goes] of [
+  ['is removed', (g: ObjectGuest) => g.call(OP.UNLINK, ROOT, name('f'), 0)],
+  ['is given to another file', (g: ObjectGuest) => g.call(OP.RENAME2, ROOT, concat(u64(ROOT), u32(0, 0), name('other'), name('f')), 0)],
+] as const) {
+  test(`a name that ${what} while the commit of its file becomes a conflict is ESTALE, and both are kept`, async () => {
+    const memory = new MemoryStore({ limits: PARTS });
+    for (const [key, content] of [['f', 'one that is long'], ['other', 'other']]) await memory.put(key, bytes(content));
+    const held = new HeldStore(memory);
+    // Of a bucket whose answer is not compared with the version that was asked for
+    const { store } = held;
+    const unaware: ObjectStore = { ...store, read: (key, { version: _version, ...options }) => store.read(key, options) };
+    const g = await ObjectGuest.start(unaware, { metadataTtl_ms: 600_000, write: { durability: 'writeback', writebackDelay_ms: 0, sizes: SMALL } });
+    try {
+      const guest = new Guest(g);
+      for (const one of ['f', 'other']) await g.lookup(ROOT, one);
+      const { node } = await g.lookup(ROOT, 'f');
+      const fh = await g.open(node, O_RDWR);
+      held.holds = isCommit;
+      await guest.write(node, fh, 0, bytes('mine'));
+      assert.equal(await guest.fsync(node, fh), 0);
+      await held.held();
+      await memory.put('f', bytes('two'));
+      const gone = goes(g);
+      for (let turns = 0; turns < 20; turns++) await turn();
+      held.holds = () => false;
+      held.release();
+      assert.equal((await gone).error, -E.STALE);
+      await g.opened.idle();
+      assert.equal(String(await objectOf(memory, 'f')), 'two');
+      assert.equal(String(await objectOf(memory, 'other')), 'other');
+      assert.match(await copyOf(memory, 'f'), /^mine/);
+      assert.equal((await goes(g)).error, 0, 'Linux looks again, and comes back');
+      assert.ok(!g.log.some((line) => line.startsWith('defect')), g.log.join('\n'));
+    } finally {
+      await g.close();
+    }
+  });
+}
+
 test('a commit that conflicts after its file has lost its name is nobody\'s conflict', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'bucketfsd-test-'));
   const memory = new MemoryStore();
