@@ -8,7 +8,7 @@ import { seccompAction } from './confine/policy.js';
 import { EXIT, StartError } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptLines, closingOnFailure, linesToPass, openLines, type Lines } from './lifecycle/lines.js';
-import { becomeServer } from './lifecycle/rights.js';
+import { becomeBucketServer } from './lifecycle/rights.js';
 import { SyslogDestination } from './lifecycle/syslog.js';
 
 type BucketOptions = Options & { readonly source: BucketSource };
@@ -16,7 +16,7 @@ type BucketOptions = Options & { readonly source: BucketSource };
 /** @throws StartError, UsageError */
 export async function startBucket(options: BucketOptions): Promise<void> {
   const fileLimit = applyFileLimit(options.rlimitNofile);
-  becomeServer();
+  becomeBucketServer();
   const { obstacle } = await confineBucket(options);
   const gaps = obstacle === null ? [] : [`there is no sandbox and no filter of system calls: ${obstacle}`];
   const { serveBucket } = await import('./daemon.js');

@@ -316,7 +316,7 @@ describe("a bucket's daemon that root starts", { skip: !ROOT && 'needs root' }, 
   });
 
   test('goes on with what it can have where rights are missing, and one line says what; one that was asked for is refused', async (t) => {
-    for (const [missing, sentence] of [['sys_admin', /needs CAP_SYS_ADMIN/], ['setpcap', /without CAP_SETPCAP/]] as const) {
+    for (const [missing, sentence] of [['sys_admin', /needs CAP_SYS_ADMIN/], ['setpcap', /without CAP_SETPCAP/], ['all', /needs CAP_SYS_ADMIN/]] as const) {
       const at = fresh();
       const wrapper = ['setpriv', '--bounding-set', `-${missing}`];
       const daemon = await start(at, [], { wrapper });
