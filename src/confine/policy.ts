@@ -22,7 +22,7 @@ export function usesFileHandles(options: ConfineOptions): boolean {
 
 /** `auto`: for root, who has most to lose, and for ids of a user namespace. An ordinary user's files would look different in one. */
 export function hasSandbox({ sandbox, uidMap }: Pick<ConfineOptions, 'sandbox' | 'uidMap'>): boolean {
-  return sandbox === 'auto' ? isRoot() || uidMap.length > 0 : sandbox === 'namespace';
+  return sandbox === 'auto' ? isRoot(uidMap) : sandbox === 'namespace';
 }
 
 /** A sandbox that nobody asked for is done without where it cannot be had. */
@@ -31,8 +31,9 @@ export function isOptional({ sandbox, uidMap }: Pick<ConfineOptions, 'sandbox' |
 }
 
 /** What --seccomp comes to: `auto` is kill for root, who does not say --sandbox=none. */
-export function seccompAction({ seccomp, sandbox }: Pick<ConfineOptions, 'seccomp' | 'sandbox'>): SeccompAction | 'none' {
-  return seccomp !== 'auto' ? seccomp : isRoot() && sandbox !== 'none' ? 'kill' : 'none';
+export function seccompAction({ seccomp, sandbox, uidMap }: Pick<ConfineOptions, 'seccomp' | 'sandbox' | 'uidMap'>): SeccompAction | 'none' {
+  return seccomp !== 'auto' ? seccomp : isRoot(uidMap) && sandbox !== 'none' ? 'kill' : 'none';
 }
 
-const isRoot = (): boolean => process.geteuid!() === 0;
+/** With ids of a user namespace the daemon becomes its root: each of its images decides alike, also the one that has no ids yet. */
+const isRoot = (uidMap: readonly string[]): boolean => process.geteuid!() === 0 || uidMap.length > 0;

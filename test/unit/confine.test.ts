@@ -239,10 +239,23 @@ describe('what is to be done', () => {
     assert.deepEqual([auto?.namespace, auto?.optional], root ? [true, true] : [undefined, undefined]);
     const [uidMap, gidMap] = [[':0:1:1:'], [':0:1:1:']];
     assert.deepEqual([confinementOf({ ...NONE, sandbox: 'auto', uidMap, gidMap })?.optional], [false], 'ids that are asked for are not left out');
-    assert.deepEqual([seccompAction({ seccomp: 'auto', sandbox: 'auto' }), seccompAction({ seccomp: 'auto', sandbox: 'none' })], [root ? 'kill' : 'none', 'none']);
+    const action = (sandbox: 'auto' | 'none', ...uidMap: string[]): string => seccompAction({ seccomp: 'auto', sandbox, uidMap });
+    assert.deepEqual([action('auto'), action('none')], [root ? 'kill' : 'none', 'none']);
     assert.equal(confinementOf({ ...NONE, modcaps: '-mknod' })?.namespace, false);
     refused(() => confinementOf({ ...NONE, uidMap: [':0:1:1:'], gidMap: [':0:1:1:'] }), /need --sandbox=namespace/);
     refused(() => confinementOf({ ...NONE, modcaps: '+x' }), /--modcaps takes/);
+  });
+
+  test('an image that has no ids of its user namespace yet decides as the one that has them', () => {
+    const own = process.geteuid!();
+    if (own === 0) process.seteuid!(65534);
+    try {
+      const options = { ...NONE, sandbox: 'auto', seccomp: 'auto', uidMap: [':0:1:1:'], gidMap: [':0:1:1:'] } as const;
+      assert.equal(seccompAction(options), 'kill');
+      assert.equal(seccompAction({ ...options, uidMap: [] }), 'none');
+    } finally {
+      if (own === 0) process.seteuid!(0);
+    }
   });
 
   test('a handover counts for the process that it names, once', () => {
