@@ -27,7 +27,7 @@ const now = performance.now.bind(performance);
 let later_ms = 0;
 performance.now = () => now() + later_ms;
 /** What was asked before is believed no longer. */
-const later = (): void => void (later_ms += HOUR_MS);
+const later = (hours = 1): void => void (later_ms += hours * HOUR_MS);
 
 const nameOf = (i: number): string => `f${String(i).padStart(4, '0')}`;
 
@@ -247,6 +247,24 @@ test('by inode numbers, too, what was changed since it was asked for is told as 
     assert.equal((await g.lookup(ROOT, opened)).size, 14);
     later();
     assert.equal((await g.lookup(ROOT, replaced)).size, 5);
+  });
+});
+
+test('what was asked for ahead is believed from when it was asked, and not where a listing shows another version', async () => {
+  const walked = new Walked(1000);
+  await walked.run(async (g) => {
+    const order = byInode(walked.told);
+    for (const { name } of order.slice(0, 100)) await g.lookup(ROOT, name);
+    const [first, second] = order.slice(130).map(({ name }) => name);
+    for (const name of [first, second]) assert.ok(walked.heads.some((subject) => subject.endsWith(name)), 'it was asked for ahead');
+    for (const name of [first, second]) await walked.memory.put(name, Buffer.from('other'));
+    later(0.6);
+    const { node, size } = await g.lookup(ROOT, first);
+    assert.equal(size, 7);
+    await readdir(g);
+    assert.equal((await g.lookup(ROOT, second)).size, 5, 'the listing is younger');
+    later(0.6);
+    assert.equal((await g.call(OP.GETATTR, node, u32(0, 0, 0, 0), 104)).data.getBigUint64(24, true), 5n);
   });
 });
 

@@ -3,11 +3,16 @@ import { StorageError } from './errors.js';
 import type { ObjectInfo } from './store.js';
 import type { Tree } from './tree.js';
 
-/** The object, null: there is none, undefined: that could not be found out. */
-export type Head = ObjectInfo | null | undefined;
+export interface Head {
+  /** null: there is none. */
+  readonly object: ObjectInfo | null;
+  /** It is believed for as long as if it had been told then. */
+  readonly asked_ms: number;
+}
 
 interface Asked {
-  readonly answer: Promise<Head>;
+  /** undefined: it could not be found out. */
+  readonly answer: Promise<Head | undefined>;
   readonly stamp: number;
   readonly asked_ms: number;
 }
@@ -17,8 +22,8 @@ export class HeadsAhead {
 
   constructor(readonly tree: Tree) {}
 
-  /** The answers for keys, each given once; undefined for those at which we have changed something while others were waited for. */
-  async take(keys: readonly (string | null)[]): Promise<Head[]> {
+  /** The answers for keys, each given once; undefined for those that could not be had, and at which we have changed something while others were waited for. */
+  async take(keys: readonly (string | null)[]): Promise<(Head | undefined)[]> {
     const taken = keys.map((key) => (key === null ? null : this.#take(key)));
     const heads = await Promise.all(taken.map((asked) => asked?.answer));
     return heads.map((head, i) => (taken[i] !== null && this.tree.isChangedSince(keys[i]!, taken[i].stamp) ? undefined : head));
@@ -53,10 +58,11 @@ export class HeadsAhead {
 
   #ask(key: string): Asked {
     const stamp = this.tree.changes;
-    const answer = this.tree.head(key).catch((error: unknown) => {
+    const asked_ms = performance.now();
+    const answer = this.tree.head(key).then((object) => ({ object, asked_ms }), (error: unknown) => {
       if (!(error instanceof StorageError)) throw error;
       return undefined;
     });
-    return { answer, stamp, asked_ms: performance.now() };
+    return { answer, stamp, asked_ms };
   }
 }

@@ -55,7 +55,7 @@ export class LookupsAhead {
    * The answer for an object of a listing, by its directory, if it was asked for ahead; undefined: it was not, or could not be had, or is out of date, or `elsewhere`:
    * it is asked for with its content, and the answer that there may be is no longer wanted.
    */
-  async head(prefix: string, { key }: ObjectInfo, elsewhere: boolean): Promise<Head> {
+  async head(prefix: string, { key }: ObjectInfo, elsewhere: boolean): Promise<Head | undefined> {
     const walk = this.#of(prefix);
     const wasAsked = walk.asked.delete(key);
     if (elsewhere) return walk.heads.drop(key);

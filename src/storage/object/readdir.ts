@@ -126,7 +126,7 @@ export class DirectoryReader {
   }
 
   /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
-  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<Head[]> {
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<(Head | undefined)[]> {
     const key = (entry: Entry): string => keyOf(directory, entry);
     const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
     // Linux begins with a READDIRPLUS also where nobody wants to know more than names
@@ -146,7 +146,7 @@ export class DirectoryReader {
   }
 
   /** The node for an entry of a listing, null where its attributes are not known. */
-  #nodeOf(directory: DirectoryHandle, entry: Entry, head: Head): ObjectNode | null {
+  #nodeOf(directory: DirectoryHandle, entry: Entry, head: Head | undefined): ObjectNode | null {
     const { tree } = this;
     const { object } = entry;
     const key = keyOf(directory, entry);
@@ -156,9 +156,9 @@ export class DirectoryReader {
     if (head === undefined && this.options.posix === 'full' && known !== null && performance.now() < known.expires_ms) return known;
     if (object === null) {
       if (this.options.posix === 'off') return tree.putListedDirectory(key, null);
-      return head === undefined ? null : tree.putListedDirectory(key, head);
+      return head === undefined ? null : tree.putListedDirectory(key, head.object, head.asked_ms);
     }
-    if (head !== undefined) return head === null ? null : tree.putObject(head);
+    if (head !== undefined) return head.object === null ? null : tree.putObject(head.object, head.asked_ms);
     if (!directory.isCurrent(key)) return null;
     return tree.knowsFromListing(object) ? tree.putObject(object) : tree.proven(key, object);
   }

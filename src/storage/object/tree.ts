@@ -225,8 +225,8 @@ export class Tree {
     const known = this.proven(key, object);
     if (known !== null) return known;
     const ahead = await this.#ahead.head(directoryOf(key), object, !this.#hasContentOf(object) && this.small.bringsContent(key, object));
-    // It may be as old as what a listing tells: no OPEN takes it for its own
-    if (ahead !== undefined) return ahead === null ? null : this.putObject(ahead);
+    // It may be as old as what a listing tells: no OPEN takes it for its own; and where the two differ, it may be older
+    if (ahead !== undefined && ahead.object?.version === object.version) return this.putObject(ahead.object, ahead.asked_ms);
     const info = await (head ?? this.#headOf(object));
     return info === null ? null : this.#lookedUp(info);
   }
@@ -287,8 +287,8 @@ export class Tree {
   }
 
   /** The node of a directory that a listing shows, and its marker if it has one. */
-  putListedDirectory(prefix: string, marker: ObjectInfo | null): ObjectNode {
-    return this.#changedDirectory(prefix) ?? this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), this.#expiry(), marker === null ? 0 : proofOf(marker));
+  putListedDirectory(prefix: string, marker: ObjectInfo | null, asked_ms = performance.now()): ObjectNode {
+    return this.#changedDirectory(prefix) ?? this.nodes.put(true, prefix, this.#told(prefix, this.#directory(marker)), asked_ms + this.options.metadataTtl_ms, marker === null ? 0 : proofOf(marker));
   }
 
   /** What was changed here counts more than what the store says. */
@@ -298,12 +298,12 @@ export class Tree {
   }
 
   /** The node of an object. What was changed here and is not committed counts more than what the store says; but attributes go with the version that they are of. */
-  putObject(info: ObjectInfo): ObjectNode {
+  putObject(info: ObjectInfo, asked_ms = performance.now()): ObjectNode {
     const { posix } = this.options;
     const known = this.nodes.find(false, info.key);
     if (known !== null && (!isOvertaken(known, info) || isBeingReplaced(known, info))) return known;
     if (known !== null && !this.#isReplacedBy(known, info) && known.staged !== null && known.staged.base?.version !== info.version) this.replaced(known);
-    return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), this.#expiry(), proofOf(info));
+    return this.nodes.put(false, info.key, this.#told(info.key, describeObject(info, this.options, posix !== 'off')), asked_ms + this.options.metadataTtl_ms, proofOf(info));
   }
 
   /**
