@@ -3,7 +3,6 @@
  * keeps signals, and connections to abstract sockets, inside.
  */
 import { statSync } from 'node:fs';
-import { SysError } from '../ffi/errors.js';
 import { ACCESS, enterDomain, handledAccess, landlockVersion, type Domain } from '../ffi/landlock.js';
 import type { RootPlan } from './new-root.js';
 
@@ -36,7 +35,8 @@ export function limitPaths(plan: RootPlan, needs: PathNeeds, inRoot: boolean): s
     enterLimits(plan, needs, inRoot);
     return null;
   } catch (error) {
-    if (error instanceof SysError) return `${LIMITS} cannot be set up (${error.message})`;
+    const { code, syscall, message } = error as NodeJS.ErrnoException;
+    if (code !== undefined && syscall !== undefined) return `${LIMITS} cannot be set up (${message})`;
     throw error;
   }
 }
