@@ -151,6 +151,35 @@ for (const [what, make] of KINDS) describe(`files, where metadata is set ${what}
     assert.equal((await objectOf(memory, 'stays')).toString(), 'content of stays');
   });
 
+  for (const [what, after] of [['by this daemon', false], ['by the next one, after a kill', true]] as const) {
+    test(`an empty file that takes the place of an empty object is another one, ${what}`, async () => {
+      const memory = make();
+      for (const key of ['f', 'of-others']) await memory.put(key, bytes(''), { headers: { 'cache-control': 'no-store' }, metadata: { mode: String(0o100600) } });
+      await withCache(async (cacheDirectory) => {
+        const options: GuestOptions = { write: { ...LATER, cacheDirectory } };
+        let guest = new Guest(await ObjectGuest.start(memory, options));
+        for (const key of ['f', 'of-others']) {
+          const { entry, fh } = await guest.g.create(ROOT, 'made');
+          assert.equal(await guest.fsync(entry.node, fh), 0);
+          await guest.release(entry.node, fh);
+          assert.equal(await rename(guest.g, ROOT, 'made', ROOT, key), 0);
+        }
+        if (after) {
+          await guest.g.kill();
+          guest = new Guest(await ObjectGuest.start(memory, options));
+        }
+        await memory.put('of-others', bytes('of others'));
+        await guest.g.close();
+        assertDone(cacheDirectory);
+      });
+      const { headers, metadata } = await memory.head('f');
+      assert.deepEqual([headers!['cache-control'], readPosix(metadata!).posix.mode! & 0o777], [undefined, 0o644]);
+      assert.equal((await objectOf(memory, 'of-others')).toString(), 'of others');
+      const [copy, ...more] = (await keysOf(memory)).filter((key) => key.startsWith('.bucketfsd-conflicts/'));
+      assert.deepEqual([(await objectOf(memory, copy)).length, more], [0, []]);
+    });
+  }
+
   test('killed when they were set, and nobody had heard of it, they are set again', async () => {
     const memory = make();
     await memory.put('f', bytes('content'));

@@ -47,7 +47,7 @@ interface Stage {
   commit(): Promise<void>;
   /** The kernel writes the journal to the disk by itself, or the staging files, or everything. */
   writeBack(what: 'journal' | 'staging'): void;
-  /** The bucket does not answer any more. */
+  /** The bucket answers no request any more that changes it. */
   hold(): void;
   /** The daemon is killed, and another one comes, in the same boot of the machine. */
   kill(): Promise<void>;
@@ -63,6 +63,7 @@ interface Case {
   after?(script: Script): Promise<void>;
 }
 
+const READS: ReadonlySet<string> = new Set(['head', 'list', 'read', 'fetch']);
 /** With writeback, so long that nothing is committed by itself. */
 const LATER_MS = 600_000;
 
@@ -168,6 +169,28 @@ const CASES: readonly Case[] = [
       await script.write('g', 0, text(1, 9 * KIB));
       await script.rename('g', 'f');
       await commit();
+    },
+  },
+  {
+    name: 'an empty file takes the place of an empty one that the bucket has', durability: 'writeback', delay_ms: 0,
+    async before({ script, commit, hold }) {
+      await script.create('f');
+      await script.chmod('f', 0o600);
+      await script.fsync('f');
+      await commit();
+      hold();
+      await script.create('g');
+      await script.rename('g', 'f');
+      await script.fsync('f');
+    },
+  },
+  {
+    name: 'a link takes the place of a file that the bucket has', durability: 'writeback', delay_ms: 0,
+    async before({ script, hold }) {
+      hold();
+      await script.symlink('l', 'small');
+      await script.rename('l', 'other');
+      await script.syncNames();
     },
   },
   {
@@ -300,7 +323,7 @@ async function run(one: Case, loss: Loss, number: number): Promise<CaseResult> {
   const held: (() => void)[] = [];
   let [holds, isOver] = [false, false];
   const store = intercept(memory, async (call, attempt) => {
-    if (holds && !isOver) await new Promise<void>((resolve) => held.push(resolve));
+    if (holds && !isOver && !READS.has(call.operation)) await new Promise<void>((resolve) => held.push(resolve));
     if (isOver) throw new StorageError('unavailable', call.subject);
     return attempt(call.signal);
   });

@@ -140,5 +140,5 @@ export function isSameContent(a: Content, b: Content): boolean {
 }
 
 /** Nothing but attributes is to be committed. */
-export const isAttributesOnly = ({ base, size, objectBytes, staged }: Pick<FileState, 'base' | 'size' | 'objectBytes' | 'staged'>): boolean =>
-  base !== null && staged.length === 0 && size === base.size && size <= objectBytes;
+export const isAttributesOnly = ({ base, replaces, size, objectBytes, staged }: Pick<FileState, 'base' | 'replaces' | 'size' | 'objectBytes' | 'staged'>): boolean =>
+  base !== null && !replaces && staged.length === 0 && size === base.size && size <= objectBytes;

@@ -126,8 +126,9 @@ class ReplayedFile {
     this.#origin = this.#now.copy();
     this.#since = [];
     this.#synced = this.#hasSync ? this.#contents : -1;
-    const { base, key, described } = this.state;
-    return base === null || key !== base.key || described || !isSameContent(this.#now, Extents.of(base.size, base.size, []));
+    const { base, key, described, replaces } = this.state;
+    // An empty file that takes the place of an empty object has other attributes
+    return base === null || key !== base.key || described || replaces || !isSameContent(this.#now, Extents.of(base.size, base.size, []));
   }
 
   /** What is certain to be there without the machine's memory; null: nothing, and another file has that name. */
