@@ -23,8 +23,9 @@ export function googleFiles(env: NodeJS.ProcessEnv, home: string): GoogleFiles {
   let program: string | null = null;
   for (const file of read) {
     visit(parsed(readSmall(file)), DEPTH_MAX, (name, text) => {
-      if (isAbsolute(text)) renewed.push(text);
-      if (name === 'command' && env['GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES'] === '1') program = text;
+      if (name !== 'command') {
+        if (isAbsolute(text)) renewed.push(text);
+      } else if (env['GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES'] === '1') program = text;
     });
   }
   return { read, renewed, program };

@@ -31,7 +31,9 @@ const CERTIFICATES = [
   '/etc/ca-certificates', '/etc/crypto-policies',
 ];
 /** Of the environment, read at the start. */
-const CERTIFICATE_VARIABLES = ['NODE_EXTRA_CA_CERTS', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'OPENSSL_CONF'];
+const CERTIFICATE_VARIABLES = ['NODE_EXTRA_CA_CERTS', 'SSL_CERT_FILE', 'OPENSSL_CONF'];
+/** A list, with colons. */
+const CERTIFICATE_LIST = 'SSL_CERT_DIR';
 /** Whether this is the boot in which the cache directory was written; whether this machine is one of Google's. */
 const OF_THE_MACHINE = ['/proc/sys/kernel/random/boot_id', '/sys/class/dmi/id/bios_date', '/sys/class/dmi/id/bios_vendor'];
 /** Directories in which everybody has something. */
@@ -45,7 +47,7 @@ export function hostNeeds(settings: BucketSettings, cacheDirectory: string | nul
   const home = homedir();
   const aws = source.kind === 's3' ? awsFiles(settings, env, home) : null;
   const google = source.kind === 'gcs' && !settings.unsigned ? googleFiles(env, home) : null;
-  const certificates = [...CERTIFICATES, ...CERTIFICATE_VARIABLES.flatMap((name) => env[name] ?? []), ...(settings.caBundle === null ? [] : [settings.caBundle])];
+  const certificates = [...CERTIFICATES, ...CERTIFICATE_VARIABLES.map((name) => env[name] ?? ''), ...(env[CERTIFICATE_LIST] ?? '').split(':'), settings.caBundle ?? ''].filter((path) => path !== '');
   const paths: NeededPath[] = [];
   const notes: string[] = [];
   const add = (path: string, writable = false): void => void paths.push({ path: resolve(path), writable });
@@ -75,7 +77,7 @@ function addRenewed(file: string, home: string, add: (path: string) => void): st
   });
 }
 
-const isWide = (folder: string, home: string): boolean => folder === home || WIDE.includes(folder) || isWhole(folder);
+const isWide = (folder: string, home: string): boolean => folder === (realOf(home) ?? home) || WIDE.includes(folder) || isWhole(folder);
 const isWhole = (folder: string): boolean => !WIDE.includes(folder) && WHOLE.some((whole) => folder === whole || (whole !== '/' && folder.startsWith(`${whole}/`)));
 
 function realOf(path: string): string | null {

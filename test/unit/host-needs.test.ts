@@ -71,7 +71,7 @@ describe('credentials of Google Cloud', () => {
   test('are a key and the files that it names; a program counts where it may be run', () => {
     const key = put('key.json', JSON.stringify({ credential_source: { file: '/run/t/token', executable: { command: '/opt/get', output_file: '/run/o/out' } } }));
     const env = { GOOGLE_APPLICATION_CREDENTIALS: key };
-    assert.deepEqual(googleFiles(env, home), { read: [key, join(home, '.config/gcloud/certificate_config.json')], renewed: ['/run/t/token', '/opt/get', '/run/o/out'], program: null });
+    assert.deepEqual(googleFiles(env, home), { read: [key, join(home, '.config/gcloud/certificate_config.json')], renewed: ['/run/t/token', '/run/o/out'], program: null });
     assert.equal(googleFiles({ ...env, GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES: '1' }, home).program, '/opt/get');
     for (const text of ['', '{', '[[[[[[[[[["/x"]]]]]]]]]]', 'null', '7']) {
       put('key.json', text);
@@ -87,6 +87,11 @@ describe('what is needed', () => {
     for (const path of ['/etc/resolv.conf', '/etc/hosts', '/etc/nsswitch.conf', '/etc/ssl/certs', '/proc/sys/kernel/random/boot_id']) assert.ok(readBy(found).includes(path), path);
     for (const path of ['/', '/etc', '/etc/ssl', '/etc/pki', '/etc/passwd', home]) assert.ok(!readBy(found).includes(path), path);
     assert.deepEqual([found.notes, found.obstacle], [[], null]);
+  });
+
+  test('is every directory and file of certificates that the environment names', () => {
+    const found = readBy(needs(S3, { SSL_CERT_DIR: '/a:/b', NODE_EXTRA_CA_CERTS: '/c', OPENSSL_CONF: '/d' }));
+    for (const path of ['/a', '/b', '/c', '/d']) assert.ok(found.includes(path), path);
   });
 
   test('is the directory of a file that is renewed, and that of a link in its place', () => {
