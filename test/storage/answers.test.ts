@@ -133,6 +133,8 @@ async function isListing(store: ObjectStore, options: ListOptions): Promise<void
       // Bytes that are no text, which nobody can tell from such a key
       assert.ok(KEYS.includes(key) || key.includes('\ufffd'), `${key} is not there`);
       assert.equal(size, CONTENT.length);
+      // Nor can anybody tell where its bytes come
+      if (key.includes('\ufffd')) continue;
       assert.ok(compareUtf8(key, last) > 0, 'in order');
       last = key;
     }

@@ -169,7 +169,7 @@ function sourceOf(headers: S3Request['headers']): string {
 
 const partsOf = (body: Buffer): Part[] =>
   [...body.toString().matchAll(/<Part>(.*?)<\/Part>/gs)].map(([, part]) => ({
-    number: Number(/<PartNumber>(\d+)</.exec(part)![1]), tag: /<ETag>(?:&quot;|")?([^<"&]+)/.exec(part)![1], bytes: 0,
+    number: Number(/<PartNumber>(\d+)</.exec(part)![1]), tag: /<ETag>(?:&quot;|")?([^<"&]+)/.exec(part)?.[1] ?? '', bytes: 0,
   }));
 
 const unquoted = (tag: string | string[] | undefined): string => String(tag).replace(/^"(.*)"$/, '$1');
