@@ -1,7 +1,6 @@
 /** That nothing has a name, where a guest is about to give it to something. */
 import { E } from '../../base/errno.js';
-import { isGone } from './asking.js';
-import { StorageError } from './errors.js';
+import { contradicted, isGone } from './asking.js';
 import type { ObjectNode } from './nodes.js';
 import { FileError, type Tree } from './tree.js';
 
@@ -25,7 +24,7 @@ export async function nodeOrNone(tree: Tree, parent: ObjectNode, name: Uint8Arra
     const known = tree.nodes.find(false, key);
     const isOpen = known !== null && known.opens > 0;
     if (!(isOpen || overwrites) || (await isGone(tree.store, key))) return null;
-    if (attempt === ATTEMPTS) throw new StorageError('unavailable', `head ${tree.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
+    if (attempt === ATTEMPTS) throw contradicted(`head ${tree.store.location}/${key}`);
     tree.changed(key);
   }
 }

@@ -26,6 +26,9 @@ export async function isGone(store: ObjectStore, key: string): Promise<boolean> 
   return there !== null && isRemoved(there);
 }
 
+/** For who has asked often enough: a listing has an object that is not found. It may pass. */
+export const contradicted = (operation: string): StorageError => new StorageError('unavailable', operation, { providerMessage: 'it is listed, and not found' });
+
 /** null where the store says that there is none. @throws StorageError for any other reason */
 export async function ifThere<T>(asked: Promise<T>): Promise<T | null> {
   try {

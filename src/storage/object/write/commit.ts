@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { Underway } from '../../../base/underway.js';
 import { inherited } from '../attachments.js';
-import { firstBelow, ifThere, isGone, objectAt } from '../asking.js';
+import { contradicted, firstBelow, ifThere, isGone, objectAt } from '../asking.js';
 import { isLost, StorageError } from '../errors.js';
 import { readBelieved } from '../privileges.js';
 import { COMMIT, isDescribedSince, settledComplete, settledPut, settledSetMetadata } from '../settle.js';
@@ -116,7 +116,7 @@ export class CommitMaker {
           // Lost a race against something that has failed itself (409)
         } else if (there === null && file.base !== null && !(await isGone(this.shop.store, key))) {
           // Somebody may have made it in between
-          if (attempt === ATTEMPTS) throw new StorageError('unavailable', `commit ${this.shop.store.location}/${key}`, { providerMessage: 'it is listed, and not found' });
+          if (attempt === ATTEMPTS) throw contradicted(`commit ${this.shop.store.location}/${key}`);
         } else if (this.options.overwrite && !file.onlyDescribed) {
           await this.#ontoWhatIsThere(file, there);
         } else {

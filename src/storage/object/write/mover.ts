@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { E } from '../../../base/errno.js';
-import { ifThere, isGone, isRemoved, objectAt, pagesOf } from '../asking.js';
+import { contradicted, ifThere, isGone, isRemoved, objectAt, pagesOf } from '../asking.js';
 import { isTransient, StorageError } from '../errors.js';
 import { CHANGE, COMMIT, isDescribedSince, type Made } from '../settle.js';
 import type { ObjectInfo, ObjectStore, Version } from '../store.js';
@@ -171,7 +171,7 @@ export class Mover {
     const object = await ifThere(this.store.head(from, { attachments: true }));
     if (object === null) {
       if (await isGone(this.store, from)) return null;
-      throw new StorageError('unavailable', `rename ${this.store.location}/${from}`, { providerMessage: 'it is listed, and not found' });
+      throw contradicted(`rename ${this.store.location}/${from}`);
     }
     const { version: source } = object;
     if (isRemoved(object)) {
