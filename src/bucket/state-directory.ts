@@ -1,9 +1,10 @@
 /** Where a share keeps what is not in its bucket yet, when --cache-dir does not say. */
 import { createHash } from 'node:crypto';
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { BucketSettings } from '../cli.js';
+import { makeDirectory } from '../base/make-directory.js';
 import { StartError } from '../lifecycle/errors.js';
 import { directoryRisk } from '../storage/object/write/directory-owner.js';
 
@@ -63,23 +64,13 @@ export async function cacheDirectoryOf(settings: BucketSettings, env: NodeJS.Pro
   const path = settings.cacheDir ?? defaultDirectory(settings, env);
   let risk: string | null;
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    makeDirectory(path);
     risk = directoryRisk(path, process.geteuid!());
   } catch (error) {
-    throw new StartError(`cannot share ${settings.source.path}: its cache directory ${path} cannot be made (${reason(path, error)}): name another one with --cache-dir`);
+    throw new StartError(`cannot share ${settings.source.path}: its cache directory ${path} cannot be made (${(error as Error).message}): name another one with --cache-dir`);
   }
   if (risk !== null) throw new StartError(`cannot share ${settings.source.path}: the cache directory cannot be used: ${risk}`);
   return { path, discard: () => undefined };
-}
-
-/** What mkdir(2) says; Node.js takes a read-only file system for a directory that is not there (ENOENT) when it makes several at once. */
-function reason(path: string, error: unknown): string {
-  try {
-    accessSync(existing(path), constants.W_OK);
-  } catch (cause) {
-    return `${(cause as NodeJS.ErrnoException).code === 'EROFS' ? 'read-only file system' : (cause as Error).message}: ${existing(path)}`;
-  }
-  return (error as Error).message;
 }
 
 /** The path, or the nearest directory above it that is there. */

@@ -165,6 +165,12 @@ describe('the cache directory', () => {
     );
   });
 
+  test('where no directory can be made', async () => {
+    for (const path of ['/proc/none', '/proc/none/of/these', '/proc/self/fd/none']) {
+      assert.match(await refused([...BUCKET, ...at(), '--cache-dir', path]), new RegExp(`^cannot share s3://bucket: its cache directory ${path} cannot be made \\(ENOENT: .*, mkdir '/proc/.*none'\\): name another one with --cache-dir$`));
+    }
+  });
+
   test('read-only', { skip: root }, async () => {
     const path = fresh();
     mkdirSync(path);
@@ -186,7 +192,7 @@ describe('the cache directory', () => {
     try {
       assert.equal(
         await refused([...BUCKET, ...at(), '--cache-dir', join(path, 'new/er')]),
-        `cannot share s3://bucket: its cache directory ${path}/new/er cannot be made (read-only file system: ${path}): name another one with --cache-dir`,
+        `cannot share s3://bucket: its cache directory ${path}/new/er cannot be made (EROFS: read-only file system, mkdir '${path}/new'): name another one with --cache-dir`,
       );
     } finally {
       execFileSync('umount', ['-l', path]);

@@ -15,9 +15,10 @@
  * When the directory fails, the cache switches itself off, with a warning, and everything is read from the store as without it.
  */
 import { createHash } from 'node:crypto';
-import { close, closeSync, constants, mkdirSync, openSync } from 'node:fs';
+import { close, closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { makeDirectory } from '../../../base/make-directory.js';
 import type { NativeMemory } from '../../../ffi/memory.js';
 import type { MemoryBudget } from '../memory-budget.js';
 import type { Version } from '../store.js';
@@ -96,7 +97,7 @@ export class BlockCache {
     let file: SlotFile | null = null;
     let indexFd = -1;
     try {
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      makeDirectory(directory);
       file = new SlotFile(join(directory, 'data'), blockBytes);
       indexFd = openSync(join(directory, 'index'), constants.O_RDWR | constants.O_CREAT, 0o600);
       const table = new BlockTable(Math.min(SLOTS_MAX, Math.max(SLOTS_MIN, Math.ceil(bytes / Math.min(AVERAGE_BYTES, blockBytes)))));

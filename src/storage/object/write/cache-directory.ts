@@ -2,11 +2,12 @@
  * The directory in which a bucket's share keeps what is not in the bucket yet: staging files and the journal; and the block cache. One daemon has it at a
  * time, and it belongs to one bucket and prefix for good.
  */
-import { closeSync, constants, fsync, ftruncateSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, fsync, ftruncateSync, openSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { E } from '../../../base/errno.js';
+import { makeDirectory } from '../../../base/make-directory.js';
 import { Underway } from '../../../base/underway.js';
 import { LOCK_EX, LOCK_NB } from '../../../ffi/constants.js';
 import * as c from '../../../ffi/libc.js';
@@ -67,7 +68,7 @@ export class CacheDirectory {
     const directory = CacheDirectory.#locked(path, true, fileLimit);
     try {
       directory.#identify(identity);
-      mkdirSync(join(path, 'staging'), { recursive: true, mode: 0o700 });
+      makeDirectory(join(path, 'staging'));
       return directory;
     } catch (error) {
       directory.close();
@@ -94,7 +95,7 @@ export class CacheDirectory {
   static #locked(path: string, make: boolean, fileLimit: number): CacheDirectory {
     let fd = -1;
     try {
-      if (make) mkdirSync(path, { recursive: true, mode: 0o700 });
+      if (make) makeDirectory(path);
       const risk = make ? directoryRisk(path, process.geteuid!()) : foreignDirectoryRisk(path);
       if (risk !== null) throw new CacheDirectoryError(`the cache directory cannot be used: ${risk}`);
       fd = openSync(join(path, 'lock'), constants.O_RDWR | (make ? constants.O_CREAT : 0), 0o600);
