@@ -34,6 +34,9 @@ export const write = lib.func('int64 write(int fd, int64 buf, int64 n)') as Fn<[
 export const poll = lib.func('int poll(int64 fds, int64 n, int timeout_ms)') as Fn<[N, N, N]>;
 export const flock = lib.func('int flock(int fd, int op)') as Fn<[N, N]>;
 
+/** _exit(2): the process ends now, whatever its threads do. Does not return. */
+export const quit = lib.func('void _exit(int status)') as unknown as (status: N) => never;
+
 // Files
 export const open = lib.func('int open(const char *path, int flags, uint32 mode)') as Fn<[string, N, N]>;
 export const openat = lib.func('int openat(int dir, int64 path, int flags, uint32 mode)') as Fn<[N, N, N, N]>;

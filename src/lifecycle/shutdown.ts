@@ -1,5 +1,6 @@
 /** The end of the daemon: by a signal, in order and in bounded time, or at once by a second signal or a bug. */
 import type { Logger } from '../base/log.js';
+import { quit } from '../ffi/libc.js';
 import { EXIT, type ExitCode } from './errors.js';
 
 export const DRAIN_LIMIT_MS = 5000;
@@ -18,6 +19,15 @@ export async function within<T>(work: Promise<T>, limit_ms: number): Promise<T |
   }
 }
 
+/**
+ * Rule: the process ends whatever its threads do. exit(3) and Node.js wait for them to end before, and one of the pool may wait in the kernel for a file system
+ * that never answers; _exit(2) has the kernel end them. What is to be done at exit (the last lines of the log) is done before.
+ */
+function exitAtOnce(code: ExitCode): void {
+  process.on('exit', () => quit(code));
+  process.exit(code);
+}
+
 type Handler = (subject?: unknown) => void;
 
 export interface ShutdownSteps {
@@ -30,7 +40,7 @@ export interface ShutdownSteps {
   stopping?(): void;
   /** Default: DRAIN_LIMIT_MS. */
   limit_ms?: number;
-  /** Default: process.exit. */
+  /** Default: the process ends. */
   exit?(code: ExitCode): void;
 }
 
@@ -111,7 +121,6 @@ export class Shutdown {
     } catch (err) {
       this.#steps.log.error({ err }, 'could not remove socket or pid file');
     }
-    const exit = this.#steps.exit ?? ((status: ExitCode): void => process.exit(status));
-    exit(code);
+    (this.#steps.exit ?? exitAtOnce)(code);
   }
 }
