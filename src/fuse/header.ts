@@ -1,9 +1,16 @@
 /** The header that starts every reply. */
 import { OutHeader } from './abi.js';
-import { OUT_HEADER_BYTES, type FuseRequest } from './request.js';
+import { OUT_HEADER_BYTES, type Message } from './request.js';
+
+/** What a reply is to. */
+export interface Asked {
+  readonly message: Message;
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+}
 
 /** Write the reply header; `length` is the whole reply. 0 when there is no room even for that. */
-export function putHeader(r: FuseRequest, length: number, error: number): number {
+export function putHeader(r: Asked, length: number, error: number): number {
   const { message } = r;
   if (!message.locateWrite(0, OUT_HEADER_BYTES)) return scatterHeader(r, length, error);
   const { view, offset } = message;
@@ -14,7 +21,7 @@ export function putHeader(r: FuseRequest, length: number, error: number): number
   return length;
 }
 
-function scatterHeader(r: FuseRequest, length: number, error: number): number {
+function scatterHeader(r: Asked, length: number, error: number): number {
   const { message } = r;
   if (message.writeBytes < OUT_HEADER_BYTES) return 0;
   const header = new DataView(new ArrayBuffer(OUT_HEADER_BYTES));

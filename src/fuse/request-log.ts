@@ -37,6 +37,13 @@ export class RequestLog {
     this.#line(r, result, began_ms);
   }
 
+  /** For a request whose object is used for others before its result is known: what is to be told then. */
+  later(r: FuseRequest): (result: number) => void {
+    const began_ms = this.#began_ms.get(r) ?? performance.now();
+    const fields = fieldsOf(r);
+    return (result) => this.#write(fields, result, began_ms);
+  }
+
   #decode(operation: Operation): Operation['decode'] {
     return (r) => {
       // A request object is used again, and most operations have no names
@@ -62,17 +69,30 @@ export class RequestLog {
   }
 
   #line(r: FuseRequest, result: number, began_ms: number): void {
-    const { op, nodeLow, nodeHigh } = r;
-    const fields = {
-      opcode: op.name,
-      node: nodeHigh * 2 ** 32 + nodeLow,
-      ...(r.name.length > 0 ? { name: textOf(r, r.name) } : {}),
-      ...(r.name2.length > 0 ? { name2: textOf(r, r.name2) } : {}),
-      ...said(result),
-      us: Math.round((performance.now() - began_ms) * 1000),
-    };
-    this.log.trace(fields, `${op.name}: ${result < 0 ? errnoName(result) : result}`);
+    this.#write(fieldsOf(r), result, began_ms);
   }
+
+  #write(asked: Asked, result: number, began_ms: number): void {
+    const fields = { ...asked, ...said(result), us: Math.round((performance.now() - began_ms) * 1000) };
+    this.log.trace(fields, `${asked.opcode}: ${result < 0 ? errnoName(result) : result}`);
+  }
+}
+
+interface Asked {
+  readonly opcode: string;
+  readonly node: number;
+  readonly name?: string;
+  readonly name2?: string;
+}
+
+function fieldsOf(r: FuseRequest): Asked {
+  const { op, nodeLow, nodeHigh } = r;
+  return {
+    opcode: op.name,
+    node: nodeHigh * 2 ** 32 + nodeLow,
+    ...(r.name.length > 0 ? { name: textOf(r, r.name) } : {}),
+    ...(r.name2.length > 0 ? { name2: textOf(r, r.name2) } : {}),
+  };
 }
 
 const said = (result: number): object => (result < 0 ? { error: errnoName(result) } : { result });

@@ -4,7 +4,7 @@
  */
 import { E } from '../base/errno.js';
 import { NativeMemory, copyMemory } from '../ffi/memory.js';
-import { FAR_OFFSET, type DirectorySink, type FileSystemRequest, type Name } from '../storage/filesystem.js';
+import { FAR_OFFSET, type DetachedRequest, type DirectorySink, type FileSystemRequest, type Name } from '../storage/filesystem.js';
 import { EXT_GROUPS, InHeader, OutHeader } from './abi.js';
 import { EntrySink } from './entry-sink.js';
 import type { Operation } from './ops.js';
@@ -21,11 +21,17 @@ export interface Message {
   copyIn(from: number, target: Uint8Array, at: number, bytes: number): number;
   copyOut(from: number, source: Uint8Array, at: number, bytes: number): number;
   iovecs(writable: boolean, from: number, bytes: number, target: Uint32Array, capacity: number): number;
+  /** Descriptors that it is laid out in, and that there is room for. */
+  readonly segments: number;
+  readonly capacity: number;
+  /** What answers it instead, and has no more than the first `bytes` of its writable part. */
+  detach(bytes: number): Message;
   finish(written: number): void;
 }
 
 /** What finishes a deferred request; the server. */
 export interface Responder {
+  detached(request: FuseRequest): DetachedRequest;
   deferred(request: FuseRequest): void;
   completed(request: FuseRequest, result: number): void;
 }
@@ -126,6 +132,8 @@ export class FuseRequest implements FileSystemRequest {
   readonly name2: MutableName;
   readonly sink = new EntrySink();
   isDeferred = false;
+  /** What Admission counts for it while it is deferred. */
+  heldBytes = 0;
   /** Where the server keeps it among the deferred ones. */
   deferredAt = -1;
   readonly #iovecWords: Uint32Array;
@@ -419,6 +427,10 @@ export class FuseRequest implements FileSystemRequest {
     // All arguments are decoded: a large buffer of theirs does not wait with the request
     this.args = this.block.dv;
     this.responder.deferred(this);
+  }
+
+  detach(): DetachedRequest {
+    return this.responder.detached(this);
   }
 
   /** The request is not used any more. */

@@ -6,8 +6,9 @@
  */
 import { AssertionError } from '../base/assert.js';
 import { E, ERRNO_MAX } from '../base/errno.js';
-import { PENDING as FS_PENDING, ROOT_NODE, type FileSystem } from '../storage/filesystem.js';
+import { PENDING as FS_PENDING, ROOT_NODE, type DetachedRequest, type FileSystem } from '../storage/filesystem.js';
 import * as abi from './abi.js';
+import { Admission } from './admission.js';
 import type { Timeouts } from './encode.js';
 import { BY_CODE, mostOf } from './ops.js';
 import { putHeader } from './header.js';
@@ -32,6 +33,8 @@ const SPECIAL_MAX_BYTES: Record<number, number> = {
 };
 /** Request objects that are kept for the next ones; those of a burst beyond it go with their memory. */
 const IDLE_MAX = 64;
+/** One with longer arguments or results has touched pages that most do not need: they are given back with it. */
+const IDLE_TOUCHED_BYTES = 8192;
 
 export class FuseServer implements Responder {
   /** What INIT agreed on; null before it, and after DESTROY or a reset. */
@@ -41,7 +44,9 @@ export class FuseServer implements Responder {
   readonly #timeouts: Timeouts;
   /** Deferred requests not completed yet, in no order. */
   readonly #deferred: FuseRequest[] = [];
-  /** An INIT or DESTROY that waits for them. */
+  /** Those that wait without their request object. */
+  #detached = 0;
+  /** An INIT or DESTROY that waits for all of them. */
   #afterPending: (() => void)[] = [];
 
   readonly #operations: OperationTable;
@@ -51,6 +56,7 @@ export class FuseServer implements Responder {
     readonly log: ServerLog,
     /** null: requests are not written down. */
     readonly requestLog: RequestLog | null = null,
+    readonly admission = new Admission(),
   ) {
     this.#operations = requestLog === null ? BY_CODE : requestLog.around(BY_CODE);
     this.#request = new FuseRequest(this);
@@ -98,8 +104,8 @@ export class FuseServer implements Responder {
     return this.#answer(r, result);
   }
 
-  #keep(r: FuseRequest): void {
-    if (this.#idle.length < IDLE_MAX) this.#idle.push(r);
+  #keep(r: FuseRequest, touched: number): void {
+    if (this.#idle.length < IDLE_MAX && touched <= IDLE_TOUCHED_BYTES) this.#idle.push(r);
     else r.discard();
   }
 
@@ -111,6 +117,7 @@ export class FuseServer implements Responder {
 
   deferred(r: FuseRequest): void {
     r.deferredAt = this.#deferred.push(r) - 1;
+    r.heldBytes = this.admission.add(argumentBytes(r), r.message);
     if (r === this.#request) this.#request = this.#idle.pop() ?? new FuseRequest(this);
   }
 
@@ -119,12 +126,32 @@ export class FuseServer implements Responder {
     this.requestLog?.completed(r, result);
     const bytes = this.#answer(r, result);
     r.isDeferred = false;
-    this.#keep(r);
+    this.#keep(r, Math.max(argumentBytes(r), r.op.result === 'reply' ? result : 0));
     const deferred = this.#deferred;
     const last = deferred.pop()!;
     if (last !== r) deferred[(last.deferredAt = r.deferredAt)] = last;
     message.finish(bytes);
-    if (deferred.length === 0) for (const next of this.#afterPending.splice(0)) next();
+    this.admission.remove(r.heldBytes);
+    this.#settled();
+  }
+
+  /** The request object is free as soon as its handler returns. */
+  detached(r: FuseRequest): DetachedRequest {
+    const { uniqueLow, uniqueHigh } = r;
+    const line = this.requestLog?.later(r);
+    const message = r.message.detach(OUT_HEADER_BYTES);
+    this.#detached++;
+    const complete = (result: number): void => {
+      line?.(result);
+      this.#detached--;
+      message.finish(putHeader({ message, uniqueLow, uniqueHigh }, OUT_HEADER_BYTES, result));
+      this.#settled();
+    };
+    return { uniqueLow, uniqueHigh, complete };
+  }
+
+  #settled(): void {
+    if (this.#deferred.length + this.#detached === 0) for (const next of this.#afterPending.splice(0)) next();
   }
 
   /**
@@ -252,14 +279,16 @@ export class FuseServer implements Responder {
 
   /** Session changes wait until no request of the old session runs in another thread. */
   #whenIdle(r: FuseRequest, act: () => number): number {
-    if (this.#deferred.length === 0) return act();
+    if (this.#deferred.length + this.#detached === 0) return act();
     this.fs.cancelWaiting();
-    if (this.#deferred.length === 0) return act();
+    if (this.#deferred.length + this.#detached === 0) return act();
     this.#request = this.#idle.pop() ?? new FuseRequest(this);
+    const held = this.admission.add(0, r.message);
     this.#afterPending.push(() => {
       const bytes = act();
-      this.#keep(r);
+      this.#keep(r, 0);
       r.message.finish(bytes);
+      this.admission.remove(held);
     });
     return PENDING;
   }
@@ -288,3 +317,6 @@ export class FuseServer implements Responder {
     return putHeader(r, bytes, 0);
   }
 }
+
+/** Of those that are copied. */
+const argumentBytes = (r: FuseRequest): number => (r.op.rest > 0 ? r.argBytes : 0);

@@ -19,9 +19,9 @@ export class PoolOnDemand {
   }
 
   /** As SyscallPool.close(). */
-  async close(): Promise<void> {
+  async close(timeout_ms?: number): Promise<void> {
     this.#closed = true;
-    await this.#loading?.then((pool) => pool.close(), () => undefined);
+    await this.#loading?.then((pool) => pool.close(timeout_ms), () => undefined);
   }
 
   async #runLater(call: PoolCall, args: readonly number[]): Promise<number> {

@@ -117,7 +117,20 @@ export interface FileSystemRequest {
 
   /** Keep this request beyond the call. */
   defer(): void;
+  /**
+   * Keep what an answer without results (0 or −errno) takes, instead: where it may have to wait for another request of the same guest, so that any number can
+   * wait. The request itself is not used afterwards.
+   */
+  detach(): DetachedRequest;
   /** Finish a deferred request: like a handler's return value. Main thread. */
+  complete(result: number): void;
+}
+
+/** A request that waits for its answer and nothing else. */
+export interface DetachedRequest {
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+  /** 0 or −errno, once. Main thread. */
   complete(result: number): void;
 }
 

@@ -9,11 +9,13 @@ import { assert } from '../base/assert.js';
 import type { GuestMemory, Slice } from './guest-memory.js';
 
 const HIGH = 2 ** 32;
+const NO_VIEW = new DataView(new ArrayBuffer(8));
 /** Segments of a chain object that is kept for further requests: a request of 1 MiB in pages, and what belongs to it. */
 export const CHAIN_CAPACITY = 320;
 
 /** What a chain needs of its queue once its request is answered. */
 export interface ChainOwner {
+  putChain(chain: Chain): void;
   finish(chain: Chain, written: number): void;
 }
 
@@ -32,6 +34,8 @@ export class Chain {
   gpa: Float64Array;
   length: Uint32Array;
   slice: Int32Array;
+  /** Those of the start, while there are larger ones. */
+  #first: Segments | null = null;
 
   constructor(
     readonly owner: ChainOwner,
@@ -41,7 +45,7 @@ export class Chain {
     this.gpa = new Float64Array(capacity);
     this.length = new Uint32Array(capacity);
     this.slice = new Int32Array(capacity);
-    this.view = new DataView(new ArrayBuffer(8));
+    this.view = NO_VIEW;
   }
 
   reset(head: number, memory: GuestMemory): void {
@@ -171,25 +175,77 @@ export class Chain {
     return count;
   }
 
+  /** A chain with the first `bytes` of the writable part and nothing else, to be answered instead of this one, which is free for the next request. */
+  detach(bytes: number): Chain {
+    const from = this.readSegments;
+    let end = from;
+    let kept = 0;
+    for (; end < this.segments && kept < bytes; end++) kept += this.length[end];
+    const reply = new Chain(this.owner, end - from);
+    reply.head = this.head;
+    reply.segments = end - from;
+    reply.writeBytes = kept;
+    reply.slices = this.slices;
+    reply.host.set(this.host.subarray(from, end));
+    reply.gpa.set(this.gpa.subarray(from, end));
+    reply.length.set(this.length.subarray(from, end));
+    reply.slice.set(this.slice.subarray(from, end));
+    this.owner.putChain(this);
+    return reply;
+  }
+
+  /** Segments that there is room for. */
+  get capacity(): number {
+    return this.host.length;
+  }
+
   /** Answer: `written` bytes were put into the writable part. The chain may not be used afterwards. */
   finish(written: number): void {
     assert(written >= 0 && written <= this.writeBytes, 'more was written than the chain holds');
     this.owner.finish(this, written);
   }
 
+  /** Have room for as many segments as at the start again: arrays that have grown are for the next chain that needs such. */
+  shrink(): void {
+    const first = this.#first;
+    if (first === null) return;
+    if (this.capacity === GROWN_CAPACITY && grown.length < GROWN_KEPT_MAX) grown.push({ host: this.host, gpa: this.gpa, length: this.length, slice: this.slice });
+    this.#use(first);
+    this.#first = null;
+  }
+
   #grow(): void {
-    const capacity = this.host.length * 2;
-    const host = new Float64Array(capacity);
-    const gpa = new Float64Array(capacity);
-    const length = new Uint32Array(capacity);
-    const slice = new Int32Array(capacity);
-    host.set(this.host);
-    gpa.set(this.gpa);
-    length.set(this.length);
-    slice.set(this.slice);
+    const { host, gpa, length, slice, capacity } = this;
+    const larger = capacity < GROWN_CAPACITY ? grown.pop() ?? arraysOf(GROWN_CAPACITY) : arraysOf(capacity * 2);
+    larger.host.set(host);
+    larger.gpa.set(gpa);
+    larger.length.set(length);
+    larger.slice.set(slice);
+    this.#first ??= { host, gpa, length, slice };
+    this.#use(larger);
+  }
+
+  #use({ host, gpa, length, slice }: Segments): void {
     this.host = host;
     this.gpa = gpa;
     this.length = length;
     this.slice = slice;
   }
+}
+
+/** Arrays that chains have grown to. They are kept, since V8 does not hurry to free what lies outside its heap: long chains one after the other make no garbage. */
+const grown: Segments[] = [];
+/** Nearly all long chains have room then. */
+const GROWN_CAPACITY = 1280;
+const GROWN_KEPT_MAX = 16;
+
+interface Segments {
+  readonly host: Float64Array;
+  readonly gpa: Float64Array;
+  readonly length: Uint32Array;
+  readonly slice: Int32Array;
+}
+
+function arraysOf(capacity: number): Segments {
+  return { host: new Float64Array(capacity), gpa: new Float64Array(capacity), length: new Uint32Array(capacity), slice: new Int32Array(capacity) };
 }

@@ -74,6 +74,8 @@ export class QueueRunner {
   #isOver = false;
   #unclocked = 0;
   #unclockedBytes = 0;
+  /** The device does not take requests of every queue: there is something to do when it has room. */
+  #isHeld = false;
   /** The queue that comes first in the next pass. */
   #first = 0;
   readonly #pollMaxNs: number;
@@ -86,6 +88,7 @@ export class QueueRunner {
   ) {
     this.#pollMaxNs = pollUs * 1000;
     this.#windowNs = this.#pollMaxNs;
+    if (device.admission !== undefined) device.admission.onRoom = () => this.#hasRoom();
   }
 
   /**
@@ -129,6 +132,10 @@ export class QueueRunner {
     this.#schedule();
   }
 
+  #hasRoom(): void {
+    if (this.#isHeld) this.#schedule();
+  }
+
   #schedule(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -157,6 +164,7 @@ export class QueueRunner {
     const started = clockNs();
     this.#turnEndsNs = started + TURN_MAX_NS;
     this.#isOver = false;
+    this.#isHeld = false;
     if (polling && this.#idleSince !== 0) this.#adapt(started - this.#idleSince);
     this.#idleSince = 0;
     for (const queue of queues) queue.disableKicks();
@@ -183,7 +191,8 @@ export class QueueRunner {
       if (now - started > TURN_POLL_NS) return true;
     }
     let more = false;
-    for (const queue of queues) more = queue.enableKicks() || more;
+    // What is not taken now is looked at when there is room, whether the driver kicks or not
+    for (const queue of queues) if (this.#admits(queue)) more = queue.enableKicks() || more;
     if (polling && !more) this.#idleSince = idleSince !== 0 ? idleSince : clockNs();
     return more;
   }
@@ -226,17 +235,28 @@ export class QueueRunner {
     return (this.#isOver = clockNs() >= this.#turnEndsNs);
   }
 
-  #process(queue: VirtQueue, chain: Chain, popped: number): void {
+  /** @returns whether the device takes the next one, too */
+  #process(queue: VirtQueue, chain: Chain, popped: number): boolean {
     if (popped === POP_CHAIN) {
       const written = this.device.handle(chain, queue.index);
-      if (written !== PENDING) queue.finishInBatch(chain, written);
+      if (written === PENDING) return this.#admits(queue);
+      queue.finishInBatch(chain, written);
     } else {
       this.onRefused(queue, queue.refusal);
       queue.finishInBatch(chain, 0);
     }
+    return true;
+  }
+
+  /** Whether the device takes requests of this queue now. */
+  #admits(queue: VirtQueue): boolean {
+    if (this.device.admission?.admits(queue.index) !== false) return true;
+    this.#isHeld = true;
+    return false;
   }
 
   #drain(queue: VirtQueue): number {
+    if (!this.#admits(queue)) return 0;
     let served = 0;
     let left = SLICE_BYTES;
     let chain = queue.takeChain();
@@ -247,9 +267,9 @@ export class QueueRunner {
         const bytes = chain.readBytes + chain.writeBytes;
         left -= bytes;
         served++;
-        this.#process(queue, chain, popped);
+        const goesOn = this.#process(queue, chain, popped);
         chain = queue.takeChain();
-        if (this.#clocked(bytes)) break;
+        if (this.#clocked(bytes) || !goesOn) break;
       }
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;

@@ -23,15 +23,18 @@ const VRING_DESC_F_WRITE = 2;
 const VRING_DESC_F_INDIRECT = 4;
 /**
  * A chain may not be longer than the queue (§2.7.5.3.1). Drivers that lay one page per descriptor into an indirect
- * table of a small queue do it anyway, up to a request of 1 MiB; so long chains are taken to this length.
+ * table of a small queue do it anyway, up to a request of 1 MiB; so chains are taken to this length. Longer ones are refused also where the
+ * queue is larger: each descriptor takes memory here, as long as its request waits, and preadv2(2) takes 1,024.
  */
-const CHAIN_LENGTH_MIN_LIMIT = 1024 + 16;
+const CHAIN_LENGTH_MAX = 1024 + 16;
 
 /** A batch of answers is announced after so many requests, or so many bytes of buffers. */
 const BATCH_REQUESTS = 8;
 const BATCH_BYTES = 4 << 20;
 /** Chain objects that are kept for further requests, some 8 KiB each. */
 const FREE_CHAINS_MAX = 256;
+/** Those of all queues together. */
+let freeChains = 0;
 
 /** Host addresses of the three parts, already translated. */
 export interface RingAddresses {
@@ -78,7 +81,6 @@ export class VirtQueue {
   readonly #descriptors: DataView;
   readonly #avail: Uint16Array;
   readonly #mask: number;
-  readonly #chainLimit: number;
   readonly #free: Chain[] = [];
   #table: DataView;
   #tableBase = 0;
@@ -105,7 +107,6 @@ export class VirtQueue {
       throw new ProtocolError('ring', `queue ${index}: ring addresses are not aligned (VIRTIO 1.3 §2.7)`);
     }
     this.#mask = size - 1;
-    this.#chainLimit = Math.max(size, CHAIN_LENGTH_MIN_LIMIT);
     this.#descriptors = new DataView(viewOf(addresses.descriptors, descriptorTableBytes(size)));
     this.#avail = new Uint16Array(viewOf(addresses.avail, availRingBytes(size)));
     this.#table = this.#descriptors;
@@ -124,12 +125,18 @@ export class VirtQueue {
 
   /** A chain object to pop into. It comes back by itself when its request is finished. */
   takeChain(): Chain {
-    return this.#free.pop() ?? new Chain(this);
+    const chain = this.#free.pop();
+    if (chain === undefined) return new Chain(this);
+    freeChains--;
+    return chain;
   }
 
-  /** Keep a chain object that is not used any more; one that has grown, or is one of very many, goes. */
+  /** Keep a chain object that is not used any more; one of very many goes, and so do small ones for replies. */
   putChain(chain: Chain): void {
-    if (chain.host.length === CHAIN_CAPACITY && this.#free.length < FREE_CHAINS_MAX) this.#free.push(chain);
+    chain.shrink();
+    if (chain.capacity !== CHAIN_CAPACITY || freeChains >= FREE_CHAINS_MAX) return;
+    freeChains++;
+    this.#free.push(chain);
   }
 
   /**
@@ -253,13 +260,14 @@ export class VirtQueue {
   close(): void {
     assert(this.inFlight === 0, 'queue closed with requests in flight');
     this.#state.free();
+    freeChains -= this.#free.splice(0).length;
   }
 
   #walk(chain: Chain, head: number): boolean {
     let table = this.#descriptors;
     let base = 0;
     let entries = this.size;
-    let left = this.#chainLimit;
+    let left = CHAIN_LENGTH_MAX;
     let inIndirect = false;
     let seenWritable = false;
     for (let i = head; ; ) {
@@ -273,7 +281,7 @@ export class VirtQueue {
       if ((flagsAndNext & VRING_DESC_F_INDIRECT) !== 0) {
         if (!this.indirect || inIndirect) return this.#refuse('an indirect descriptor where none is allowed');
         if ((flagsAndNext & VRING_DESC_F_NEXT) !== 0) return this.#refuse('an indirect descriptor with a next one');
-        if (bytes === 0 || bytes % DESCRIPTOR_BYTES !== 0 || bytes / DESCRIPTOR_BYTES > this.#chainLimit) {
+        if (bytes === 0 || bytes % DESCRIPTOR_BYTES !== 0 || bytes / DESCRIPTOR_BYTES > CHAIN_LENGTH_MAX) {
           return this.#refuse(`an indirect table of ${bytes} bytes`);
         }
         if (!this.#locateIndirect(address, bytes)) return this.#refuse('an indirect table outside memory');

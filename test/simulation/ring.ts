@@ -44,6 +44,14 @@ export class RingMessage implements Message {
     u8.set(args, FUSE_HEADER_BYTES);
   }
 
+  /** Of guest memory, which is all that it is laid out in. */
+  readonly segments = 2;
+  readonly capacity = 2;
+
+  detach(): this {
+    return this;
+  }
+
   locateRead(from: number, bytes: number): boolean {
     this.offset = from;
     return from + bytes <= this.readBytes;

@@ -239,7 +239,7 @@ function partsOf(options: Partial<LocalOptions>, threads: number | StepPool): Pa
     guest: (key, fields, message) => void log.push(`${key}: ${message} ${JSON.stringify(fields)}`),
   });
   const backend = new TestBackend<Device>({
-    maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
+    maxQueues: 2, config: null, handle: (chain) => server.handle(chain), admission: server.admission, connected: () => undefined, reset: () => server.reset(),
     cancelWaiting: () => fs.cancelWaiting(),
   });
   return { directory, temporary: options.directory === undefined, pool, fs, backend, log };

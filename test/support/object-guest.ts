@@ -55,7 +55,7 @@ export class ObjectGuest extends FuseClient {
     const opened = await openObjectFileSystem(store, budget, { ...DEFAULTS, ...rest, write, blocks }, sink);
     const server = new FuseServer(opened.fs, sink);
     const backend = new TestBackend<Device>({
-      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), connected: () => undefined, reset: () => server.reset(),
+      maxQueues: 2, config: null, handle: (chain) => server.handle(chain), admission: server.admission, connected: () => undefined, reset: () => server.reset(),
       cancelWaiting: () => opened.fs.cancelWaiting(),
     });
     const guest = new ObjectGuest(backend, budget, log, opened, cacheDirectory, ownsDirectory, debug);

@@ -3,7 +3,7 @@
  * for locks that others on the host hold; so any number can wait, each can be interrupted, and none can keep the daemon from stopping.
  */
 import { E } from '../../base/errno.js';
-import type { FileSystemRequest } from '../filesystem.js';
+import type { DetachedRequest } from '../filesystem.js';
 
 const RETRY_MIN_MS = 1;
 const RETRY_MAX_MS = 100;
@@ -12,12 +12,14 @@ const WAITERS_MAX = 4096;
 const TURN_MS = 2;
 
 export interface Waiter {
-  readonly request: FileSystemRequest;
+  readonly request: DetachedRequest;
   /** Node slot, and the open file that it was asked through. */
   readonly slot: number;
   readonly handle: number;
   /** flock, or the bytes of a POSIX lock. */
   readonly isFlock: boolean;
+  readonly start: bigint;
+  readonly end: bigint;
   /** 0, −EAGAIN as long as somebody else has the lock, or another −errno. */
   readonly attempt: () => number;
   /** It waits no longer, however it ended. */
@@ -46,15 +48,16 @@ export class LockWaiters {
     return this.#count;
   }
 
-  /** @returns false when there are too many */
-  add(waiter: Waiter): boolean {
-    if (this.#count >= WAITERS_MAX) return false;
+  get isFull(): boolean {
+    return this.#count >= WAITERS_MAX;
+  }
+
+  add(waiter: Waiter): void {
     const those = this.#waiters.get(waiter.slot);
     if (those === undefined) this.#waiters.set(waiter.slot, new Set([waiter]));
     else those.add(waiter);
     this.#count++;
     this.#arm(RETRY_MIN_MS);
-    return true;
   }
 
   /** These bytes of a node are locked by one owner less. */
@@ -165,4 +168,4 @@ export class LockWaiters {
   }
 }
 
-const touches = ({ request }: Waiter, start: bigint, end: bigint): boolean => request.lockStart <= end && request.lockEnd >= start;
+const touches = (waiter: Waiter, start: bigint, end: bigint): boolean => waiter.start <= end && waiter.end >= start;

@@ -89,7 +89,7 @@ export class Locks {
       if (gaveUp) this.#waiters.unflocked(slot);
       return result;
     };
-    return this.#attempt(r, { request: r, slot, handle, isFlock: true, attempt });
+    return this.#attempt(r, { slot, handle, isFlock: true, start: 0n, end: 0n, attempt });
   }
 
   #posix(r: FileSystemRequest, handle: number): number {
@@ -119,17 +119,17 @@ export class Locks {
       if (frees) this.#waiters.unlocked(slot, lockStart, lockEnd);
       return 0;
     };
-    const result = this.#attempt(r, { request: r, slot, handle, isFlock: false, attempt, ended: () => void (owner !== undefined && owner.waiting--) });
+    const result = this.#attempt(r, { slot, handle, isFlock: false, start: lockStart, end: lockEnd, attempt, ended: () => void (owner !== undefined && owner.waiting--) });
     waits = result === PENDING;
     if (waits && owner !== undefined) owner.waiting++;
     return result;
   }
 
-  #attempt(r: FileSystemRequest, waiter: Waiter): number {
+  #attempt(r: FileSystemRequest, waiter: Omit<Waiter, 'request'>): number {
     const result = waiter.attempt();
     if (result !== -E.AGAIN || r.flags === 0) return result;
-    if (!this.#waiters.add(waiter)) return -E.NOLCK;
-    r.defer();
+    if (this.#waiters.isFull) return -E.NOLCK;
+    this.#waiters.add({ ...waiter, request: r.detach() });
     return PENDING;
   }
 
