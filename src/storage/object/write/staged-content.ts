@@ -136,7 +136,8 @@ export class StagedContent {
     let n: number;
     do n = writePieces(fd, r, offset);
     while ((n < 0 ? isDiskFull(c.errno()) : n < r.size) && this.ledger.makeRoom());
-    if (n <= 0) return n < 0 ? -c.errno() : 0;
+    // A disk that takes nothing, and says no reason: programs would ask for ever
+    if (n <= 0) return n < 0 ? -c.errno() : r.size === 0 ? 0 : -E.IO;
     if (n < r.size && !mayBeShort(r)) {
       this.#unwrite(offset, offset + n);
       return -E.NOSPC;
