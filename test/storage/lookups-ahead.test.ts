@@ -48,6 +48,8 @@ class Walked {
   /** Pages that were asked for while a HEAD was on its way. */
   pagesBeside = 0;
   told: Told[] = [];
+  /** Pages wait for it. */
+  held: Promise<void> | null = null;
   /** At the same time, at most. */
   most = 0;
   #underWay = 0;
@@ -72,6 +74,7 @@ class Walked {
     if (this.#underWay > 0) this.pagesBeside++;
     this.mostPages = Math.max(this.mostPages, ++this.#pagesUnderWay);
     await turn();
+    await this.held;
     return attempt().finally(() => this.#pagesUnderWay--);
   }
 
@@ -208,6 +211,41 @@ test('a name on a page that is too old is asked for together with the page', asy
   assert.equal(walked.heads.length, 100);
   assert.ok(walked.pages === 3 && walked.others === 3, `${walked.pages} pages, and ${walked.others} questions before it was seen that they are worth it`);
   assert.equal(walked.pagesBeside, 3);
+});
+
+test('what this guest has changed, or what is no longer believed, when the page comes long after the object, is asked for again', async () => {
+  for (const way of ['changed here', 'changed by others, and no longer believed'] as const) {
+    const walked = new Walked(3000);
+    await walked.run(async (g) => {
+      const name = nameOf(2500);
+      const { node } = await g.lookup(ROOT, name);
+      const fh = await g.open(node);
+      later();
+      for (let i = 0; i < 5; i++) await g.lookup(ROOT, nameOf((i * 1031) % 900));
+      let come = (): void => undefined;
+      walked.held = new Promise((resolve) => (come = resolve));
+      const ask = (opcode: number, at: bigint, args: Uint8Array): number => {
+        const [answer] = g.queue.chain([g.request(opcode, at, args).bytes], [200], true).writable;
+        g.queue.kick();
+        return answer;
+      };
+      const before = walked.heads.length;
+      const answer = ask(OP.LOOKUP, ROOT, nameArgument(name));
+      while (walked.heads.length === before) await turn();
+      for (let i = 0; i < 20; i++) await turn();
+      if (way === 'changed here') {
+        ask(OP.WRITE, node, concat(u64(fh, 7), u32(2, 0), u64(0), u32(0, 0), new TextEncoder().encode('xx')));
+        ask(OP.FSYNC, node, concat(u64(fh), u32(0, 0)));
+        await g.queue.wait(2);
+      } else {
+        await walked.memory.put(name, Buffer.from('of others'));
+        later(2);
+      }
+      come();
+      await g.queue.wait(1);
+      assert.deepEqual([g.memory.dv.getInt32(answer + 4, true), g.memory.dv.getBigUint64(answer + 64, true)], [0, 9n], way);
+    });
+  }
 });
 
 test('the name of a directory that is on the next page is not that of the file that is on this one', async () => {

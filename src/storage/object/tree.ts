@@ -47,6 +47,13 @@ const LOOKUP_SERVES_OPEN_MS = 10;
 /** Names that are known not to be there. */
 const ABSENT_MAX = 10_000;
 
+/** What the store was asked about an object beside something else: `stamp`, the changes of ours before. */
+interface AskedHead {
+  readonly answer: Promise<{ readonly info: ObjectInfo | null; readonly at_ms: number }>;
+  readonly stamp: number;
+  readonly asked_ms: number;
+}
+
 export class Tree {
   readonly nodes: ObjectNodes;
   readonly gate = new Gate();
@@ -198,8 +205,8 @@ export class Tree {
     if (page !== null) {
       // Instead of what is below this one: what the whole directory has, from here on; and at the same time the object, if the page will not suffice
       const former = this.#ahead.unasked(prefix, key);
-      const head = former === null ? undefined : this.#headOf(former);
-      head?.catch(() => undefined);
+      const head = former === null ? undefined : { answer: this.#headOf(former).then((info) => ({ info, at_ms: performance.now() })), stamp: this.changes, asked_ms: performance.now() };
+      head?.answer.catch(() => undefined);
       await this.#current(key, () => this.listed.list(prefix, page.after, 1));
       const found = this.listed.find(prefix, key);
       if (found !== undefined) return this.#askListed(key, found, named, head);
@@ -217,7 +224,7 @@ export class Tree {
   }
 
   /** A listing has shown what there is: only what listings do not have is asked for. */
-  async #askListed(key: string, { object, directory }: Listed, named: Named, head?: Promise<ObjectInfo | null>): Promise<ObjectNode | null> {
+  async #askListed(key: string, { object, directory }: Listed, named: Named, head?: AskedHead): Promise<ObjectNode | null> {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null) return null;
@@ -227,7 +234,12 @@ export class Tree {
     const ahead = await this.#ahead.head(directoryOf(key), object, !this.#hasContentOf(object) && this.small.bringsContent(key, object));
     // It may be as old as what a listing tells: no OPEN takes it for its own; and where the two differ, it may be older
     if (ahead !== undefined && ahead.object?.version === object.version) return this.putObject(ahead.object, ahead.asked_ms);
-    const info = await (head ?? this.#headOf(object));
+    const beside = await head?.answer;
+    // The page may have come long after it: then what was changed here since, or believed for long enough, is asked for again
+    if (head !== undefined && beside !== undefined && !this.isChangedSince(key, head.stamp) && performance.now() - head.asked_ms <= this.options.metadataTtl_ms) {
+      return beside.info === null ? null : this.#lookedUp(beside.info, head.asked_ms, beside.at_ms);
+    }
+    const info = await this.#headOf(object);
     return info === null ? null : this.#lookedUp(info);
   }
 
@@ -241,10 +253,10 @@ export class Tree {
     return hasContent(this.nodes.find(false, key), version);
   }
 
-  /** The node of an object that the store was asked about just now. */
-  #lookedUp(info: ObjectInfo): ObjectNode {
-    const node = this.putObject(info);
-    node.lookedUp_ms = performance.now();
+  /** The node of an object that the store was asked about, as it has answered at `at_ms`. */
+  #lookedUp(info: ObjectInfo, asked_ms = performance.now(), at_ms = asked_ms): ObjectNode {
+    const node = this.putObject(info, asked_ms);
+    node.lookedUp_ms = at_ms;
     return node;
   }
 
