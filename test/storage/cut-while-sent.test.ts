@@ -73,3 +73,46 @@ for (const [CUT, number] of CUTS.flatMap((cut) => [1, 3, 6].map((part) => [cut, 
     });
   }
 }
+
+test('cut, and written to its old length again, whenever its last part is sent: no object is of that length with zeros where there had been bytes', async () => {
+  const CUT = 290_000;
+  const memory = new MemoryStore({ limits: PARTS });
+  await memory.put('f', new Uint8Array(SIZE).fill(7));
+  const bad: string[] = [];
+  let [sent, made] = [0, 0];
+  let ask = async (_opcode: number, _args: (fh: bigint) => Uint8Array): Promise<void> => undefined;
+  const store = intercept(memory, async (call, attempt) => {
+    if (call.operation === 'putPart' && ++sent <= 4) {
+      await ask(OP.SETATTR, (fh) => concat(u32(8 | 64, 0), u64(fh, CUT), new Uint8Array(64)));
+      const result = await attempt(call.signal);
+      await ask(OP.WRITE, (fh) => concat(u64(fh, CUT), u32(SIZE - CUT, 0), u64(0), u32(0, 0), new Uint8Array(SIZE - CUT).fill(7)));
+      return result;
+    }
+    const result = await attempt(call.signal);
+    if (call.operation !== 'completeUpload') return result;
+    made++;
+    const content = await objectOf(memory, 'f');
+    if (!content.every((byte) => byte === 7)) bad.push(`${content.length} bytes, zeros from ${content.indexOf(0)}`);
+    return result;
+  });
+  await withGuest(store, async (guest) => {
+    const { g } = guest;
+    const { node } = await g.lookup(ROOT, 'f');
+    const fh = await g.open(node, 2);
+    await guest.write(node, fh, SIZE - 10, new Uint8Array(10).fill(7));
+    let answered = 0;
+    ask = async (opcode, args) => {
+      const before = answered;
+      g.queue.chain([g.request(opcode, node, args(fh)).bytes], [opcode === OP.WRITE ? 24 : 120], true);
+      g.queue.kick();
+      while (answered === before) await turn();
+    };
+    const { head } = g.queue.chain([g.request(OP.FSYNC, node, concat(u64(fh), u32(0, 0))).bytes], [16], true);
+    g.queue.kick();
+    while ((await g.queue.wait(1))[0].head !== head) answered++;
+    ask = async () => undefined;
+    assert.equal(await guest.close(node, fh), 0);
+  }, { write: { sizes: SMALL } });
+  assert.ok(sent >= 3 && made > 0, `${sent} parts, ${made} objects`);
+  assert.deepEqual(bad, []);
+});

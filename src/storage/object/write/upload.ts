@@ -35,6 +35,8 @@ export class PartedUpload {
   readonly #waiting: (() => void)[] = [];
   readonly #caller = new AbortController();
   #following = false;
+  /** The least size of the file since the last round of parts() began. */
+  #shortest = 0;
 
   private constructor(
     readonly store: ObjectStore,
@@ -78,6 +80,7 @@ export class PartedUpload {
 
   /** What was sent of this range is sent again. */
   changed(from: number, to: number): void {
+    this.#shortest = Math.min(this.#shortest, this.file.size);
     for (const sent of this.#sent.values()) if (sent.cell.from < to && from < sent.cell.to) sent.stale = true;
   }
 
@@ -105,6 +108,7 @@ export class PartedUpload {
     for (let round = 1; ; round++) {
       if (this.file.size > this.layout.capacity) return null;
       const cells = this.#cells();
+      this.#shortest = this.file.size;
       const numbers = new Set(cells.map(({ number }) => number));
       // The file was cut. S3 leaves out what is not listed; Ceph refuses to complete with fewer parts than there are
       if (numbers.size === 0 || [...this.#sent.keys()].some((number) => !numbers.has(number))) return null;
@@ -121,7 +125,7 @@ export class PartedUpload {
       // A part that was sent after the file was cut has zeros where there had been bytes
       const now = this.#cells();
       if (isSamePlan(cells, now) && now.every((cell) => this.#fresh(cell) !== null)) return parts;
-      if (round === ROUNDS_MAX) return this.file.size < cells[cells.length - 1].to ? null : parts;
+      if (round === ROUNDS_MAX) return this.#shortest < cells[cells.length - 1].to ? null : parts;
     }
   }
 
