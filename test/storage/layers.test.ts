@@ -55,6 +55,16 @@ describe('retry', () => {
     assert.equal(faults.calls.length, 2);
   });
 
+  test('what may have taken effect stays in doubt, however sure it is that a later attempt has not', async () => {
+    const { faults, store } = faulty();
+    for (const later of ['denied', 'unavailable'] as const) {
+      faults.inject({ operation: 'put', nth: 1, fault: { kind: 'lost-reply', code: 'interrupted' } }, { operation: 'put', nth: 2, fault: { kind: 'before', code: later } });
+      await assert.rejects(withRetry(store, { ...QUICK, attempts: 2 }).put('k', bytes('x')), (error: StorageError) => error.code === later && error.detail.ambiguous === true);
+    }
+    faults.inject({ operation: 'put', nth: 1, fault: { kind: 'before', code: 'throttled' } }, { operation: 'put', nth: 2, fault: { kind: 'before', code: 'denied' } });
+    await assert.rejects(withRetry(store, QUICK).put('k', bytes('x')), (error: StorageError) => error.code === 'denied' && error.detail.ambiguous !== true);
+  });
+
   test('it gives up after its attempts with the last error', async () => {
     const { faults, store } = faulty();
     faults.random({ seed: 1, probability: 1, faults: [{ kind: 'before', code: 'unavailable' }] });

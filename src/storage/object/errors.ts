@@ -124,3 +124,9 @@ export function toErrno(code: StorageErrorCode): number {
 /** Another version is there than the request was about, or none any more. */
 export const isLost = (error: unknown): error is StorageError & { readonly code: 'changed' | 'not-found' } =>
   error instanceof StorageError && (error.code === 'changed' || error.code === 'not-found');
+
+/** An attempt that was in doubt stays so, however the ones after it have failed: unless they have lost. @throws what is no StorageError */
+export function afterDoubt(error: unknown, doubt: boolean): StorageError {
+  if (!(error instanceof StorageError)) throw error;
+  return !doubt || isLost(error) || error.detail.ambiguous === true ? error : new StorageError(error.code, error.operation, { ...error.detail, ambiguous: true });
+}

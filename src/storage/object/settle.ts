@@ -12,7 +12,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ifThere, isRemoved, REMOVED } from './asking.js';
-import { isLost, isTransient, StorageError } from './errors.js';
+import { afterDoubt, isLost, isTransient, StorageError } from './errors.js';
 import type { Body, CallOptions, Condition, CopyOptions, Metadata, ObjectInfo, ObjectStore, Part, PutOptions, RenameOptions, Upload, Version } from './store.js';
 import { compared } from './unconditional-writes.js';
 
@@ -235,12 +235,6 @@ async function settled(
       await sleep(settle.pause_ms, undefined, signalOf(options));
     }
   }
-}
-
-/** An attempt that was in doubt stays so, however the ones after it have failed: unless they have lost. @throws what is no StorageError */
-function afterDoubt(error: unknown, doubt: boolean): StorageError {
-  if (!(error instanceof StorageError)) throw error;
-  return !doubt || isLost(error) || error.detail.ambiguous === true ? error : new StorageError(error.code, error.operation, { ...error.detail, ambiguous: true });
 }
 
 /** What is there. @throws `doubt` if that cannot be told: it stays */

@@ -8,7 +8,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
-import { StorageError, isTransient } from '../errors.js';
+import { afterDoubt, StorageError, isTransient } from '../errors.js';
 import type { ObjectStore } from '../store.js';
 import { intercept, type Call } from './intercept.js';
 
@@ -32,11 +32,13 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
   return intercept(store, async (call, attempt) => {
     const { signal } = call;
     const first = attempt(signal);
+    let inDoubt = false;
     try {
       // Where most calls end: p-retry is for those that may be tried again
       return await first;
     } catch (error) {
       if (!mayTryAgain(call, error, options)) throw error;
+      inDoubt = error.detail.ambiguous === true;
     }
     try {
       return await pRetry((number) => (number === 1 ? first : attempt(signal)), {
@@ -44,6 +46,7 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
         minTimeout: 0, // the waiting is done in onFailedAttempt, which knows the error
         ...(signal === undefined ? {} : { signal }),
         onFailedAttempt: async ({ error, attemptNumber, retriesLeft }) => {
+          inDoubt ||= error instanceof StorageError && error.detail.ambiguous === true;
           if (retriesLeft === 0 || !mayTryAgain(call, error, options)) throw error;
           const delay_ms = delayOf(error, attemptNumber, options);
           options.onRetry?.(call, error, attemptNumber, delay_ms);
@@ -51,8 +54,9 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
         },
       });
     } catch (error) {
-      if (signal?.aborted === true && !(error instanceof StorageError)) throw new StorageError('aborted', call.subject, { cause: error });
-      throw error;
+      if (signal?.aborted === true && !(error instanceof StorageError)) throw new StorageError('aborted', call.subject, { cause: error, ...(inDoubt ? { ambiguous: true } : {}) });
+      // A former attempt may have taken effect, however sure it is that the last one has not
+      throw afterDoubt(error, inDoubt);
     }
   });
 }
