@@ -13,6 +13,6 @@ export function makeDirectory(path: string): void {
     mkdirSync(path, { mode: 0o700 });
   } catch (error) {
     // It was there, or another process has made it meanwhile
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !existsSync(path) || !statSync(path).isDirectory()) throw error;
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) throw error;
   }
 }

@@ -10,11 +10,20 @@ export interface Head {
   readonly asked_ms: number;
 }
 
-interface Asked {
-  /** undefined: it could not be found out. */
-  readonly answer: Promise<Head | undefined>;
+/** When the store was asked: `stamp`, how many changes of ours there were. */
+export interface Moment {
   readonly stamp: number;
   readonly asked_ms: number;
+}
+
+/** An object that was asked for beside something else. */
+export interface AskedBeside extends Moment {
+  readonly answer: Promise<{ readonly info: ObjectInfo | null; readonly at_ms: number }>;
+}
+
+interface Asked extends Moment {
+  /** undefined: it could not be found out. */
+  readonly answer: Promise<Head | undefined>;
 }
 
 export class HeadsAhead {
@@ -38,7 +47,7 @@ export class HeadsAhead {
   #take(key: string): Asked {
     const asked = this.#asked.get(key);
     this.#asked.delete(key);
-    return asked !== undefined && this.#isGood(key, asked) ? asked : this.#ask(key);
+    return asked !== undefined && this.tree.isBelieved(key, asked) ? asked : this.#ask(key);
   }
 
   /** Keys that will be asked for next; what was asked for before and is not among them is forgotten. */
@@ -46,14 +55,10 @@ export class HeadsAhead {
     const next = new Map<string, Asked>();
     for (const key of keys) {
       const asked = this.#asked.get(key);
-      next.set(key, asked !== undefined && this.#isGood(key, asked) ? asked : this.#ask(key));
+      next.set(key, asked !== undefined && this.tree.isBelieved(key, asked) ? asked : this.#ask(key));
     }
     this.#asked.clear();
     for (const [key, asked] of next) this.#asked.set(key, asked);
-  }
-
-  #isGood(key: string, { stamp, asked_ms }: Asked): boolean {
-    return performance.now() - asked_ms <= this.tree.options.metadataTtl_ms && !this.tree.isChangedSince(key, stamp);
   }
 
   #ask(key: string): Asked {

@@ -4,6 +4,7 @@ import { describeDirectory, describeObject, timeOf, type Defaults, type Describe
 import { firstBelow, ifThere, isGone, isRemoved, longComponent } from './asking.js';
 import { ChangeClock } from './change-clock.js';
 import { StorageError, toErrno } from './errors.js';
+import type { AskedBeside, Moment } from './heads-ahead.js';
 import { ListedDirectories, type Listed } from './listed.js';
 import { proofOf, proves } from './listing-proof.js';
 import { ListingWalks } from './listing-walks.js';
@@ -46,13 +47,6 @@ export interface TreeLog {
 const LOOKUP_SERVES_OPEN_MS = 10;
 /** Names that are known not to be there. */
 const ABSENT_MAX = 10_000;
-
-/** What the store was asked about an object beside something else: `stamp`, the changes of ours before. */
-interface AskedHead {
-  readonly answer: Promise<{ readonly info: ObjectInfo | null; readonly at_ms: number }>;
-  readonly stamp: number;
-  readonly asked_ms: number;
-}
 
 export class Tree {
   readonly nodes: ObjectNodes;
@@ -145,6 +139,11 @@ export class Tree {
     this.nodes.clear();
   }
 
+  /** Whether an answer about a key may still be used: it is young, and we have changed nothing there since it was asked for. */
+  isBelieved(key: string, { stamp, asked_ms }: Moment): boolean {
+    return performance.now() - asked_ms <= this.options.metadataTtl_ms && !this.isChangedSince(key, stamp);
+  }
+
   /** The object of a key as it is, null: there is none. @throws StorageError */
   head(key: string): Promise<ObjectInfo | null> {
     return this.#current(key, () => this.#head(key));
@@ -224,7 +223,7 @@ export class Tree {
   }
 
   /** A listing has shown what there is: only what listings do not have is asked for. */
-  async #askListed(key: string, { object, directory }: Listed, named: Named, head?: AskedHead): Promise<ObjectNode | null> {
+  async #askListed(key: string, { object, directory }: Listed, named: Named, head?: AskedBeside): Promise<ObjectNode | null> {
     if (directory && !named.object) return this.putListedDirectory(`${key}/`, this.options.posix === 'off' ? null : await this.head(`${key}/`));
     if (!directory && !named.object && this.hasStagedBelow(`${key}/`)) return this.#stagedDirectory(`${key}/`);
     if (object === null) return null;
@@ -236,7 +235,7 @@ export class Tree {
     if (ahead !== undefined && ahead.object?.version === object.version) return this.putObject(ahead.object, ahead.asked_ms);
     const beside = await head?.answer;
     // The page may have come long after it: then what was changed here since, or believed for long enough, is asked for again
-    if (head !== undefined && beside !== undefined && !this.isChangedSince(key, head.stamp) && performance.now() - head.asked_ms <= this.options.metadataTtl_ms) {
+    if (head !== undefined && beside !== undefined && this.isBelieved(key, head)) {
       return beside.info === null ? null : this.#lookedUp(beside.info, head.asked_ms, beside.at_ms);
     }
     const info = await this.#headOf(object);

@@ -32,14 +32,13 @@ export function withRetry(store: ObjectStore, given: Partial<RetryOptions> = {})
   return intercept(store, async (call, attempt) => {
     const { signal } = call;
     const first = attempt(signal);
-    let inDoubt = false;
     try {
       // Where most calls end: p-retry is for those that may be tried again
       return await first;
     } catch (error) {
       if (!mayTryAgain(call, error, options)) throw error;
-      inDoubt = error.detail.ambiguous === true;
     }
+    let inDoubt = false;
     try {
       return await pRetry((number) => (number === 1 ? first : attempt(signal)), {
         retries: options.attempts - 1,
