@@ -3,8 +3,9 @@ import type { Options } from './cli.js';
 import type { BucketSource } from './cli/source.js';
 import { hostNeeds } from './bucket/host-needs.js';
 import { adoptedDirectory, ensureHome, isScratch, prepareDirectory } from './bucket/state-directory.js';
-import { checkHandover, type Handover } from './confine/handover.js';
+import type { Handover } from './confine/handover.js';
 import { seccompAction } from './confine/policy.js';
+import { resumeConfinement } from './confine/resume.js';
 import { EXIT, StartError } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptLines, closingOnFailure, linesToPass, openLines, type Lines } from './lifecycle/lines.js';
@@ -29,12 +30,7 @@ export async function goOnWithBucket(passed: Handover<Options>, options: BucketO
   const lines = adoptLines(passed);
   const ended = closeOnSignal(lines);
   await closingOnFailure(lines, async () => {
-    if (passed.stage !== 'confined') {
-      const { confine, confinementOf } = await import('./confine/confine.js');
-      const confinement = confinementOf(options, true);
-      if (confinement !== null) confine(confinement, passed);
-    }
-    checkHandover(passed);
+    await resumeConfinement(passed, true);
     const { cacheDirectory, gaps } = passed;
     const directory = cacheDirectory === null ? null : adoptedDirectory(cacheDirectory, isScratch(options));
     const { serveBucket } = await import('./daemon.js');

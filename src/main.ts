@@ -5,8 +5,9 @@
  */
 import type { BucketSettings, Options, RecoverSettings } from './cli.js';
 import { writeFailure } from './base/severity.js';
-import { checkHandover, takeHandover, type Handover } from './confine/handover.js';
+import { takeHandover, type Handover } from './confine/handover.js';
 import { usesFileHandles } from './confine/policy.js';
+import { resumeConfinement } from './confine/resume.js';
 import { UsageError, failureOf } from './lifecycle/errors.js';
 import { applyFileLimit } from './lifecycle/limits.js';
 import { adoptLines, closingOnFailure, linesToPass, openLines, type Lines } from './lifecycle/lines.js';
@@ -39,17 +40,12 @@ async function start(options: Options): Promise<void> {
 /** Where the process image before this one has ended. */
 async function goOn(passed: Handover<Options>): Promise<void> {
   ignoreHangup();
-  const { options, stage, source, share, gaps, network } = passed;
+  const { options, source, share, gaps, network } = passed;
   if (network && options.source.kind !== 'local') return (await import('./bucket-start.js')).goOnWithBucket(passed, { ...options, source: options.source });
   const nofile = applyFileLimit(options.rlimitNofile);
   const lines = adoptLines(passed);
   await closingOnFailure(lines, async () => {
-    if (stage !== 'confined') {
-      const { confine, confinementOf } = await import('./confine/confine.js');
-      const confinement = confinementOf(options);
-      if (confinement !== null) confine(confinement, passed);
-    }
-    checkHandover(passed);
+    await resumeConfinement(passed);
     // In a user namespace it may be another user who opens it
     checkSource(share, source);
     const { serveDirectory } = await import('./daemon.js');

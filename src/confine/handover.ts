@@ -4,14 +4,13 @@
  */
 import { closeSync, fstatSync, readdirSync, readSync, statfsSync, writeSync } from 'node:fs';
 import * as c from '../ffi/libc.js';
-import { F_SETFD, FD_CLOEXEC, MFD_CLOEXEC } from '../ffi/constants.js';
+import { F_SETFD, FD_CLOEXEC, MFD_CLOEXEC, TMPFS_MAGIC } from '../ffi/constants.js';
 import { StartError } from '../lifecycle/errors.js';
 import type { HostPaths } from './host-paths.js';
 import { hasSandbox, isOptional, type ConfineOptions } from './policy.js';
 
 const VARIABLE = 'BUCKETFSD_HANDOVER';
 const STANDARD_FDS = [0, 1, 2] as const;
-const TMPFS_MAGIC = 0x01021994;
 /** A command line is shorter (ARG_MAX), and the options are what it says. */
 const MAX_BYTES = 16 << 20;
 

@@ -1,8 +1,8 @@
 /** --seccomp: a filter in the kernel for every system call of every thread (seccomp(2)), written in classic BPF. */
 import { readdirSync, readlinkSync } from 'node:fs';
-import { errnoName } from '../base/errno.js';
+import { E, errnoName } from '../base/errno.js';
 import type { Logger } from '../base/log.js';
-import { AF_UNIX, CLONE_FS } from '../ffi/constants.js';
+import { AF_UNIX, CLONE_FS, SOCK_STREAM } from '../ffi/constants.js';
 import { installFilter, setNoNewPrivileges } from '../ffi/privileges.js';
 import { StartError } from '../lifecycle/errors.js';
 import { seccompAction, usesFileHandles, type ConfineOptions, type SeccompAction } from './policy.js';
@@ -13,14 +13,11 @@ export type Architecture = 'x64' | 'arm64';
 /** What the kernel does with a call (include/uapi/linux/seccomp.h); the low 16 bits are data, here an errno. */
 export const RETURN = { KILL_PROCESS: 0x8000_0000, TRAP: 0x0003_0000, ERRNO: 0x0005_0000, LOG: 0x7ffc_0000, ALLOW: 0x7fff_0000 } as const;
 const RETURN_OF = { kill: RETURN.KILL_PROCESS, trap: RETURN.TRAP, log: RETURN.LOG } as const;
-const ENOSYS = 38;
-const EACCES = 13;
 const AF_INET = 2;
 const AF_INET6 = 10;
 /** How the C library asks for the addresses of this machine, before it looks up a name. */
 const AF_NETLINK = 16;
 const NETLINK_ROUTE = 0;
-const SOCK_STREAM = 1;
 /** SOCK_TYPE_MASK: flags are above. */
 const SOCKET_TYPES = 0xf;
 
@@ -132,7 +129,7 @@ function networkSockets(at: 0 | 1, unix: boolean): Instruction[] {
 
 function assemble(body: readonly Instruction[], refusal: number): Uint8Array {
   const ends = { allow: body.length, refuse: body.length + 1, absent: body.length + 2, deny: body.length + 3 } as const;
-  const returns = [RETURN.ALLOW, refusal, RETURN.ERRNO | ENOSYS, RETURN.ERRNO | EACCES];
+  const returns = [RETURN.ALLOW, refusal, RETURN.ERRNO | E.NOSYS, RETURN.ERRNO | E.ACCES];
   const all: Instruction[] = [...body, ...returns.map((value) => [RETURN_VALUE, value] as const)];
   const bytes = new Uint8Array(8 * all.length);
   const view = new DataView(bytes.buffer);

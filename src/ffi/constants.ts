@@ -107,3 +107,5 @@ export const CLONE_FS = 0x200;
 export const _LINUX_CAPABILITY_VERSION_3 = 0x20080522;
 
 export const RLIMIT_NOFILE = 7;
+/** statfs(2) f_type (include/uapi/linux/magic.h). */
+export const TMPFS_MAGIC = 0x01021994;

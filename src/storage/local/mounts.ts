@@ -3,7 +3,7 @@
  * identity, and a readable descriptor on each for open_by_handle_at(2). The descriptor keeps the host from
  * unmounting, from the first directory that the guest knows there to the last node.
  */
-import { O_CLOEXEC, O_DIRECTORY, O_RDONLY } from '../../ffi/constants.js';
+import { O_CLOEXEC, O_DIRECTORY, O_RDONLY, TMPFS_MAGIC } from '../../ffi/constants.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import { STATX } from '../statx.js';
@@ -22,7 +22,7 @@ interface Mount {
 }
 
 /** statfs(2) f_type of tmpfs, ramfs and hugetlbfs (include/uapi/linux/magic.h). None of them has RWF_NOWAIT. */
-const IN_MEMORY: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
+const IN_MEMORY: ReadonlySet<number> = new Set([TMPFS_MAGIC, 0x858458f6, 0x958458f6]);
 const statfs = NativeMemory.allocate(4096);
 
 export class Mounts {
