@@ -104,19 +104,13 @@ describe("a bucket's daemon that was taken over, without --seccomp", { skip: SKI
     const named = createServer().listen(join(dir, 'service'));
     await Promise.all([abstract, named].map((one: Server) => once(one, 'listening')));
     t.after(() => [abstract, named].forEach((one) => one.close()));
-    const found = await taken(ALONE, ({ call }, given) => {
-      const unix = (name: string): number => {
-        const address = Buffer.alloc(2 + name.length);
-        address.writeUInt16LE(1, 0);
-        address.write(name, 2, 'latin1');
-        return call(42, call(41, 1, 1, 0), address, address.length);
-      };
+    const found = await taken(ALONE, ({ call, connect }, given) => {
       const tcp = Buffer.alloc(16);
       tcp.writeUInt16LE(2, 0);
       tcp.writeUInt16BE(40_999, 2);
       return {
         kill: call(62, Number(given.pid), 0), init: call(62, 1, 0), queue: call(129, Number(given.pid), 10, Buffer.alloc(128)),
-        abstract: unix(`\0bucketfsd-taken-${given.pid}`), named: unix(`${String(given.named)}\0`), bind: call(49, call(41, 2, 1, 0), tcp, 16),
+        abstract: connect(`\0bucketfsd-taken-${given.pid}`), named: connect(`${String(given.named)}\0`), bind: call(49, call(41, 2, 1, 0), tcp, 16),
       };
     }, { pid: process.pid, named: join(dir, 'service') });
     for (const [what, result] of Object.entries(found)) assert.ok((result as number) < 0, `${what}: ${String(result)}`);

@@ -132,20 +132,14 @@ describe('a daemon that was taken over, with --sandbox=namespace and without --s
     const named = createServer().listen(join(dir, 'service'));
     await Promise.all([abstract, inet, named].map((server: Server) => once(server, 'listening')));
     t.after(() => [abstract, inet, named].forEach((server) => server.close()));
-    const found = await taken(t, ALONE, ({ call }, given) => {
-      const unix = (name: string): number => {
-        const address = Buffer.alloc(2 + name.length);
-        address.writeUInt16LE(1, 0);
-        address.write(name, 2, 'latin1');
-        return call(42, call(41, 1, 1, 0), address, address.length);
-      };
+    const found = await taken(t, ALONE, ({ call, connect }, given) => {
       const tcp = Buffer.alloc(16);
       tcp.writeUInt16LE(2, 0);
       tcp.writeUInt16BE(Number(given.port), 2);
       tcp.set([127, 0, 0, 1], 4);
       return {
         kill: call(62, Number(given.pid), 0), init: call(62, 1, 0), thread: call(234, Number(given.pid), Number(given.pid), 0), queue: call(129, Number(given.pid), 10, Buffer.alloc(128)),
-        abstract: unix(`\0bucketfsd-taken-${given.pid}`), named: unix(`${String(given.named)}\0`), tcp: call(42, call(41, 2, 1, 0), tcp, 16),
+        abstract: connect(`\0bucketfsd-taken-${given.pid}`), named: connect(`${String(given.named)}\0`), tcp: call(42, call(41, 2, 1, 0), tcp, 16),
       };
     }, { pid: process.pid, port: (inet.address() as { port: number }).port, named: join(dir, 'service') });
     for (const [what, result] of Object.entries(found)) assert.ok((result as number) < 0, `${what}: ${String(result)}`);

@@ -16,6 +16,8 @@ export interface Tools {
   readonly share: string;
   /** The result of a system call, or −errno. Arguments are numbers, strings (a path), or bytes. */
   call(nr: number, ...args: (number | string | Uint8Array)[]): number;
+  /** A new stream socket connected to a Unix socket; an abstract name begins with NUL, a path ends with one. 0, or −errno. */
+  connect(name: string): number;
 }
 
 export type Deed = (tools: Tools, given: Record<string, string | number>) => Record<string, unknown>;
@@ -43,12 +45,18 @@ function intrude(require: ReturnType<typeof createRequire>, fs: typeof import('n
     const result = Number(syscall(nr, ...passed));
     return result < 0 ? -koffi.errno() : result;
   };
+  const connect = (name: string): number => {
+    const address = Buffer.alloc(2 + name.length);
+    address.writeUInt16LE(1, 0);
+    address.write(name, 2, 'latin1');
+    return call(42, call(41, 1, 1, 0), address, address.length);
+  };
   const timer = setInterval(() => {
     if (!fs.existsSync(`${share}/go`)) return;
     clearInterval(timer);
     let found: Record<string, unknown>;
     try {
-      found = deed({ share, call }, given);
+      found = deed({ share, call, connect }, given);
     } catch (error) {
       found = { error: String(error) };
     }
