@@ -44,6 +44,7 @@ const HEADERS = `
 #include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/fuse.h>
+#include <linux/magic.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_fs.h>
 #include <linux/virtio_ring.h>
