@@ -11,6 +11,7 @@ import type { StateDirectory } from './bucket/state-directory.js';
 import type { Options } from './cli.js';
 import type { BucketSource } from './cli/source.js';
 import { filterCalls } from './confine/seccomp.js';
+import { trimHeap } from './ffi/memory.js';
 import { Admission, REMOTE_HELD_MAX_BYTES } from './fuse/admission.js';
 import { RequestLog } from './fuse/request-log.js';
 import { FuseServer } from './fuse/server.js';
@@ -33,6 +34,9 @@ const HIPRIO_QUEUES = 1;
 const TAG_BYTES = 36;
 /** Default and upper bound of --num-request-queues. */
 const REQUEST_QUEUES_MAX = 64;
+
+/** How long nobody has been served before memory is given back: a guest that only reboots needs it again. */
+const REST_MS = 1000;
 
 /** `gaps`: what the sandbox does not keep inside. @throws StartError, UsageError or SysError before anything is served */
 export function serveDirectory(options: Options, fsOptions: LocalOptions, gaps: readonly string[], lines: Lines): void {
@@ -101,7 +105,10 @@ function logTo(options: Options, syslog: SyslogDestination | null): Logger {
 function serve(options: Options, fs: FileSystem, log: Logger, { listener, notifier, close }: Lines, finish: (drained: boolean) => Promise<ExitCode>, finish_ms = 0): void {
   const backend = new VhostUserBackend({
     device: fileSystemDevice(fs, options, log), pollUs: options.pollUs, log, memoryFiles: options.allowMemoryFiles ? 'any' : 'shared-memory',
-    ...(options.once ? { onGone: () => void shutdown.begin('the frontend has gone (--once)') } : {}),
+    onGone: () => {
+      if (options.once) void shutdown.begin('the frontend has gone (--once)');
+      else setTimeout(trimHeap, REST_MS).unref();
+    },
   });
   const shutdown = new Shutdown({
     log,

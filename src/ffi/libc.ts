@@ -15,6 +15,7 @@ type N = number;
 export const mmap = lib.func('int64 mmap(int64 addr, int64 len, int prot, int flags, int fd, int64 off)') as Fn<[N, N, N, N, N, N]>;
 export const munmap = lib.func('int munmap(int64 addr, int64 len)') as Fn<[N, N]>;
 export const madvise = lib.func('int madvise(int64 addr, int64 len, int advice)') as Fn<[N, N, N]>;
+export const mallocTrim = lib.func('int malloc_trim(uint64 pad)') as Fn<[N]>;
 export const memfdCreate = lib.func('int memfd_create(const char *name, uint32 flags)') as Fn<[string, N]>;
 export const ftruncate = lib.func('int ftruncate(int fd, int64 len)') as Fn<[N, N]>;
 /** memcpy; returns the destination address. */

@@ -22,6 +22,11 @@ export function copyMemory(target: number, source: number, bytes: number): void 
   c.memcpy(target, source, bytes);
 }
 
+/** Give pages of the C library's heap that nothing uses any more back to the system (malloc_trim(3)), which free(3) does only at the heap's end. */
+export function trimHeap(): void {
+  c.mallocTrim(0);
+}
+
 /** Ranges without an owner, whose views are gone. */
 const abandoned = new FinalizationRegistry(({ address, length }: { address: number; length: number }) => void c.munmap(address, length));
 
