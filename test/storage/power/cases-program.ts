@@ -229,6 +229,26 @@ const CASES: readonly Case[] = [
     },
   },
   {
+    name: 'a file is made, takes the place of one that the bucket has, and their directory is synced, but not the file', durability: 'writeback', delay_ms: LATER_MS,
+    async before({ script }) {
+      await script.create('f');
+      await script.rename('f', 'small');
+      await script.syncNames();
+      await script.write('small', 0, text(1, 9 * KIB));
+    },
+  },
+  {
+    name: 'the same with a file that was written first, and of one that is opened', durability: 'writeback', delay_ms: LATER_MS,
+    async before({ script, writeBack }) {
+      await script.write('small', 0, text(2, 10));
+      await script.create('f');
+      await script.write('f', 0, text(1, 9 * KIB));
+      await script.rename('f', 'small');
+      writeBack('journal');
+      await script.syncNames();
+    },
+  },
+  {
     name: 'a name is changed before a file is synced that is in the bucket by then', durability: 'writeback', delay_ms: 0,
     async before({ script, commit }) {
       await script.create('f');

@@ -148,7 +148,7 @@ export class StagedFile {
 
   /** A power failure would leave nothing of it, not even its name: see Replay. */
   get isOnlyInMemory(): boolean {
-    return this.dirty && this.#base === null && !this.#isPromised;
+    return this.dirty && (this.#base === null || this.replaces) && !this.#isPromised;
   }
 
   /** As soon as the journal on the disk has it, a power failure leaves it there until it says that it is over. */
