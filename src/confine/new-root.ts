@@ -29,7 +29,7 @@ interface Tree {
   readonly target: string;
   readonly attributes: number;
   /** `scratch`: not the host's, but empty and in memory. */
-  readonly purpose: 'program' | 'descriptors' | 'null' | 'share' | 'socket' | 'read' | 'write' | 'scratch';
+  readonly purpose: 'program' | 'descriptors' | 'mounts' | 'null' | 'share' | 'socket' | 'read' | 'write' | 'scratch';
 }
 
 export interface RootContents {
@@ -69,6 +69,8 @@ export function planRoot({ share, readonly, socketDirectory }: RootContents): Ro
     trees.push({ source: socketDirectory, target: SOCKET_AT, attributes: NOSUID | NODEV | NOEXEC, purpose: 'socket' });
   }
   if (typeof share !== 'string') return withHostPaths({ links, trees }, share);
+  // What is mounted below the share, and when that changes
+  trees.push({ source: `/proc/${process.pid}/mountinfo`, target: '/proc/self/mountinfo', attributes: RDONLY | NOSUID | NODEV | NOEXEC, purpose: 'mounts' });
   // A device node that a guest made is not opened even by a daemon that a guest has taken over.
   trees.push({ source: share, target: SHARE_AT, attributes: NOSUID | NODEV | (readonly ? RDONLY : 0), purpose: 'share' });
   return { links, trees, workingDirectory: '/', network: false };

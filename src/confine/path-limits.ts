@@ -59,6 +59,7 @@ export function domainOf({ trees, network }: RootPlan, readonly: boolean, versio
   const access = {
     program: READ | ACCESS.EXECUTE,
     descriptors: ACCESS.READ_DIR,
+    mounts: ACCESS.READ_FILE,
     null: ACCESS.READ_FILE | ACCESS.WRITE_FILE,
     share: readonly ? READ : handled & ~ACCESS.EXECUTE,
     socket: ACCESS.READ_DIR | ACCESS.REMOVE_FILE,

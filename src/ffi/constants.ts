@@ -102,6 +102,10 @@ export const MSG_CTRUNC = 8;
 export const MSG_NOSIGNAL = 0x4000;
 export const MSG_CMSG_CLOEXEC = 0x40000000;
 
+export const EPOLL_CLOEXEC = 0o2000000;
+export const EPOLL_CTL_ADD = 1;
+export const EPOLLPRI = 2;
+
 export const CLONE_FS = 0x200;
 /** capget(2) and capset(2) with 64 capabilities. */
 export const _LINUX_CAPABILITY_VERSION_3 = 0x20080522;

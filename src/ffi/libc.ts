@@ -128,7 +128,7 @@ export function neg(result: number): number {
 const PER_ARCH = {
   setgroups: [116, 159], capget: [125, 90], capset: [126, 91], pivot_root: [155, 41], seccomp: [317, 277],
   landlock_create_ruleset: [444, 444], landlock_add_rule: [445, 445], landlock_restrict_self: [446, 446],
-  open_tree: [428, 428], move_mount: [429, 429], mount_setattr: [442, 442],
+  open_tree: [428, 428], move_mount: [429, 429], mount_setattr: [442, 442], epoll_create1: [291, 20], epoll_ctl: [233, 21],
 } as const;
 
 /** System call number on this machine (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h). */

@@ -1,4 +1,7 @@
 import koffi from 'koffi';
+import { EPOLLPRI, EPOLL_CLOEXEC, EPOLL_CTL_ADD } from './constants.js';
+import * as c from './libc.js';
+import { NativeMemory } from './memory.js';
 
 interface Handle {
   start(options: object, callback: (status: number, events: unknown) => void): void;
@@ -57,5 +60,47 @@ export class FdPoller {
     this.#handle = null;
     handle?.stop();
     handle?.close();
+  }
+}
+
+/** Those that are not closed yet. Node turns its loop once more when it has ended, and a callback into it then would abort the process. */
+const watching = new Set<ChangePoller>();
+const closeAll = (): void => {
+  for (const poller of watching) poller.close();
+};
+
+/**
+ * Tells of a file in /proc that its content has changed: poll(2) says POLLPRI then, once for each descriptor. The poller asks for that by an epoll(7) descriptor of
+ * its own, since such a file is always readable. It does not keep the process alive; close() before the descriptor itself is closed.
+ */
+export class ChangePoller {
+  readonly #epoll: number;
+  readonly #poller: FdPoller;
+
+  /** @throws SysError */
+  constructor(fd: number, onChange: () => void) {
+    this.#epoll = c.check(c.syscall6(c.syscallNumber('epoll_create1'), EPOLL_CLOEXEC, 0, 0, 0, 0, 0), 'epoll_create1');
+    // struct epoll_event: events, then data that nobody reads
+    const event = NativeMemory.allocate(16);
+    event.u32[0] = EPOLLPRI;
+    try {
+      c.check(c.syscall6(c.syscallNumber('epoll_ctl'), this.#epoll, EPOLL_CTL_ADD, fd, event.address, 0, 0), 'epoll_ctl');
+    } catch (error) {
+      c.close(this.#epoll);
+      throw error;
+    } finally {
+      event.free();
+    }
+    this.#poller = new FdPoller(this.#epoll, onChange);
+    this.#poller.unref();
+    if (watching.size === 0) process.once('exit', closeAll);
+    watching.add(this);
+  }
+
+  close(): void {
+    watching.delete(this);
+    if (watching.size === 0) process.off('exit', closeAll);
+    this.#poller.close();
+    c.close(this.#epoll);
   }
 }

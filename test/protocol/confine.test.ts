@@ -102,7 +102,7 @@ describe('--sandbox=namespace', { skip: !ROOT && 'needs root' }, () => {
     const build = dirname(MAIN);
     const repository = dirname(dirname(build));
     const program = ['/usr', build, join(repository, 'package.json'), join(repository, 'node_modules')];
-    const expected = new Set(['/', '/.share', '/.socket', '/dev/null', '/proc/self/fd', '/etc/ld.so.cache', ...program]);
+    const expected = new Set(['/', '/.share', '/.socket', '/dev/null', '/proc/self/fd', '/proc/self/mountinfo', '/etc/ld.so.cache', ...program]);
     for (const path of mounts.keys()) if (/^\/lib/.test(path) || path === process.execPath || path === '/etc/localtime') expected.add(path);
     assert.deepEqual([...mounts.keys()].sort(), [...expected].sort());
     const parents = new Set([...expected].flatMap((path) => path.split('/').map((_part, index, parts) => parts.slice(0, index + 1).join('/'))));
@@ -110,7 +110,7 @@ describe('--sandbox=namespace', { skip: !ROOT && 'needs root' }, () => {
     assert.deepEqual(others, []);
     assert.deepEqual(readdirSync(`/proc/${daemon.pid}/root/.share`), ['file']);
     for (const path of program) for (const flag of ['ro', 'nosuid', 'nodev']) assert.ok(mounts.get(path)?.includes(flag), `${path} is ${flag}`);
-    for (const path of ['/', '/proc/self/fd']) assert.ok(mounts.get(path)?.includes('ro'), `${path} is ro`);
+    for (const path of ['/', '/proc/self/fd', '/proc/self/mountinfo']) assert.ok(mounts.get(path)?.includes('ro'), `${path} is ro`);
     for (const path of ['/.share', '/.socket']) for (const flag of ['rw', 'nosuid', 'nodev']) assert.ok(mounts.get(path)?.includes(flag), `${path} is ${flag}`);
     await daemon.stop();
   });

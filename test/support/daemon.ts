@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 export const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url));
@@ -28,6 +29,7 @@ export interface Ended {
 
 /** A daemon that should have ended, or been ended, and was not. */
 const LIFE_MS = 60_000;
+const PATIENCE_MS = 15_000;
 
 const running = new Set<ChildProcess>();
 
@@ -79,6 +81,14 @@ export class DaemonProcess {
       const end = await Promise.race([once(this.#child.stderr!, 'data'), this.ended]);
       if (!Array.isArray(end)) assert.fail(`the daemon ended: ${JSON.stringify(end)} ${this.#stderr}`);
     }
+  }
+
+  /** Until it has ended, but for threads that wait in the kernel for a file system, which nobody can end before that answers. */
+  async isOver(): Promise<void> {
+    let over = false;
+    void this.ended.then(() => (over = true));
+    const state = (): string | undefined => /\) (\w)/.exec(readFileSync(`/proc/${this.pid}/stat`, 'latin1'))?.[1];
+    for (const deadline = Date.now() + PATIENCE_MS; !over && state() !== 'Z'; await sleep(10)) assert.ok(Date.now() < deadline, 'the daemon does not end');
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<Ended> {

@@ -1,7 +1,7 @@
 /**
  * A file system that does not answer: run as a process of its own (HeldFileSystem starts it), it mounts FUSE on a directory
  * and serves the files of NODES; whoever looks up a name that begins with "held", or closes
- * "unclosable", waits until release().
+ * "unclosable", waits until release(). After die() everybody does who asks it anything.
  */
 import { fork, spawnSync, type ChildProcess } from 'node:child_process';
 import { openSync, read, writeSync } from 'node:fs';
@@ -14,6 +14,7 @@ const GETATTR = 3;
 const STATFS = 17;
 const FLUSH = 25;
 const INIT = 26;
+const INTERRUPT = 36;
 const BATCH_FORGET = 42;
 const IN_HEADER_BYTES = 40;
 /** FUSE_PARALLEL_DIROPS: else the kernel asks for one name of a directory at a time. */
@@ -44,6 +45,13 @@ export class HeldFileSystem {
     while (this.#held < count) await once(this.child, 'message');
   }
 
+  /** Nothing is answered any more. */
+  async die(): Promise<void> {
+    this.child.send('die');
+    await once(this.child, 'message');
+    this.#held = 0;
+  }
+
   /** Answer everybody who waits with ENOENT. */
   release(): void {
     this.#held = 0;
@@ -60,8 +68,8 @@ export class HeldFileSystem {
   }
 }
 
-/** Names of nodes. */
-const NODES = [null, null, 'file', 'large', 'unclosable'];
+/** Names of nodes; "directory" is one. */
+const NODES = [null, null, 'file', 'large', 'unclosable', 'other', 'directory'];
 /** Bytes of all but the first, of which nobody can read any. */
 const LARGE_BYTES = 1 << 30;
 
@@ -70,7 +78,7 @@ function attributes(node: number): Buffer {
   const attr = Buffer.alloc(88);
   attr.writeBigUInt64LE(BigInt(node), 0);
   if (node > 2) attr.writeBigUInt64LE(BigInt(LARGE_BYTES), 8);
-  attr.writeUInt32LE(node === 1 ? 0o40755 : 0o100644, 60);
+  attr.writeUInt32LE(node === 1 || NODES[node] === 'directory' ? 0o40755 : 0o100644, 60);
   attr.writeUInt32LE(1, 64);
   return attr;
 }
@@ -122,7 +130,13 @@ function serve(directory: string): void {
     header.writeBigUInt64LE(unique, 8);
     writeSync(device, Buffer.concat([header, body]));
   };
-  process.on('message', () => {
+  let dead = false;
+  process.on('message', (message) => {
+    if (message === 'die') {
+      dead = true;
+      process.send!('dead');
+      return;
+    }
     for (const unique of held.splice(0)) reply(unique, -ENOENT);
   });
   const buffer = Buffer.alloc(1 << 17);
@@ -132,8 +146,8 @@ function serve(directory: string): void {
       const opcode = buffer.readUInt32LE(4);
       const unique = buffer.readBigUInt64LE(8);
       const text = buffer.subarray(IN_HEADER_BYTES, bytes).toString('latin1').replace(/\0.*/s, '');
-      if (opcode !== FORGET && opcode !== BATCH_FORGET) {
-        const result = answer(opcode, buffer.readUInt32LE(16), text);
+      if (opcode !== FORGET && opcode !== BATCH_FORGET && !(dead && opcode === INTERRUPT)) {
+        const result = dead ? null : answer(opcode, buffer.readUInt32LE(16), text);
         if (result === null) {
           held.push(unique);
           process.send!('held');

@@ -98,12 +98,9 @@ export class ProbedDaemon {
     return now;
   }
 
-  /** Until it has ended, but for threads that wait in the kernel for a file system, which nobody can end before that answers. */
-  async isOver(): Promise<void> {
-    let over = false;
-    void this.daemon.ended.then(() => (over = true));
-    const state = (): string | undefined => /\) (\w)/.exec(readFileSync(`/proc/${this.daemon.pid}/stat`, 'latin1'))?.[1];
-    for (const deadline = Date.now() + PATIENCE_MS; !over && state() !== 'Z'; await sleep(10)) assert.ok(Date.now() < deadline, 'the daemon does not end');
+  /** As DaemonProcess.isOver(). */
+  isOver(): Promise<void> {
+    return this.daemon.isOver();
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<Ended> {

@@ -7,10 +7,9 @@
  * number can come to mean another file meanwhile, whatever the guest forgets or releases.
  */
 import { E } from '../../base/errno.js';
-import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import { AT_REMOVEDIR, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_PATH, O_TRUNC, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../ffi/constants.js';
-import { PENDING, type FileSystemRequest } from '../filesystem.js';
+import { FAR_OFFSET, PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import type { Attributes } from './attributes.js';
 import { BUFFER_BYTES, DIRECTORY_FLAGS, positionOf, type Directories } from './directories.js';
@@ -100,9 +99,11 @@ export class Deferred {
   }
 
   /** The answer to a name: an O_PATH descriptor with its attributes in the request, or −errno. */
-  #entry(r: FileSystemRequest, fd: number): number {
+  async #entry(r: FileSystemRequest, fd: number): Promise<number> {
     if (fd < 0) return fd;
-    const slot = this.share.inodes.adopt(fd, r.attr.i32);
+    const { inodes } = this.share;
+    const directoryFd = inodes.wantsDirectory(r.attr.i32) ? await this.#step('open', fd, DOT, DIRECTORY_FLAGS, 0) : -1;
+    const slot = inodes.adopt(fd, r.attr.i32, directoryFd);
     return slot < 0 ? slot : this.share.putEntry(r, slot);
   }
 
@@ -218,7 +219,7 @@ export class Deferred {
     const [path, capability] = share.capability(r, fd);
     if (capability !== 0 && (flags & O_TRUNC) !== 0) await this.#step('removexattr', path, capability);
     const result = files.install(r, slot, fd, flags, appendOnly);
-    if (result < 0) c.close(fd);
+    if (result < 0) share.inodes.close(slot, fd);
     return result;
   }
 
@@ -231,7 +232,7 @@ export class Deferred {
       if (made === NOT_HERE) return this.namespace.create(r);
       if (made !== -E.EXIST || (r.flags & O_EXCL) !== 0) return made;
       // Somebody else has made it: then this is an ordinary open of what is there
-      const found = this.#entry(r, await this.#step('find', dir, r.name.address, r.attr.address));
+      const found = await this.#entry(r, await this.#step('find', dir, r.name.address, r.attr.address));
       return found < 0 ? found : this.#openEntry(r);
     });
   };
@@ -264,13 +265,13 @@ export class Deferred {
     const fd = await this.#step('create', dir, name, flags, r.mode & ~S_IFMT, ...caller, this.#umask(r), Number(named), ...label);
     if (fd < 0) return fd;
     const pathFd = await this.#step('reopen', share.inodes.procFd, this.#number(r, fd), r.attr.address);
-    let result = this.#entry(r, pathFd);
+    let result = await this.#entry(r, pathFd);
     if (result === 0) {
       result = this.files.install(r, r.entryLow, fd, r.flags);
       if (result < 0) this.namespace.forget(r.entryLow, r.entryHigh, 1);
     }
     if (result < 0) {
-      c.close(fd);
+      await this.#step('close', fd);
       if (named) await this.#step('unlink', dir, name, 0);
     }
     return result;
@@ -333,8 +334,10 @@ export class Deferred {
 
   readonly lseek: Later = (r) =>
     this.#withHandle(this.files.handle(r), async (fd) => {
-      const refused = this.files.seekRefusal(r, fd);
-      return refused < 0 ? refused : this.files.putPosition(r, await this.#step('lseek', fd, r.offset, r.flags));
+      const refused = this.files.seekRefusal(r);
+      if (refused < 0) return refused;
+      if (r.offset === FAR_OFFSET) return this.files.beyond(r, await this.#step('stat', fd, r.attr.address), -E.NXIO);
+      return this.files.putPosition(r, await this.#step('lseek', fd, r.offset, r.flags));
     });
 
   readonly statfs: Later = (r) => this.#node(r, (_slot, fd) => this.#step('statfs', fd, r.reply.address));

@@ -3,7 +3,7 @@ import { E } from '../../base/errno.js';
 import * as c from '../../ffi/libc.js';
 import { NativeMemory } from '../../ffi/memory.js';
 import { O_CLOEXEC, O_DIRECTORY, O_RDONLY, S_IFDIR } from '../../ffi/constants.js';
-import type { FileSystemRequest, Name } from '../filesystem.js';
+import type { FileSystemRequest } from '../filesystem.js';
 import { HANDLE_DIRECTORY } from '../handles.js';
 import { FOPEN } from '../fuse-flags.js';
 import type { Namespace } from './namespace.js';
@@ -59,7 +59,7 @@ export class Directories {
     const { share } = this;
     const handle = share.handles.open(fd, slot, HANDLE_DIRECTORY, 0);
     if (handle < 0) {
-      c.close(fd);
+      share.inodes.close(slot, fd);
       return -E.NFILE;
     }
     share.inodes.addOpen(slot);
@@ -151,11 +151,11 @@ export class Directories {
     const type = u8[at + D_TYPE];
     let withAttributes = false;
     const dots = u8[at + D_NAME] === 46 && (nameLength === 1 || (nameLength === 2 && u8[at + D_NAME + 1] === 46));
-    if (plus && !dots) {
-      const name = this.#name;
-      name.address = base + at + D_NAME;
-      name.length = nameLength;
-      const error = this.namespace.entry(r, dirFd, name as Name);
+    const name = this.#name;
+    name.address = base + at + D_NAME;
+    name.length = nameLength;
+    if (plus && !dots && !this.share.inodes.mounts.leadsToRemote(name)) {
+      const error = this.namespace.entry(r, dirFd, name);
       if (error === -E.NOENT) return 0; // removed since the host listed it
       withAttributes = error === 0;
     }

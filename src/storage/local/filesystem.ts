@@ -11,7 +11,10 @@ import { Locks } from './locks.js';
 import { Namespace } from './namespace.js';
 import { OpenFiles } from './open-files.js';
 import { Share, type LocalOptions, type StepPool } from './share.js';
+import { TOUCHED, touchesRemote } from './touched.js';
 import { Xattrs } from './xattrs.js';
+
+const { NODE, NAME, NODE2, NAME2, FILE, DIRECTORY } = TOUCHED;
 
 /** @throws SysError when the directory cannot be opened, or mandatory file handles do not work. */
 export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null, log: Log): FileSystem {
@@ -40,25 +43,25 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
       share.leases.cancel();
     },
     interrupt: (low, high) => locks.interrupt(low, high) || share.leases.interrupt(low, high),
-    lookup: paced(share, deferred, namespace.lookup, deferred?.lookup),
+    lookup: paced(share, deferred, NODE | NAME, namespace.lookup, deferred?.lookup),
     forget: (low, high, count) => namespace.forget(low, high, count),
-    getattr: paced(share, deferred, attributes.getattr, deferred?.getattr),
-    setattr: paced(share, deferred, unleased(share, attributes.setattr), deferred?.setattr),
-    readlink: paced(share, deferred, namespace.readlink, deferred?.readlink),
-    symlink: paced(share, deferred, namespace.symlink, deferred?.symlink),
-    mknod: paced(share, deferred, namespace.mknod, deferred?.mknod),
-    mkdir: paced(share, deferred, namespace.mkdir, deferred?.mkdir),
-    unlink: paced(share, deferred, namespace.unlink, deferred?.unlink),
-    rmdir: paced(share, deferred, namespace.rmdir, deferred?.rmdir),
-    rename: paced(share, deferred, namespace.rename, deferred?.rename),
-    link: paced(share, deferred, namespace.link, deferred?.link),
-    open: paced(share, deferred, unleased(share, files.open), deferred?.open),
-    opendir: paced(share, deferred, directories.opendir, deferred?.opendir),
-    create: paced(share, deferred, unleased(share, namespace.create), deferred?.create),
-    tmpfile: paced(share, deferred, namespace.tmpfile, deferred?.tmpfile),
+    getattr: paced(share, deferred, NODE | FILE, attributes.getattr, deferred?.getattr),
+    setattr: paced(share, deferred, NODE | FILE, unleased(share, attributes.setattr), deferred?.setattr),
+    readlink: paced(share, deferred, NODE, namespace.readlink, deferred?.readlink),
+    symlink: paced(share, deferred, NODE | NAME, namespace.symlink, deferred?.symlink),
+    mknod: paced(share, deferred, NODE | NAME, namespace.mknod, deferred?.mknod),
+    mkdir: paced(share, deferred, NODE | NAME, namespace.mkdir, deferred?.mkdir),
+    unlink: paced(share, deferred, NODE | NAME, namespace.unlink, deferred?.unlink),
+    rmdir: paced(share, deferred, NODE | NAME, namespace.rmdir, deferred?.rmdir),
+    rename: paced(share, deferred, NODE | NAME | NODE2 | NAME2, namespace.rename, deferred?.rename),
+    link: paced(share, deferred, NODE | NAME | NODE2, namespace.link, deferred?.link),
+    open: paced(share, deferred, NODE, unleased(share, files.open), deferred?.open),
+    opendir: paced(share, deferred, NODE, directories.opendir, deferred?.opendir),
+    create: paced(share, deferred, NODE | NAME, unleased(share, namespace.create), deferred?.create),
+    tmpfile: paced(share, deferred, NODE, namespace.tmpfile, deferred?.tmpfile),
     read: files.read,
     write: files.write,
-    flush: paced(share, deferred,
+    flush: paced(share, deferred, FILE,
       (r) => {
         if (options.posixLock) locks.flushed(r);
         return files.flush(r);
@@ -67,7 +70,7 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
         if (options.posixLock) locks.flushed(r);
         return deferred!.flush(r);
       }),
-    release: paced(share, deferred,
+    release: paced(share, deferred, FILE,
       (r) => {
         if (locking) releaseLocks(locks, files.handle(r));
         return files.release(r);
@@ -76,7 +79,7 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
         if (locking) releaseLocks(locks, files.handle(r));
         return deferred!.release(r);
       }),
-    releasedir: paced(share, deferred,
+    releasedir: paced(share, deferred, DIRECTORY,
       (r) => {
         if (locking) releaseLocks(locks, directories.handle(r));
         return directories.releasedir(r);
@@ -87,21 +90,21 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
       }),
     fsync: files.fsync,
     fsyncdir: directories.fsyncdir,
-    statfs: paced(share, deferred, attributes.statfs, deferred?.statfs),
-    readdir: paced(share, deferred, directories.readdir, deferred?.readdir),
-    readdirplus: paced(share, deferred, directories.readdirplus, deferred?.readdir),
-    access: paced(share, deferred, namespace.access, deferred?.access),
-    setxattr: paced(share, deferred, xattrs.setxattr, deferred?.setxattr),
-    getxattr: paced(share, deferred, xattrs.getxattr, deferred?.getxattr),
-    listxattr: paced(share, deferred, xattrs.listxattr, deferred?.listxattr),
-    removexattr: paced(share, deferred, xattrs.removexattr, deferred?.removexattr),
+    statfs: paced(share, deferred, NODE, attributes.statfs, deferred?.statfs),
+    readdir: paced(share, deferred, DIRECTORY, directories.readdir, deferred?.readdir),
+    readdirplus: paced(share, deferred, DIRECTORY, directories.readdirplus, deferred?.readdir),
+    access: paced(share, deferred, NODE, namespace.access, deferred?.access),
+    setxattr: paced(share, deferred, NODE, xattrs.setxattr, deferred?.setxattr),
+    getxattr: paced(share, deferred, NODE, xattrs.getxattr, deferred?.getxattr),
+    listxattr: paced(share, deferred, NODE, xattrs.listxattr, deferred?.listxattr),
+    removexattr: paced(share, deferred, NODE, xattrs.removexattr, deferred?.removexattr),
     fallocate: files.fallocate,
-    lseek: paced(share, deferred, files.lseek, deferred?.lseek),
+    lseek: paced(share, deferred, FILE, files.lseek, deferred?.lseek),
     copyFileRange: files.copyFileRange,
     syncfs: (r) => syncfs(share, files, r),
     getlk: locks.getlk,
     setlk: locks.setlk,
-    ioctl: paced(share, deferred, unleased(share, attributes.ioctl), deferred?.ioctl),
+    ioctl: paced(share, deferred, NODE | FILE | DIRECTORY, unleased(share, attributes.ioctl), deferred?.ioctl),
   };
 }
 
@@ -111,14 +114,14 @@ function releaseLocks(locks: Locks, handle: number): void {
 }
 
 /**
- * An operation that is done inline while the storage is quick, and as steps in the pool while it is not. A sample of
- * the former is timed.
+ * An operation that is done inline while the storage is quick, and as steps in the pool while it is not, or where it touches (bits of TOUCHED) a remote mount.
+ * A sample of the former is timed.
  */
-function paced(share: Share, deferred: Deferred | null, inline: Method, later: ((r: FileSystemRequest) => Promise<number>) | undefined): Method {
+function paced(share: Share, deferred: Deferred | null, touched: number, inline: Method, later: ((r: FileSystemRequest) => Promise<number>) | undefined): Method {
   if (deferred === null || later === undefined) return inline;
-  const { pace } = share;
+  const { pace, inodes: { mounts } } = share;
   return (r) => {
-    if (pace.slow) return deferred.begin(r, later);
+    if (pace.slow || (mounts.hasRemote && touchesRemote(share, r, touched))) return deferred.begin(r, later);
     if (!pace.sampled) return inline(r);
     const before = performance.now();
     const result = inline(r);

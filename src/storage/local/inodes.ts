@@ -13,6 +13,7 @@ import { AT_EMPTY_PATH, O_CLOEXEC, O_NOFOLLOW, O_PATH, S_IFDIR, S_IFMT } from '.
 import { ROOT_NODE } from '../filesystem.js';
 import { NodeTable, USER_WORD } from '../nodes.js';
 import { STATX } from '../statx.js';
+import { MOUNT_KIND, type MountKind } from './mount-table.js';
 import { Mounts } from './mounts.js';
 import { openByHandle } from './steps.js';
 
@@ -44,7 +45,6 @@ const PATH_AT = 1024;
 
 export class Inodes {
   readonly table: NodeTable;
-  readonly mounts = new Mounts();
   /** O_PATH descriptors held by nodes. */
   fds = 0;
   #hand = 1;
@@ -63,14 +63,15 @@ export class Inodes {
     public mode: HandleMode,
     /** Descriptors that nodes and open files may hold together before some nodes' are traded for handles. */
     readonly fdBudget: number,
+    readonly mounts = new Mounts(),
     maxNodes?: number,
   ) {
     this.table = new NodeTable(maxNodes);
   }
 
   /** Make the node of the share's root; once, after construction. */
-  insertRoot(statx: Int32Array): void {
-    this.#insertRoot(statx[STATX.INO], statx[STATX.INO + 1], this.mounts.index(statx, this.rootFd, true));
+  insertRoot(statx: Int32Array, kind: MountKind = MOUNT_KIND.DISK): void {
+    this.#insertRoot(statx[STATX.INO], statx[STATX.INO + 1], this.mounts.indexRoot(statx, this.rootFd, kind));
   }
 
   #insertRoot(inoLow: number, inoHigh: number, mount: number): void {
@@ -131,7 +132,7 @@ export class Inodes {
   /** Let an evicted node have an O_PATH descriptor again, which is taken over. */
   restore(slot: number, fd: number): void {
     if (this.isEvicted(slot)) this.#hold(slot, fd);
-    else c.close(fd);
+    else this.close(slot, fd);
   }
 
   /** A readable directory descriptor on the node's mount, or negative. */
@@ -142,6 +143,16 @@ export class Inodes {
   /** Whether the node's file is on a file system in memory. */
   isInMemory(slot: number): boolean {
     return this.mounts.inMemory(this.table.words[slot * WORDS + MOUNT]);
+  }
+
+  /** Whether the node's file is on a remote mount: the main thread asks nothing about it. */
+  isRemote(slot: number): boolean {
+    return this.mounts.isRemote(this.table.words[slot * WORDS + MOUNT]);
+  }
+
+  /** Close a descriptor of the node's file. */
+  close(slot: number, fd: number): void {
+    this.mounts.close(this.table.words[slot * WORDS + MOUNT], fd);
   }
 
   /** Whether the node is reached by handle only at the moment. */
@@ -166,10 +177,10 @@ export class Inodes {
 
   /**
    * The node for an O_PATH descriptor that the caller has just opened, with one more reference. The descriptor
-   * is taken over (kept or closed). @returns slot or −errno.
+   * is taken over (kept or closed), and so is `directoryFd` (≥ 0), a readable one of the same directory. @returns slot or −errno.
    */
-  adopt(fd: number, statx: Int32Array): number {
-    const mount = this.mounts.index(statx, fd, (statx[STATX.MODE] & S_IFMT) === S_IFDIR);
+  adopt(fd: number, statx: Int32Array, directoryFd = -1): number {
+    const mount = this.mounts.index(statx, fd, (statx[STATX.MODE] & S_IFMT) === S_IFDIR, directoryFd);
     let slot = this.table.find(statx[STATX.INO], statx[STATX.INO + 1], mount);
     if (slot >= 0) {
       const at = slot * WORDS;
@@ -214,6 +225,11 @@ export class Inodes {
     if (--this.table.words[at + OPENS] === 0 && this.table.refs(slot) === 0) this.#free(slot);
   }
 
+  /** Whether a directory with these attributes is to be opened for adopt(). */
+  wantsDirectory(statx: Int32Array): boolean {
+    return (statx[STATX.MODE] & S_IFMT) === S_IFDIR && this.mounts.wantsDirectory(statx);
+  }
+
   /** Forget all nodes but the root. Asks nothing of the storage, which may be dead. */
   clear(): void {
     const words = this.table.words;
@@ -222,10 +238,10 @@ export class Inodes {
     const high = this.table.highSlot;
     for (let slot = 2; slot < high; slot++) {
       const fd = words[slot * WORDS + FD1] - 1;
-      if (fd >= 0) c.close(fd);
+      if (fd >= 0) this.close(slot, fd);
     }
     this.table.clear();
-    this.mounts.clear(mount);
+    this.mounts.clear();
     this.#longHandles.clear();
     this.fds = 0;
     this.opens = 0;
@@ -269,6 +285,8 @@ export class Inodes {
       const slot = this.#hand;
       const at = slot * WORDS;
       if (words[at + FD1] === 0 || slot === keep || slot === this.#current || words[at + OPENS] !== 0) continue;
+      // Asking for a handle may take long there
+      if (this.mounts.isRemoteSubmount(words[at + MOUNT])) continue;
       if (words[at + RECENT] !== 0) {
         words[at + RECENT] = 0;
         continue;
@@ -279,7 +297,7 @@ export class Inodes {
         this.#storeHandle(slot);
       }
       words[at + FD1] = 0;
-      c.close(fd);
+      this.close(slot, fd);
       this.fds--;
     }
   }
@@ -339,7 +357,7 @@ export class Inodes {
     const at = slot * WORDS;
     const words = this.table.words;
     if (words[at + FD1] !== 0) {
-      c.close(words[at + FD1] - 1);
+      this.close(slot, words[at + FD1] - 1);
       this.fds--;
     }
     if (this.#longHandles.size > 0) this.#longHandles.delete(slot);

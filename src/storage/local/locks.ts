@@ -226,7 +226,7 @@ export class Locks {
   /** The guest has gone. */
   clear(): void {
     this.cancelWaiting();
-    for (const owners of this.#owners.values()) for (const owner of owners.values()) c.close(owner.fd);
+    for (const owners of this.#owners.values()) for (const owner of owners.values()) this.share.inodes.close(owner.slot, owner.fd);
     this.#owners.clear();
     this.#ownerCount = 0;
     this.#rangeCount = 0;

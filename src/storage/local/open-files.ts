@@ -21,6 +21,8 @@ const NEVER_DIRECT = 8;
 const APPEND_ONLY = 16;
 /** Handle flag: reads are done inline, since the file is in memory or there is no pool. */
 const INLINE = 32;
+/** Handle flag: the file is on a remote mount, so that nothing is asked of it here. Such a handle has no NOWAIT. */
+const REMOTE = 64;
 /** Larger writes are all timed: that costs nothing beside them. */
 const TIMED_BYTES = 1 << 17;
 
@@ -64,7 +66,7 @@ export class OpenFiles {
     if (fd < 0) return fd;
     if ((flags & O_TRUNC) !== 0) share.dropCapability(fd);
     const result = this.install(r, slot, fd, flags, appendOnly);
-    if (result < 0) c.close(fd);
+    if (result < 0) share.inodes.close(slot, fd);
     return result;
   }
 
@@ -82,7 +84,7 @@ export class OpenFiles {
   /** Make a handle of an open descriptor. On −errno the descriptor is still the caller's. `appendOnly`: it has O_APPEND. */
   install(r: FileSystemRequest, slot: number, fd: number, flags: number, appendOnly = false): number {
     const { share } = this;
-    let state = share.pool === null || share.inodes.isInMemory(slot) ? INLINE : NOWAIT;
+    let state = share.pool === null || share.inodes.isInMemory(slot) ? INLINE : share.inodes.isRemote(slot) ? REMOTE : NOWAIT;
     if ((flags & (O_SYNC | O_DSYNC)) !== 0) state |= SYNCHRONOUS;
     if ((flags & O_DIRECT) !== 0 && share.options.allowDirectIo) state |= DIRECT;
     if (appendOnly) state |= APPEND_ONLY;
@@ -124,7 +126,7 @@ export class OpenFiles {
     const { handles, inodes } = this.share;
     if (handles.deferClose(handle)) return;
     const slot = handles.node(handle);
-    c.close(handles.fd(handle));
+    inodes.close(slot, handles.fd(handle));
     this.forget(handle);
     inodes.dropOpen(slot);
   }
@@ -137,8 +139,8 @@ export class OpenFiles {
 
   /** The guest has gone. */
   reset(): void {
-    const { handles } = this.share;
-    for (const handle of [...handles.slots()]) c.close(handles.fd(handle));
+    const { handles, inodes } = this.share;
+    for (const handle of [...handles.slots()]) inodes.close(handles.node(handle), handles.fd(handle));
     handles.clear();
     this.#directAppends.clear();
   }
@@ -148,7 +150,7 @@ export class OpenFiles {
     const handle = handles.slotOf(r.fhLow, r.fhHigh, HANDLE_FILE);
     if (handle < 0) return -E.BADF;
     const fd = handles.fd(handle);
-    if (r.offset === FAR_OFFSET) return c.preadv2(fd, r.iovecs, 0, 0, 0) < 0 ? -c.errno() : this.beyond(r, fd, 0);
+    if (r.offset === FAR_OFFSET) return this.#readFar(r, handle, fd);
     if (this.share.options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0);
     const state = handles.flags(handle);
     if ((state & INLINE) !== 0) {
@@ -166,6 +168,17 @@ export class OpenFiles {
     handles.setFlags(handle, state & ~NOWAIT);
     return this.#readInPool(r, handle, fd);
   };
+
+  #readFar(r: FileSystemRequest, handle: number, fd: number): number {
+    const { pool, handles } = this.share;
+    if (pool === null || (handles.flags(handle) & REMOTE) === 0) {
+      return c.preadv2(fd, r.iovecs, 0, 0, 0) < 0 ? -c.errno() : this.beyond(r, this.share.statFd(r, fd), 0);
+    }
+    return this.#later(r, [handle], async () => {
+      const refused = await pool.run('read', fd, r.iovecs, 0, 0);
+      return refused < 0 ? refused : this.beyond(r, await pool.run('stat', fd, r.attr.address), 0);
+    });
+  }
 
   /** Fewer bytes without waiting: the end of the file, or of what is cached. */
   #shortRead(r: FileSystemRequest, handle: number, fd: number, n: number): number {
@@ -188,7 +201,7 @@ export class OpenFiles {
     if (options.allowDirectIo) this.#setDirect(handle, fd, (r.flags & O_DIRECT) !== 0 && (r.fuseFlags & WRITE_CACHE) === 0);
     const state = handles.flags(handle);
     if ((state & APPEND_ONLY) !== 0 && (rwf & RWF_APPEND) === 0) return -E.PERM;
-    const toPool = pool !== null && (writePace.slow || (state & (SYNCHRONOUS | DIRECT)) !== 0 || (rwf & RWF_DSYNC) !== 0);
+    const toPool = pool !== null && (writePace.slow || (state & (SYNCHRONOUS | DIRECT | REMOTE)) !== 0 || (rwf & RWF_DSYNC) !== 0);
     if ((rwf & RWF_APPEND) !== 0 && (r.flags & O_DIRECT) !== 0) return this.#appendDirectly(r, handle, fd, rwf & ~RWF_APPEND, toPool);
     if (toPool) return this.inPool(r, handle, -1, 'write', ...this.#writeArguments(r, fd, rwf));
     // Writing to the page cache does not block but when the kernel throttles the writer: that is watched for
@@ -212,24 +225,17 @@ export class OpenFiles {
 
   /** A part or the whole of an append past the guest's cache; `rwf` without RWF_APPEND. */
   #appendDirectly(r: FileSystemRequest, handle: number, fd: number, rwf: number, toPool: boolean): number {
-    const { pool, handles } = this.share;
+    const { pool } = this.share;
     const appends = this.#directAppends;
     const placed = (): number => rwf | appends.place(handle, r.offset, r.size, r.attr.u32[10] + r.attr.u32[11] * 2 ** 32);
     if (pool === null || !(toPool || appends.isBusy(handle))) {
       const error = this.share.statFd(r, fd);
       return error < 0 ? error : this.#writeNow(r, fd, placed());
     }
-    r.defer();
-    handles.hold(handle);
-    const done = (result: number): void => {
-      this.unhold(handle);
-      r.complete(result);
-    };
-    appends.inTurn(handle, async () => {
+    return this.#later(r, [handle], () => appends.inTurn(handle, async () => {
       const error = await pool.run('stat', fd, r.attr.address);
       return error < 0 ? error : pool.run('write', ...this.#writeArguments(r, fd, placed()));
-    }).then(done, () => done(-E.IO));
-    return PENDING;
+    }));
   }
 
   /**
@@ -250,17 +256,20 @@ export class OpenFiles {
    * until then, whatever the guest releases meanwhile.
    */
   inPool(r: FileSystemRequest, handle: number, handle2: number, step: Step, ...args: number[]): number {
-    const { pool, handles } = this.share;
+    const { pool } = this.share;
     if (pool === null) throw new Error('inPool without a pool');
+    return this.#later(r, handle2 >= 0 ? [handle, handle2] : handle >= 0 ? [handle] : [], () => pool.run(step, ...args));
+  }
+
+  /** The request completes with the result of `body`, until which the handles keep their descriptors. */
+  #later(r: FileSystemRequest, held: readonly number[], body: () => Promise<number>): number {
     r.defer();
-    if (handle >= 0) handles.hold(handle);
-    if (handle2 >= 0) handles.hold(handle2);
+    for (const handle of held) this.share.handles.hold(handle);
     const done = (result: number): void => {
-      if (handle >= 0) this.unhold(handle);
-      if (handle2 >= 0) this.unhold(handle2);
+      for (const handle of held) this.unhold(handle);
       r.complete(result);
     };
-    pool.run(step, ...args).then(done, () => done(-E.IO));
+    body().then(done, () => done(-E.IO));
     return PENDING;
   }
 
@@ -308,22 +317,23 @@ export class OpenFiles {
   readonly lseek = (r: FileSystemRequest): number => {
     const handle = this.handle(r);
     if (handle < 0) return handle;
-    const refused = this.seekRefusal(r, this.share.handles.fd(handle));
-    return refused < 0 ? refused : this.putPosition(r, c.neg(c.lseek(this.share.handles.fd(handle), r.offset, r.flags)));
+    const fd = this.share.handles.fd(handle);
+    const refused = this.seekRefusal(r);
+    if (refused < 0) return refused;
+    if (r.offset === FAR_OFFSET) return this.beyond(r, this.share.statFd(r, fd), -E.NXIO);
+    return this.putPosition(r, c.neg(c.lseek(fd, r.offset, r.flags)));
   };
 
-  /** The answer for FAR_OFFSET: `end` where the file ends before it, and EOVERFLOW for a longer one that only the host can have made. */
-  beyond(r: FileSystemRequest, fd: number, end: number): number {
-    const error = this.share.statFd(r, fd);
+  /** The answer for FAR_OFFSET, when the attributes have been asked for (`error`): `end` where the file ends before it, and EOVERFLOW for a longer one that only the host can have made. */
+  beyond(r: FileSystemRequest, error: number, end: number): number {
     return error < 0 ? error : r.attr.u32[11] > 0x1fffff ? -E.OVERFLOW : end;
   }
 
-  /** −errno for a seek that the guest does itself, or that goes too far, else 0. */
-  seekRefusal(r: FileSystemRequest, fd: number): number {
+  /** −errno for a seek that the guest does itself, else 0. */
+  seekRefusal(r: FileSystemRequest): number {
     // What the guest has not written back yet would be told for a hole: it then takes all for data
     if (r.session.writeback) return -E.NOSYS;
-    if (r.flags !== SEEK_DATA && r.flags !== SEEK_HOLE) return -E.INVAL;
-    return r.offset === FAR_OFFSET ? this.beyond(r, fd, -E.NXIO) : 0;
+    return r.flags === SEEK_DATA || r.flags === SEEK_HOLE ? 0 : -E.INVAL;
   }
 
   /** LSEEK's answer from that of lseek(2). */

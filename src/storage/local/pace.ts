@@ -7,6 +7,8 @@
  * in the pool proves nothing either, since they wait for a thread there.
  */
 
+import { MOUNT_KIND, kindOfType } from './mount-table.js';
+
 export type Offload = 'auto' | 'always' | 'never';
 
 const SLOW_MS = 5;
@@ -16,22 +18,6 @@ const HOLD_MAX_MS = 60_000;
 /** One operation in so many is timed; after a slow one the next CLOSE_LOOKS are. */
 const SAMPLE = 8;
 const CLOSE_LOOKS = 16;
-
-/** statfs(2) f_type of file systems that ask another machine or process (include/uapi/linux/magic.h). */
-const REMOTE = new Set([
-  0x6969, // NFS
-  0xff534d42, // CIFS
-  0xfe534d42, // SMB2
-  0x517b, // SMB
-  0x00c36400, // Ceph
-  0x01021997, // 9p
-  0x5346414f, // AFS
-  0x65735546, // FUSE
-  0x0bd00bd0, // Lustre
-  0x01161970, // GFS2
-  0x7461636f, // OCFS2
-  0x47504653, // GPFS
-]);
 
 export class Pace {
   /** Every operation may take long, measured or not. */
@@ -44,7 +30,7 @@ export class Pace {
 
   /** `fsType`: f_type of statfs(2). */
   constructor(offload: Offload, fsType: number) {
-    this.#always = offload === 'always' || (offload === 'auto' && REMOTE.has(fsType));
+    this.#always = offload === 'always' || (offload === 'auto' && kindOfType(fsType) === MOUNT_KIND.REMOTE);
     this.#never = offload === 'never';
   }
 

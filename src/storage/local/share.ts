@@ -14,7 +14,10 @@ import { ATTR_SUBMOUNT } from '../fuse-flags.js';
 import type { IdMap } from './idmap.js';
 import { Inodes, type HandleMode } from './inodes.js';
 import { LEASED, Leases } from './leases.js';
+import { MountTable, kindOfType, type MountKind } from './mount-table.js';
+import { Mounts } from './mounts.js';
 import { Pace, type Offload } from './pace.js';
+import { RemoteCloser } from './remote-closer.js';
 import { ATTR_MASK, type Step } from './steps.js';
 import type { XattrMap } from './xattrmap.js';
 
@@ -96,6 +99,7 @@ export class Share {
   ) {
     const rootFd = c.check(c.open(options.openAs ?? options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
     const procFd = c.check(c.open('/proc/self/fd', O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', '/proc/self/fd');
+    // Once, before anybody is served: later no file system is asked in this thread that may not answer
     const fsType = c.statfs(rootFd, names.address + 512) === 0 ? names.u32[128] : 0;
     this.pace = new Pace(options.offload, fsType);
     this.writePace = new Pace(options.offload, fsType);
@@ -104,8 +108,10 @@ export class Share {
     this.attrTimeout = timeout;
     const descriptors = Math.max(128, options.nofile - DESCRIPTORS_RESERVE);
     this.handles = new HandleTable(Math.floor(descriptors / 2));
-    this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX));
-    this.#insertRoot();
+    const mounts = new Mounts(new RemoteCloser(pool), pool !== null && options.offload !== 'never');
+    this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX), mounts);
+    this.#insertRoot(kindOfType(fsType));
+    if (pool !== null) mounts.consult(new MountTable({ rootFd, log, onChange: () => mounts.update() }));
     this.usesHandles = options.handles !== 'never' && this.#handlesWork();
     if (!this.usesHandles && options.handles === 'mandatory') {
       throw new SysError(E.OPNOTSUPP, 'file handles (--inode-file-handles=mandatory)', options.directory);
@@ -144,11 +150,11 @@ export class Share {
     return name === null ? [0, 0] : [r.attr.putString(SCRATCH_PATH, `/proc/self/fd/${fd}`), r.attr.putString(SCRATCH_NAME, name)];
   }
 
-  #insertRoot(): void {
+  #insertRoot(kind: MountKind): void {
     if (c.statx(this.inodes.rootFd, EMPTY_PATH, AT_EMPTY_PATH, ATTR_MASK, names.address + 512) < 0) {
       throw new SysError(c.errno(), 'statx', this.options.directory);
     }
-    this.inodes.insertRoot(names.i32.subarray(128, 128 + STATX.WORDS));
+    this.inodes.insertRoot(names.i32.subarray(128, 128 + STATX.WORDS), kind);
   }
 
   /** Slot of the request's node, or −ESTALE for an id that names none. */

@@ -1,0 +1,30 @@
+/** What of the host a request of each operation touches, as far as it may be on a remote mount. */
+import type { FileSystemRequest } from '../filesystem.js';
+import { HANDLE_DIRECTORY, HANDLE_FILE } from '../handles.js';
+import type { Share } from './share.js';
+
+/** Bits: the request's node and name, the second ones, and its open file or directory. */
+export const TOUCHED = { NODE: 1, NAME: 2, NODE2: 4, NAME2: 8, FILE: 16, DIRECTORY: 32 } as const;
+
+/**
+ * Rule: the main thread asks nothing of a remote mount below the share, which may not answer. A request goes to the pool when a node or an open file that
+ * it touches is on one, or a name leads to one. A name that is the same elsewhere, and a handle that the request only seems to have, send it there as well:
+ * that is slower, and as right. To know it no file system is asked.
+ */
+export function touchesRemote(share: Share, r: FileSystemRequest, touched: number): boolean {
+  const { inodes, handles } = share;
+  const { table, mounts } = inodes;
+  const onRemote = (slot: number): boolean => slot >= 0 && inodes.isRemote(slot);
+  const ofHandle = (kind: number): boolean => {
+    const handle = handles.slotOf(r.fhLow, r.fhHigh, kind);
+    return handle >= 0 && onRemote(handles.node(handle));
+  };
+  return (
+    ((touched & TOUCHED.NODE) !== 0 && onRemote(table.slotOf(r.nodeLow, r.nodeHigh))) ||
+    ((touched & TOUCHED.NAME) !== 0 && mounts.leadsToRemote(r.name)) ||
+    ((touched & TOUCHED.NODE2) !== 0 && onRemote(table.slotOf(r.node2Low, r.node2High))) ||
+    ((touched & TOUCHED.NAME2) !== 0 && mounts.leadsToRemote(r.name2)) ||
+    ((touched & TOUCHED.FILE) !== 0 && ofHandle(HANDLE_FILE)) ||
+    ((touched & TOUCHED.DIRECTORY) !== 0 && ofHandle(HANDLE_DIRECTORY))
+  );
+}
