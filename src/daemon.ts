@@ -41,17 +41,18 @@ const REST_MS = 1000;
 /** `gaps`: what the sandbox does not keep inside. @throws StartError, UsageError or SysError before anything is served */
 export function serveDirectory(options: Options, fsOptions: LocalOptions, gaps: readonly string[], lines: Lines): void {
   const log = logTo(options, lines.syslog);
-  const pool =
+  const newPool = (): PoolOnDemand | null =>
     options.threadPoolSize === 0
       ? null
       : new PoolOnDemand({
           threads: options.threadPoolSize,
           onWorkerLost: (lost) => log.error({ ...lost }, 'a pool worker died; its requests failed with EIO, and it is replaced'),
         });
+  const pools = [newPool(), newPool()] as const;
   boundYoungGeneration();
   // What has been given up is not waited for once more
-  const finish = async (drained: boolean): Promise<ExitCode> => (await (drained ? pool?.close() : pool?.close(0)), EXIT.OK);
-  serve(options, openLocalFileSystem(fsOptions, pool, log), log, lines, finish);
+  const finish = async (drained: boolean): Promise<ExitCode> => (await Promise.all(pools.map((pool) => (drained ? pool?.close() : pool?.close(0)))), EXIT.OK);
+  serve(options, openLocalFileSystem(fsOptions, pools[0], log, pools[1]), log, lines, finish);
   for (const gap of gaps) log.warn({}, gap);
   if (!options.readonly && isReadOnlyMount(fsOptions.openAs ?? fsOptions.directory)) {
     log.warn({}, `${fsOptions.directory} is on a read-only mount, so every change is EROFS: say so with --readonly, or name it with ReadWritePaths= in a drop-in of the unit`);

@@ -146,12 +146,12 @@ export const OPTIONS = {
   },
   threadPoolSize: {
     flag: 'thread-pool-size', type: 'int', group: 'speed', value: 'N', default: availableParallelism(), defaultText: 'one for each core', min: 0, max: 1024,
-    help: 'threads for what may wait for a disk; 0 does everything in the main thread',
+    help: 'threads for what may wait for a disk, and as many again, when they are needed, for network file systems mounted inside a shared directory; 0 does everything in the main thread',
     virtiofsd: '--thread-pool-size',
   },
   offload: {
     flag: 'offload', type: 'choice', group: 'speed', value: 'WHEN', choices: ['auto', 'always', 'never'], default: 'auto', only: 'directory',
-    help: 'when lookups, opens, attributes, changes of names and cached writes are done in the thread pool: auto on a network file system, and on others while they prove slow',
+    help: 'when lookups, opens, attributes, changes of names and cached writes are done in the thread pool: auto on network file systems, also those mounted inside the share, and on others while they prove slow',
     virtiofsd: null,
   },
   numRequestQueues: {

@@ -2,12 +2,12 @@
  * A file system mounted inside the share that stops to answer: whoever asks it waits, everybody else is served.
  *
  * Tried: every operation on a node, an open file and a name there; one that is dead before the daemon starts, dies while the guest has files open on it, is
- * mounted after the guest has connected, lies deep in the tree, is a bind mount of a dead one, or was unmounted lazily; the same name elsewhere; listings with
+ * mounted after the guest has connected, lies deep in the tree, is a bind mount of a dead one, or was unmounted lazily; with fewer threads than requests that wait; the same name elsewhere; listings with
  * attributes of the directory that it is mounted on; the guest forgets, leaves and comes again; SIGTERM; a mount table that cannot be read.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, test } from 'node:test';
@@ -22,6 +22,8 @@ const CONTENT = 'an ordinary file of the share';
 /** Each request that waits keeps one. */
 const THREADS = 32;
 const SEEK_DATA = 3;
+const IOCTL = 39;
+const SYNCFS = 50;
 const FATTR_MODE = 1;
 const FS_IOC_GETFLAGS = 0x80086601;
 
@@ -90,12 +92,13 @@ interface Setting {
   /** Path of the mount point in the share. */
   readonly at?: string;
   readonly args?: readonly string[];
+  readonly threads?: number;
   readonly options?: StartOptions;
   /** The file system is there, and dead, before the daemon starts. */
   readonly deadBefore?: boolean;
 }
 
-function dead(fact: string, { at = 'mount', args = [], options = {}, deadBefore = false }: Setting, body: (s: Situation) => Promise<void>): void {
+function dead(fact: string, { at = 'mount', args = [], threads = THREADS, options = {}, deadBefore = false }: Setting, body: (s: Situation) => Promise<void>): void {
   test(fact, { skip: process.getuid!() !== 0 && 'needs root, to mount', timeout: 60_000 }, async () => {
     const top = mkdtempSync(join(tmpdir(), 'bucketfsd-submount-'));
     const directory = join(top, 'share');
@@ -113,7 +116,7 @@ function dead(fact: string, { at = 'mount', args = [], options = {}, deadBefore 
       await body({
         directory,
         storage,
-        daemon: async () => (daemon ??= await DaemonProcess.start(['--socket-path', socket, '--shared-dir', directory, '--xattr', `--thread-pool-size=${THREADS}`, ...args], options)),
+        daemon: async () => (daemon ??= await DaemonProcess.start(['--socket-path', socket, '--shared-dir', directory, '--xattr', `--thread-pool-size=${threads}`, ...args], options)),
         connect: async () => {
           const client = new PatientClient(socket);
           clients.push(client);
@@ -188,7 +191,7 @@ for (const [how, args] of Object.entries(OFFLOADS)) {
     await attempt('READDIR', false, OP.READDIR, mount, concat(u64(listed, 0), u32(4096, 0), u64(0), u32(0, 0)), 4096);
     await attempt('GETXATTR', false, OP.GETXATTR, node('file'), concat(u32(64, 0), name('user.a')));
     await attempt('LISTXATTR', false, OP.LISTXATTR, node('large'), u32(64, 0));
-    await attempt('IOCTL', false, 39, node('large'), concat(u64(read), u32(0, FS_IOC_GETFLAGS), u64(0), u32(0, 4)));
+    await attempt('IOCTL', false, IOCTL, node('large'), concat(u64(read), u32(0, FS_IOC_GETFLAGS), u64(0), u32(0, 4)));
     await attempt('FSYNC', false, OP.FSYNC, node('large'), concat(u64(read), u32(0, 0)));
     await attempt('CREATE', false, OP.CREATE, mount, concat(u32(0o102, 0o100644, 0o22, 0), name('made')));
     await attempt('CREATE of the mount point', false, OP.CREATE, ROOT, concat(u32(0o102, 0o100644, 0o22, 0), name('mount')));
@@ -294,5 +297,21 @@ dead('a guest that leaves its files of a dead file system open is followed by an
   await storage.held(1);
   const second = await connect();
   await second.isServed('the files of the first guest are closed');
+  await ends(process, storage);
+});
+
+dead('requests that keep all threads of the pool keep no thread from what has nothing to do with the file system', { threads: 1 }, async ({ directory, storage, connect, daemon }) => {
+  const process = await daemon();
+  const g = await connect();
+  const mount = (await g.lookup(ROOT, 'mount')).node;
+  const { node, fh } = await g.create(ROOT, 'written').then(({ entry, fh }) => ({ node: entry.node, fh }));
+  await storage.die();
+  for (let i = 0; i < 8; i++) g.offer(OP.LOOKUP, mount, name(`something ${i}`));
+  await storage.held(1);
+  // Neither is ever done in the main thread
+  assert.equal((await g.ask(OP.FALLOCATE, node, concat(u64(fh, 0, 1 << 20), u32(0, 0)))).error, 0);
+  assert.equal((await g.ask(OP.FSYNC, node, concat(u64(fh), u32(0, 0)))).error, 0);
+  assert.equal((await g.ask(SYNCFS, ROOT, new Uint8Array(8))).error, 0);
+  assert.equal(statSync(join(directory, 'written')).size, 1 << 20);
   await ends(process, storage);
 });

@@ -16,9 +16,12 @@ import { Xattrs } from './xattrs.js';
 
 const { NODE, NAME, NODE2, NAME2, FILE, DIRECTORY } = TOUCHED;
 
-/** @throws SysError when the directory cannot be opened, or mandatory file handles do not work. */
-export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null, log: Log): FileSystem {
-  const share = new Share(options, pool, log);
+/**
+ * `remotePool`: for what is asked of remote mounts below the share, which may keep all of its threads.
+ * @throws SysError when the directory cannot be opened, or mandatory file handles do not work.
+ */
+export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null, log: Log, remotePool = pool): FileSystem {
+  const share = new Share(options, pool, log, remotePool);
   const files = new OpenFiles(share);
   const namespace = new Namespace(share, files);
   const attributes = new Attributes(share);
@@ -27,7 +30,8 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
   const locks = new Locks(share);
   const locking = options.posixLock || options.flock;
 
-  const deferred = pool === null ? null : new Deferred(pool, share, files, namespace, attributes, directories, xattrs);
+  const deferredIn = (pool: StepPool): Deferred => new Deferred(pool, share, files, namespace, attributes, directories, xattrs);
+  const deferred = pool === null || remotePool === null ? null : { here: deferredIn(pool), remote: deferredIn(remotePool) };
 
   return {
     capabilities: capabilities(share),
@@ -43,22 +47,22 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
       share.leases.cancel();
     },
     interrupt: (low, high) => locks.interrupt(low, high) || share.leases.interrupt(low, high),
-    lookup: paced(share, deferred, NODE | NAME, namespace.lookup, deferred?.lookup),
+    lookup: paced(share, deferred, NODE | NAME, namespace.lookup, (d) => d.lookup),
     forget: (low, high, count) => namespace.forget(low, high, count),
-    getattr: paced(share, deferred, NODE | FILE, attributes.getattr, deferred?.getattr),
-    setattr: paced(share, deferred, NODE | FILE, unleased(share, attributes.setattr), deferred?.setattr),
-    readlink: paced(share, deferred, NODE, namespace.readlink, deferred?.readlink),
-    symlink: paced(share, deferred, NODE | NAME, namespace.symlink, deferred?.symlink),
-    mknod: paced(share, deferred, NODE | NAME, namespace.mknod, deferred?.mknod),
-    mkdir: paced(share, deferred, NODE | NAME, namespace.mkdir, deferred?.mkdir),
-    unlink: paced(share, deferred, NODE | NAME, namespace.unlink, deferred?.unlink),
-    rmdir: paced(share, deferred, NODE | NAME, namespace.rmdir, deferred?.rmdir),
-    rename: paced(share, deferred, NODE | NAME | NODE2 | NAME2, namespace.rename, deferred?.rename),
-    link: paced(share, deferred, NODE | NAME | NODE2, namespace.link, deferred?.link),
-    open: paced(share, deferred, NODE, unleased(share, files.open), deferred?.open),
-    opendir: paced(share, deferred, NODE, directories.opendir, deferred?.opendir),
-    create: paced(share, deferred, NODE | NAME, unleased(share, namespace.create), deferred?.create),
-    tmpfile: paced(share, deferred, NODE, namespace.tmpfile, deferred?.tmpfile),
+    getattr: paced(share, deferred, NODE | FILE, attributes.getattr, (d) => d.getattr),
+    setattr: paced(share, deferred, NODE | FILE, unleased(share, attributes.setattr), (d) => d.setattr),
+    readlink: paced(share, deferred, NODE, namespace.readlink, (d) => d.readlink),
+    symlink: paced(share, deferred, NODE | NAME, namespace.symlink, (d) => d.symlink),
+    mknod: paced(share, deferred, NODE | NAME, namespace.mknod, (d) => d.mknod),
+    mkdir: paced(share, deferred, NODE | NAME, namespace.mkdir, (d) => d.mkdir),
+    unlink: paced(share, deferred, NODE | NAME, namespace.unlink, (d) => d.unlink),
+    rmdir: paced(share, deferred, NODE | NAME, namespace.rmdir, (d) => d.rmdir),
+    rename: paced(share, deferred, NODE | NAME | NODE2 | NAME2, namespace.rename, (d) => d.rename),
+    link: paced(share, deferred, NODE | NAME | NODE2, namespace.link, (d) => d.link),
+    open: paced(share, deferred, NODE, unleased(share, files.open), (d) => d.open),
+    opendir: paced(share, deferred, NODE, directories.opendir, (d) => d.opendir),
+    create: paced(share, deferred, NODE | NAME, unleased(share, namespace.create), (d) => d.create),
+    tmpfile: paced(share, deferred, NODE, namespace.tmpfile, (d) => d.tmpfile),
     read: files.read,
     write: files.write,
     flush: paced(share, deferred, FILE,
@@ -66,45 +70,45 @@ export function openLocalFileSystem(options: LocalOptions, pool: StepPool | null
         if (options.posixLock) locks.flushed(r);
         return files.flush(r);
       },
-      (r) => {
+      (d) => (r) => {
         if (options.posixLock) locks.flushed(r);
-        return deferred!.flush(r);
+        return d.flush(r);
       }),
     release: paced(share, deferred, FILE,
       (r) => {
         if (locking) releaseLocks(locks, files.handle(r));
         return files.release(r);
       },
-      (r) => {
+      (d) => (r) => {
         if (locking) releaseLocks(locks, files.handle(r));
-        return deferred!.release(r);
+        return d.release(r);
       }),
     releasedir: paced(share, deferred, DIRECTORY,
       (r) => {
         if (locking) releaseLocks(locks, directories.handle(r));
         return directories.releasedir(r);
       },
-      (r) => {
+      (d) => (r) => {
         if (locking) releaseLocks(locks, directories.handle(r));
-        return deferred!.releasedir(r);
+        return d.releasedir(r);
       }),
     fsync: files.fsync,
     fsyncdir: directories.fsyncdir,
-    statfs: paced(share, deferred, NODE, attributes.statfs, deferred?.statfs),
-    readdir: paced(share, deferred, DIRECTORY, directories.readdir, deferred?.readdir),
-    readdirplus: paced(share, deferred, DIRECTORY, directories.readdirplus, deferred?.readdir),
-    access: paced(share, deferred, NODE, namespace.access, deferred?.access),
-    setxattr: paced(share, deferred, NODE, xattrs.setxattr, deferred?.setxattr),
-    getxattr: paced(share, deferred, NODE, xattrs.getxattr, deferred?.getxattr),
-    listxattr: paced(share, deferred, NODE, xattrs.listxattr, deferred?.listxattr),
-    removexattr: paced(share, deferred, NODE, xattrs.removexattr, deferred?.removexattr),
+    statfs: paced(share, deferred, NODE, attributes.statfs, (d) => d.statfs),
+    readdir: paced(share, deferred, DIRECTORY, directories.readdir, (d) => d.readdir),
+    readdirplus: paced(share, deferred, DIRECTORY, directories.readdirplus, (d) => d.readdir),
+    access: paced(share, deferred, NODE, namespace.access, (d) => d.access),
+    setxattr: paced(share, deferred, NODE, xattrs.setxattr, (d) => d.setxattr),
+    getxattr: paced(share, deferred, NODE, xattrs.getxattr, (d) => d.getxattr),
+    listxattr: paced(share, deferred, NODE, xattrs.listxattr, (d) => d.listxattr),
+    removexattr: paced(share, deferred, NODE, xattrs.removexattr, (d) => d.removexattr),
     fallocate: files.fallocate,
-    lseek: paced(share, deferred, FILE, files.lseek, deferred?.lseek),
+    lseek: paced(share, deferred, FILE, files.lseek, (d) => d.lseek),
     copyFileRange: files.copyFileRange,
     syncfs: (r) => syncfs(share, files, r),
     getlk: locks.getlk,
     setlk: locks.setlk,
-    ioctl: paced(share, deferred, NODE | FILE | DIRECTORY, unleased(share, attributes.ioctl), deferred?.ioctl),
+    ioctl: paced(share, deferred, NODE | FILE | DIRECTORY, unleased(share, attributes.ioctl), (d) => d.ioctl),
   };
 }
 
@@ -113,15 +117,24 @@ function releaseLocks(locks: Locks, handle: number): void {
   if (handle >= 0) locks.released(handle);
 }
 
+/** Operations as steps in the pool, and in that of remote mounts. */
+interface Pools {
+  readonly here: Deferred;
+  readonly remote: Deferred;
+}
+
 /**
  * An operation that is done inline while the storage is quick, and as steps in the pool while it is not, or where it touches (bits of TOUCHED) a remote mount.
  * A sample of the former is timed.
  */
-function paced(share: Share, deferred: Deferred | null, touched: number, inline: Method, later: ((r: FileSystemRequest) => Promise<number>) | undefined): Method {
-  if (deferred === null || later === undefined) return inline;
+function paced(share: Share, deferred: Pools | null, touched: number, inline: Method, later: (d: Deferred) => (r: FileSystemRequest) => Promise<number>): Method {
+  if (deferred === null) return inline;
   const { pace, inodes: { mounts } } = share;
+  const { here, remote } = deferred;
+  const [laterHere, laterRemote] = [later(here), later(remote)];
   return (r) => {
-    if (pace.slow || (mounts.hasRemote && touchesRemote(share, r, touched))) return deferred.begin(r, later);
+    if (mounts.hasRemote && touchesRemote(share, r, touched)) return remote.begin(r, laterRemote);
+    if (pace.slow) return here.begin(r, laterHere);
     if (!pace.sampled) return inline(r);
     const before = performance.now();
     const result = inline(r);
@@ -144,7 +157,7 @@ function syncfs(share: Share, files: OpenFiles, r: FileSystemRequest): number {
   if (slot < 0) return slot;
   const fd = share.inodes.mountFd(slot);
   if (fd < 0) return -E.OPNOTSUPP;
-  if (share.pool !== null) return files.inPool(r, -1, -1, 'syncfs', fd);
+  if (share.pool !== null) return files.inPool(r, share.poolOf(slot), [], 'syncfs', fd);
   return c.neg(c.syncfs(fd));
 }
 

@@ -150,6 +150,11 @@ export class Inodes {
     return this.mounts.isRemote(this.table.words[slot * WORDS + MOUNT]);
   }
 
+  /** Whether it is, and that mount is not the share's own. */
+  isRemoteSubmount(slot: number): boolean {
+    return this.mounts.isRemoteSubmount(this.table.words[slot * WORDS + MOUNT]);
+  }
+
   /** Close a descriptor of the node's file. */
   close(slot: number, fd: number): void {
     this.mounts.close(this.table.words[slot * WORDS + MOUNT], fd);

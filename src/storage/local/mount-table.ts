@@ -120,7 +120,8 @@ export class MountTable {
     if (this.#anyName) return true;
     if (length > NAME_MAX || this.#lengths[length] === 0) return false;
     copyMemory(scratch.address, address, length);
-    return this.#names.some((name) => name.length === length && name.every((byte, i) => byte === scratch.u8[i]));
+    for (const name of this.#names) if (isScratch(name, length)) return true;
+    return false;
   }
 
   close(): void {
@@ -196,6 +197,13 @@ export class MountTable {
     if (!path.startsWith('/')) return null;
     return path === '/' ? path : `${path}/`;
   }
+}
+
+/** Whether `name` is what the first `length` bytes of the scratch memory are. */
+function isScratch(name: Uint8Array, length: number): boolean {
+  if (name.length !== length) return false;
+  for (let i = 0; i < length; i++) if (name[i] !== scratch.u8[i]) return false;
+  return true;
 }
 
 export interface ListedMount {

@@ -9,7 +9,7 @@ import { FAR_OFFSET, PENDING, type FileSystemRequest } from '../filesystem.js';
 import { HANDLE_FILE } from '../handles.js';
 import { FOPEN, OPEN_KILL_SUIDGID, WRITE_CACHE, WRITE_KILL_SUIDGID } from '../fuse-flags.js';
 import { DirectAppends, writeFlags } from './placement.js';
-import type { Share } from './share.js';
+import type { Share, StepPool } from './share.js';
 import type { Step } from './steps.js';
 
 /** Handle flags: reads may be tried without waiting; the host's descriptor has O_SYNC or O_DSYNC, it has O_DIRECT now, it can have none. */
@@ -170,10 +170,11 @@ export class OpenFiles {
   };
 
   #readFar(r: FileSystemRequest, handle: number, fd: number): number {
-    const { pool, handles } = this.share;
-    if (pool === null || (handles.flags(handle) & REMOTE) === 0) {
+    const { handles } = this.share;
+    if ((handles.flags(handle) & REMOTE) === 0) {
       return c.preadv2(fd, r.iovecs, 0, 0, 0) < 0 ? -c.errno() : this.beyond(r, this.share.statFd(r, fd), 0);
     }
+    const pool = this.#poolOf(handle);
     return this.#later(r, [handle], async () => {
       const refused = await pool.run('read', fd, r.iovecs, 0, 0);
       return refused < 0 ? refused : this.beyond(r, await pool.run('stat', fd, r.attr.address), 0);
@@ -189,7 +190,7 @@ export class OpenFiles {
   }
 
   #readInPool(r: FileSystemRequest, handle: number, fd: number): number {
-    return this.inPool(r, handle, -1, 'read', fd, r.iovecs, r.iovecCount, r.offset);
+    return this.inPool(r, this.#poolOf(handle), [handle], 'read', fd, r.iovecs, r.iovecCount, r.offset);
   }
 
   readonly write = (r: FileSystemRequest): number => {
@@ -203,7 +204,7 @@ export class OpenFiles {
     if ((state & APPEND_ONLY) !== 0 && (rwf & RWF_APPEND) === 0) return -E.PERM;
     const toPool = pool !== null && (writePace.slow || (state & (SYNCHRONOUS | DIRECT | REMOTE)) !== 0 || (rwf & RWF_DSYNC) !== 0);
     if ((rwf & RWF_APPEND) !== 0 && (r.flags & O_DIRECT) !== 0) return this.#appendDirectly(r, handle, fd, rwf & ~RWF_APPEND, toPool);
-    if (toPool) return this.inPool(r, handle, -1, 'write', ...this.#writeArguments(r, fd, rwf));
+    if (toPool) return this.inPool(r, this.#poolOf(handle), [handle], 'write', ...this.#writeArguments(r, fd, rwf));
     // Writing to the page cache does not block but when the kernel throttles the writer: that is watched for
     const sampled = pool !== null && (r.size >= TIMED_BYTES || writePace.sampled);
     const before = sampled ? performance.now() : 0;
@@ -225,13 +226,13 @@ export class OpenFiles {
 
   /** A part or the whole of an append past the guest's cache; `rwf` without RWF_APPEND. */
   #appendDirectly(r: FileSystemRequest, handle: number, fd: number, rwf: number, toPool: boolean): number {
-    const { pool } = this.share;
     const appends = this.#directAppends;
     const placed = (): number => rwf | appends.place(handle, r.offset, r.size, r.attr.u32[10] + r.attr.u32[11] * 2 ** 32);
-    if (pool === null || !(toPool || appends.isBusy(handle))) {
+    if (!toPool && !appends.isBusy(handle)) {
       const error = this.share.statFd(r, fd);
       return error < 0 ? error : this.#writeNow(r, fd, placed());
     }
+    const pool = this.#poolOf(handle);
     return this.#later(r, [handle], () => appends.inTurn(handle, async () => {
       const error = await pool.run('stat', fd, r.attr.address);
       return error < 0 ? error : pool.run('write', ...this.#writeArguments(r, fd, placed()));
@@ -252,13 +253,16 @@ export class OpenFiles {
   }
 
   /**
-   * Run a step in the pool; the request completes with its result. The handles (−1: none) keep their descriptors
+   * Run a step in the pool; the request completes with its result. The handles keep their descriptors
    * until then, whatever the guest releases meanwhile.
    */
-  inPool(r: FileSystemRequest, handle: number, handle2: number, step: Step, ...args: number[]): number {
-    const { pool } = this.share;
-    if (pool === null) throw new Error('inPool without a pool');
-    return this.#later(r, handle2 >= 0 ? [handle, handle2] : handle >= 0 ? [handle] : [], () => pool.run(step, ...args));
+  inPool(r: FileSystemRequest, pool: StepPool, held: readonly number[], step: Step, ...args: number[]): number {
+    return this.#later(r, held, () => pool.run(step, ...args));
+  }
+
+  /** The pool for the handle's file. */
+  #poolOf(handle: number): StepPool {
+    return this.share.poolOf(this.share.handles.node(handle));
   }
 
   /** The request completes with the result of `body`, until which the handles keep their descriptors. */
@@ -296,7 +300,7 @@ export class OpenFiles {
   sync(r: FileSystemRequest, handle: number): number {
     const fd = this.share.handles.fd(handle);
     const dataOnly = (r.flags & 1) !== 0;
-    if (this.share.pool !== null) return this.inPool(r, handle, -1, dataOnly ? 'fdatasync' : 'fsync', fd);
+    if (this.share.pool !== null) return this.inPool(r, this.#poolOf(handle), [handle], dataOnly ? 'fdatasync' : 'fsync', fd);
     return c.neg(dataOnly ? c.fdatasync(fd) : c.fsync(fd));
   }
 
@@ -308,7 +312,7 @@ export class OpenFiles {
     const fd = this.share.handles.fd(handle);
     const drop = r.session.killprivV2;
     if (this.share.pool !== null) {
-      return this.inPool(r, handle, -1, 'fallocate', fd, r.flags, r.offset, r.length, Number(drop), ...this.share.capability(r, fd));
+      return this.inPool(r, this.#poolOf(handle), [handle], 'fallocate', fd, r.flags, r.offset, r.length, Number(drop), ...this.share.capability(r, fd));
     }
     this.share.dropCapability(fd);
     return this.share.credentials.withoutFsetid(drop, () => c.neg(c.fallocate(fd, r.flags, r.offset, r.length)));
@@ -345,8 +349,9 @@ export class OpenFiles {
   }
 
   readonly copyFileRange = (r: FileSystemRequest): number => {
-    const { handles, pool } = this.share;
-    if (this.share.options.readonly) return -E.ROFS;
+    const { share } = this;
+    const { handles, pool } = share;
+    if (share.options.readonly) return -E.ROFS;
     const from = this.handle(r);
     const to = handles.slotOf(r.fh2Low, r.fh2High, HANDLE_FILE);
     if (from < 0 || to < 0) return -E.BADF;
@@ -360,7 +365,7 @@ export class OpenFiles {
     const drop = r.session.killprivV2;
     const target = handles.fd(to);
     if (pool !== null) {
-      return this.inPool(r, from, to, 'copyFileRange', handles.fd(from), a, target, a + 8, r.length, Number(drop), ...this.share.capability(r, target));
+      return this.inPool(r, this.#poolOf(share.inodes.isRemoteSubmount(handles.node(from)) ? from : to), [from, to], 'copyFileRange', handles.fd(from), a, target, a + 8, r.length, Number(drop), ...this.share.capability(r, target));
     }
     this.share.dropCapability(target);
     return this.share.credentials.withoutFsetid(drop, () => c.neg(c.copyFileRange(handles.fd(from), a, target, a + 8, r.length, 0)));

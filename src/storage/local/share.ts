@@ -96,6 +96,7 @@ export class Share {
     readonly options: LocalOptions,
     readonly pool: StepPool | null,
     readonly log: Log,
+    readonly remotePool = pool,
   ) {
     const rootFd = c.check(c.open(options.openAs ?? options.directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', options.directory);
     const procFd = c.check(c.open('/proc/self/fd', O_PATH | O_DIRECTORY | O_CLOEXEC, 0), 'open', '/proc/self/fd');
@@ -108,7 +109,7 @@ export class Share {
     this.attrTimeout = timeout;
     const descriptors = Math.max(128, options.nofile - DESCRIPTORS_RESERVE);
     this.handles = new HandleTable(Math.floor(descriptors / 2));
-    const mounts = new Mounts(new RemoteCloser(pool), pool !== null && options.offload !== 'never');
+    const mounts = new Mounts(new RemoteCloser(remotePool), pool !== null && options.offload !== 'never');
     this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX), mounts);
     this.#insertRoot(kindOfType(fsType));
     if (pool !== null) mounts.consult(new MountTable({ rootFd, log, onChange: () => mounts.update() }));
@@ -155,6 +156,17 @@ export class Share {
       throw new SysError(c.errno(), 'statx', this.options.directory);
     }
     this.inodes.insertRoot(names.i32.subarray(128, 128 + STATX.WORDS), kind);
+  }
+
+  /**
+   * Rule: what is asked of a remote mount below the share has a pool of its own. All of its threads may wait for a file system that does not answer; whatever else
+   * needs a thread gets one.
+   * @throws Error where there is no pool
+   */
+  poolOf(slot: number): StepPool {
+    const pool = this.inodes.isRemoteSubmount(slot) ? this.remotePool : this.pool;
+    if (pool === null) throw new Error('a step without a pool');
+    return pool;
   }
 
   /** Slot of the request's node, or −ESTALE for an id that names none. */

@@ -12,19 +12,23 @@ export const TOUCHED = { NODE: 1, NAME: 2, NODE2: 4, NAME2: 8, FILE: 16, DIRECTO
  * that is slower, and as right. To know it no file system is asked.
  */
 export function touchesRemote(share: Share, r: FileSystemRequest, touched: number): boolean {
-  const { inodes, handles } = share;
-  const { table, mounts } = inodes;
-  const onRemote = (slot: number): boolean => slot >= 0 && inodes.isRemote(slot);
-  const ofHandle = (kind: number): boolean => {
-    const handle = handles.slotOf(r.fhLow, r.fhHigh, kind);
-    return handle >= 0 && onRemote(handles.node(handle));
-  };
+  const { mounts } = share.inodes;
   return (
-    ((touched & TOUCHED.NODE) !== 0 && onRemote(table.slotOf(r.nodeLow, r.nodeHigh))) ||
+    ((touched & TOUCHED.NODE) !== 0 && isRemoteNode(share, r.nodeLow, r.nodeHigh)) ||
     ((touched & TOUCHED.NAME) !== 0 && mounts.leadsToRemote(r.name)) ||
-    ((touched & TOUCHED.NODE2) !== 0 && onRemote(table.slotOf(r.node2Low, r.node2High))) ||
+    ((touched & TOUCHED.NODE2) !== 0 && isRemoteNode(share, r.node2Low, r.node2High)) ||
     ((touched & TOUCHED.NAME2) !== 0 && mounts.leadsToRemote(r.name2)) ||
-    ((touched & TOUCHED.FILE) !== 0 && ofHandle(HANDLE_FILE)) ||
-    ((touched & TOUCHED.DIRECTORY) !== 0 && ofHandle(HANDLE_DIRECTORY))
+    ((touched & TOUCHED.FILE) !== 0 && isRemoteHandle(share, r, HANDLE_FILE)) ||
+    ((touched & TOUCHED.DIRECTORY) !== 0 && isRemoteHandle(share, r, HANDLE_DIRECTORY))
   );
+}
+
+function isRemoteNode({ inodes }: Share, low: number, high: number): boolean {
+  const slot = inodes.table.slotOf(low, high);
+  return slot >= 0 && inodes.isRemoteSubmount(slot);
+}
+
+function isRemoteHandle({ inodes, handles }: Share, r: FileSystemRequest, kind: number): boolean {
+  const handle = handles.slotOf(r.fhLow, r.fhHigh, kind);
+  return handle >= 0 && inodes.isRemoteSubmount(handles.node(handle));
 }
