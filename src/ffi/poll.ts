@@ -72,13 +72,16 @@ const closeAll = (): void => {
 /**
  * Tells of a file in /proc that its content has changed: poll(2) says POLLPRI then, once for each descriptor. The poller asks for that by an epoll(7) descriptor of
  * its own, since such a file is always readable. It does not keep the process alive; close() before the descriptor itself is closed.
+ *
+ * Of a change before it is watched it does not tell: libuv adds the epoll descriptor to its own when it polls next, and that takes the news away.
  */
 export class ChangePoller {
   readonly #epoll: number;
   readonly #poller: FdPoller;
+  #closed = false;
 
-  /** @throws SysError */
-  constructor(fd: number, onChange: () => void) {
+  /** `onWatched` is called once, when all changes that follow are told. @throws SysError */
+  constructor(fd: number, onChange: () => void, onWatched: () => void) {
     this.#epoll = c.check(c.syscall6(c.syscallNumber('epoll_create1'), EPOLL_CLOEXEC, 0, 0, 0, 0, 0), 'epoll_create1');
     // struct epoll_event: events, then data that nobody reads
     const event = NativeMemory.allocate(16);
@@ -95,9 +98,14 @@ export class ChangePoller {
     this.#poller.unref();
     if (watching.size === 0) process.once('exit', closeAll);
     watching.add(this);
+    // The first one may come before the loop polls, the second one comes behind it
+    setImmediate(() => setImmediate(() => {
+      if (!this.#closed) onWatched();
+    }));
   }
 
   close(): void {
+    this.#closed = true;
     watching.delete(this);
     if (watching.size === 0) process.off('exit', closeAll);
     this.#poller.close();

@@ -1,10 +1,11 @@
 /** What the list of mounts says: see src/storage/local/mount-table.ts. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { mock, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import { SILENT_LOG } from '../../src/base/log.js';
 import { NativeMemory } from '../../src/ffi/memory.js';
 import { MOUNT_KIND, MountTable, parseMounts, type MountTableOptions } from '../../src/storage/local/mount-table.js';
@@ -62,6 +63,48 @@ for (const [what, options] of Object.entries({ 'cannot be watched': { list: '/et
       assert.ok(isName('any name'));
     }));
 }
+
+test('while a list that takes long to read has changed and is not read again, every name may be one', { skip: process.getuid!() !== 0 && 'needs root, to mount' }, async () => {
+  let now = 0;
+  // Each reading takes a second of the table's clock
+  const clock = mock.method(performance, 'now', () => (now += 1000));
+  let changed = (): void => undefined;
+  try {
+    await withTable({ onChange: () => changed() }, async (table, isName, log, directory) => {
+      assert.ok(!table.hasNames && !isName('any name'));
+      const keep = setInterval(() => undefined, 1000);
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        for (let i = 0; i < 3; i++) await turn(); // it is watched
+        execFileSync('mount', ['-t', 'tmpfs', 'test', directory]);
+        while (!isName('any name')) await new Promise<void>((resolve) => (changed = resolve));
+        assert.ok(table.hasNames);
+        mock.timers.tick(60_000);
+        assert.ok(!table.hasNames && !isName('any name'), 'it was read');
+        assert.deepEqual(log, []);
+      } finally {
+        mock.timers.reset();
+        clearInterval(keep);
+        spawnSync('umount', ['-l', directory]);
+      }
+    });
+  } finally {
+    clock.mock.restore();
+  }
+});
+
+test('a mount that is made before the event loop watches the list is known', { skip: process.getuid!() !== 0 && 'needs root, to mount' }, async () => {
+  let changed = (): void => undefined;
+  await withTable({ onChange: () => changed() }, async (table, _isName, _log, directory) => {
+    execFileSync('mount', ['-t', 'tmpfs', 'test', directory]);
+    try {
+      const { id } = parseMounts(readFileSync('/proc/self/mountinfo', 'latin1')).find(({ point }) => point === directory)!;
+      while (table.listedKind(id) !== MEMORY) await new Promise<void>((resolve) => (changed = resolve));
+    } finally {
+      execFileSync('umount', [directory]);
+    }
+  });
+});
 
 test('names are those of remote mounts below the share, as they come and go', { skip: process.getuid!() !== 0 && 'needs root, to mount' }, async () => {
   let changed = (): void => undefined;

@@ -76,6 +76,7 @@ export class MountTable {
   readonly #lengths = new Uint8Array(NAME_MAX + 1);
   /** Any name may be one: the list could not be read, or has changed since. */
   #anyName = false;
+  /** It is not read any more. */
   #failed = false;
   #restUntil = 0;
   #due: NodeJS.Timeout | null = null;
@@ -88,12 +89,11 @@ export class MountTable {
     let fd = -1;
     try {
       fd = openSync(options.list ?? LIST, 'r');
-      this.#poller = new ChangePoller(fd, () => this.#changed());
+      this.#poller = new ChangePoller(fd, () => this.#changed(), () => this.#read());
     } catch (error) {
       this.#fail((error as Error).message);
     }
     this.#fd = fd;
-    // After it is watched, so that no change is missed
     if (this.#poller !== null) this.#read();
   }
 
@@ -144,6 +144,7 @@ export class MountTable {
   }
 
   #read(): void {
+    if (this.#failed) return;
     const before = performance.now();
     try {
       this.#take(this.#text());

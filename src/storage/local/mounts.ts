@@ -31,10 +31,11 @@ export class Mounts {
   /** Whether any request may come to a remote mount: one is known, or a name leads to one. Looked at before anything else is. */
   hasRemote = false;
 
-  /** `heedsRemote`: whether remote mounts are told from others; else none is one. */
+  /** `heedsRemote`: whether remote mounts are told from others; else none is one. `rootCloser`: for the share's own mount, if that is remote. */
   constructor(
-    readonly closer: RemoteCloser = new RemoteCloser(null),
     readonly heedsRemote = false,
+    readonly rootCloser = new RemoteCloser(null),
+    readonly closer = rootCloser,
   ) {}
 
   /** What kinds of mounts there are; without it all are disks. Its onChange() is to call update(). */
@@ -139,8 +140,9 @@ export class Mounts {
 
   /** Close a descriptor of a file of the mount. */
   close(index: number, fd: number): void {
-    if (this.isRemote(index)) this.closer.close(fd);
-    else c.close(fd);
+    if (!this.isRemote(index)) c.close(fd);
+    else if (index === this.#root) this.rootCloser.close(fd);
+    else this.closer.close(fd);
   }
 
   ref(index: number): void {

@@ -109,7 +109,7 @@ export class Share {
     this.attrTimeout = timeout;
     const descriptors = Math.max(128, options.nofile - DESCRIPTORS_RESERVE);
     this.handles = new HandleTable(Math.floor(descriptors / 2));
-    const mounts = new Mounts(new RemoteCloser(remotePool), pool !== null && options.offload !== 'never');
+    const mounts = new Mounts(pool !== null && options.offload !== 'never', new RemoteCloser(pool), new RemoteCloser(remotePool));
     this.inodes = new Inodes(rootFd, procFd, options.handles, Math.min(descriptors, NODE_FDS_MAX), mounts);
     this.#insertRoot(kindOfType(fsType));
     if (pool !== null) mounts.consult(new MountTable({ rootFd, log, onChange: () => mounts.update() }));
