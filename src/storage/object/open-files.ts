@@ -51,7 +51,8 @@ export class OpenFiles {
     return handle;
   }
 
-  async open(r: FileSystemRequest, given: ObjectNode): Promise<number> {
+  /** `tells`: the reply has its attributes as well. */
+  async open(r: FileSystemRequest, given: ObjectNode, tells = false): Promise<number> {
     const writable = (r.flags & O_ACCMODE) !== O_RDONLY;
     const truncate = (r.flags & O_TRUNC) !== 0;
     if ((writable || truncate) && this.write === null) return -E.ROFS;
@@ -70,7 +71,7 @@ export class OpenFiles {
     const dirty = node.staged?.dirty === true;
     if (!dirty && !truncate && !node.unlinked && !node.replaced) {
       if (node.facts.version === null) return -E.IO;
-      if (node.facts.version !== node.told) {
+      if (node.facts.version !== node.told && !tells) {
         // The guest believes in the size of another version, and OPEN cannot tell it: ESTALE makes Linux look the name up again
         // and come back, once (open(2) with LOOKUP_REVAL, as for NFS)
         node.told = node.facts.version;

@@ -265,7 +265,7 @@ export class ObjectFileSystem {
   async #create(r: FileSystemRequest, changes: Changes): Promise<number> {
     const { node, made } = await changes.create(r, this.#node(r));
     if (!made && (r.flags & O_EXCL) !== 0) return -E.EXIST;
-    const result = made ? this.files.create(r, node) : await this.files.open(r, node);
+    const result = made ? this.files.create(r, node) : await this.files.open(r, node, true);
     if (result < 0) return result;
     this.#putEntry(r, node);
     return 0;
