@@ -1,7 +1,8 @@
 /** Requests of hostile guests, as layouts of HostileGuest. */
+import assert from 'node:assert/strict';
 import { concat, u32, u64 } from './frontend.js';
 import { name, OP } from './guest.js';
-import type { Layout } from './hostile-guest.js';
+import type { HostileGuest, Layout } from './hostile-guest.js';
 
 const ROOT = 1n;
 const F_UNLCK = 2;
@@ -35,3 +36,25 @@ const lock = (opcode: number, type: number, node: bigint, fh: bigint, owner: big
 });
 export const lockWaiting = (node: bigint, fh: bigint, owner: bigint, start = 0n, end = LAST_BYTE): Layout => lock(OP.SETLKW, F_WRLCK, node, fh, owner, start, end);
 export const unlock = (node: bigint, fh: bigint, owner: bigint, start = 0n, end = LAST_BYTE): Layout => lock(OP.SETLK, F_UNLCK, node, fh, owner, start, end);
+
+const OPCODES = [1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 27, 28, 29, 30, 31, 32, 33, 34, 35, 37, 39, 40, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 63];
+
+/** Each opcode with so many bytes behind its arguments. */
+export const everything = (data: number): Layout[] =>
+  OPCODES.map((opcode) => ({
+    opcode, args: opcode === OP.SETXATTR ? concat(new Uint8Array([0, 0, 1, 0]), new Uint8Array(12), name('user.a')) : name('a'), data, pieces: 1024, room: 256,
+  }));
+
+/** @returns the node */
+export async function found(g: HostileGuest, text: string): Promise<bigint> {
+  const { error, data } = await g.call(lookup(text));
+  assert.equal(error, 0);
+  return data.getBigUint64(0, true);
+}
+
+/** Of OPEN, OPENDIR or CREATE. @returns the handle */
+export async function opened(g: HostileGuest, layout: Layout): Promise<bigint> {
+  const { error, data } = await g.call(layout);
+  assert.equal(error, 0);
+  return data.getBigUint64(layout.opcode === OP.CREATE ? 128 : 0, true);
+}

@@ -159,9 +159,10 @@ export class Changes {
     const [name, name2] = [r.nameBytes(), r.name2Bytes()];
     const { flags } = r;
     if ((flags & ~RENAME_NOREPLACE) !== 0) throw new FileError(E.INVAL);
-    const turn = this.#renames.then(() => this.#rename(parent, name, newParent, name2, flags === RENAME_NOREPLACE));
-    this.#renames = turn.catch(() => undefined);
-    return turn;
+    const turn = this.tree.walks.turn(this.#renames);
+    const renamed = turn.then(() => this.#rename(parent, name, newParent, name2, flags === RENAME_NOREPLACE));
+    this.#renames = renamed.catch(() => undefined);
+    return renamed;
   }
 
   #newFacts(r: FileSystemRequest, parent: ObjectNode, type: number): Facts {

@@ -6,13 +6,17 @@
  * has positions of its own, one behind each entry, which are never those of another page, and digests of its entries. Where a page has to be loaded again, the
  * entry that a position is behind, or the last one before it that is still there, is found by its digest.
  */
+import { E } from '../../base/errno.js';
 import { assert } from '../../base/assert.js';
-import { HeadsAhead } from './heads-ahead.js';
+import type { DirectoryMemory } from './directory-memory.js';
+import { HeadsAhead, type Moment } from './heads-ahead.js';
 import { HIDDEN } from './hidden.js';
-import type { Tree } from './tree.js';
+import { FileError, type Tree } from './tree.js';
 import { compareUtf8, entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
 import type { ObjectNode } from './nodes.js';
+import { StorageError } from './errors.js';
 import type { ListPage } from './store.js';
+import type { Turns } from './turns.js';
 
 /** "." and "..". */
 export const DOTS = 2;
@@ -47,12 +51,9 @@ const TOKENS_MAX = 64;
 /** A listing describes its entries at least for so long: the guest takes some time to go through it. */
 const LISTING_GOOD_MS = 1_000;
 
-interface Loaded {
+interface Loaded extends Moment {
   readonly page: Page;
   readonly entries: readonly Entry[];
-  /** How many changes of ours there were before it was asked for, and when that was. */
-  readonly stamp: number;
-  readonly asked_ms: number;
 }
 
 /** Entries in their order. */
@@ -70,6 +71,9 @@ export class DirectoryHandle {
   #digests = 0;
   readonly heads: HeadsAhead;
   #loaded: Loaded | null = null;
+  /** When the last page was asked for. */
+  #moment: Moment = { stamp: 0, asked_ms: -Infinity };
+  #isClosed = false;
   #loading: Promise<void> = Promise.resolve();
   /** Of the call that goes to the store. */
   #signal: AbortSignal | null = null;
@@ -77,20 +81,43 @@ export class DirectoryHandle {
   constructor(
     readonly node: ObjectNode,
     readonly tree: Tree,
+    readonly memory: DirectoryMemory,
+    heads: Turns,
   ) {
-    this.heads = new HeadsAhead(tree);
+    this.heads = new HeadsAhead(tree, heads);
   }
 
   /** Entries from a position on, some or none at the end; 0 is the beginning, which is read anew (rewinddir(3)). One call at a time goes to the store. */
-  async entries(position: number): Promise<Entries> {
-    let found: Entries = { from: position, entries: [] };
-    const turn = this.#loading.then(() => this.tree.walks.run(async (signal) => {
+  async entries(position: number, signal: AbortSignal): Promise<Entries> {
+    const former = this.#loading;
+    const turn = (async () => {
+      await former;
+      if (signal.aborted) throw new StorageError('aborted', 'list');
       this.#signal = signal;
-      found = await this.#entries(position);
-    }));
-    this.#loading = turn.catch(() => undefined);
-    await turn;
-    return found;
+      return this.#entries(position);
+    })();
+    this.#loading = turn.then(() => undefined, () => undefined);
+    return turn;
+  }
+
+  dropEntries(): void {
+    this.#loaded = null;
+    this.heads.clear();
+  }
+
+  dropDigests(): number {
+    const dropped = this.#digests;
+    for (const page of this.#pages) page.digests = null;
+    this.#digests = 0;
+    return dropped;
+  }
+
+  /** What still reads it is EBADF. */
+  close(): void {
+    this.#isClosed = true;
+    this.memory.closed(this, this.#pages.length);
+    this.#pages.length = 0;
+    this.dropEntries();
   }
 
   async #entries(position: number): Promise<Entries> {
@@ -98,7 +125,10 @@ export class DirectoryHandle {
     const page = this.#pages.findLast(({ first }) => first < position);
     if (page === undefined || position > page.first + page.count) return { from: position, entries: [] };
     const index = position - page.first;
-    if (this.#loaded?.page === page) return this.#behind(this.#loaded, index);
+    if (this.#loaded?.page === page) {
+      this.memory.used(this);
+      return this.#behind(this.#loaded, index);
+    }
     if (index === page.count && page.next !== null) return this.#behind(await this.#load(page.next), 0);
     return this.#again(page, index);
   }
@@ -119,8 +149,7 @@ export class DirectoryHandle {
       if (next === null || (end !== null && compareUtf8(next.last, end.last) >= 0) || places.some((at) => at >= index)) break;
       loaded = await this.#load(next);
     }
-    this.#loaded = best;
-    return this.#behind(best, place);
+    return this.#behind(this.#keep(best), place);
   }
 
   /** Behind the first `index` entries of a page, or of the pages that follow it. */
@@ -132,9 +161,9 @@ export class DirectoryHandle {
 
   /** Whether what the listing says of a key may still be told. */
   isCurrent(key: string): boolean {
-    const loaded = this.#loaded;
-    if (loaded === null || this.tree.isChangedSince(key, loaded.stamp)) return false;
-    return performance.now() - loaded.asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
+    const { stamp, asked_ms } = this.#moment;
+    if (this.tree.isChangedSince(key, stamp)) return false;
+    return performance.now() - asked_ms <= Math.max(this.tree.options.metadataTtl_ms, LISTING_GOOD_MS);
   }
 
   async #load(start: Start): Promise<Loaded> {
@@ -149,13 +178,21 @@ export class DirectoryHandle {
     const signal = this.#signal!;
     const listed = await store.list({ prefix, delimiter: '/', signal, ...(token !== undefined ? { token } : behind === '' ? {} : { after: behind }) });
     this.tree.listed.add(prefix, behind, listed, stamp);
+    if (this.#isClosed) throw new FileError(E.BADF);
     const until = listed.next === null ? null : lastKey(listed) ?? behind;
     const { entries: found, state } = entriesOf(prefix, withStaged(listed, staged, behind, until), before, listed.next === null);
     const entries = prefix === this.tree.options.prefix ? found.filter((entry) => entry.component !== HIDDEN) : found;
     const next = listed.next === null ? null : { prefix, token: listed.next, last: until!.slice(prefix.length), state };
     const page: Page = { prefix, token, last, state: before, first: this.#free, count: entries.length, digests: Float64Array.from(entries, digestOf), next };
     this.#remember(page);
-    return (this.#loaded = { page, entries, stamp, asked_ms });
+    return this.#keep({ page, entries, stamp, asked_ms });
+  }
+
+  #keep(loaded: Loaded): Loaded {
+    this.#moment = { stamp: loaded.stamp, asked_ms: loaded.asked_ms };
+    this.#loaded = loaded;
+    this.memory.entries(this, loaded.entries.length);
+    return loaded;
   }
 
   /** Keys of files, and prefixes of directories, that are not in the bucket, or not as they are. */
@@ -165,18 +202,25 @@ export class DirectoryHandle {
   }
 
   #remember(page: Page): void {
+    this.memory.pages(this, 1, page.count);
     this.#pages.push(page);
     const old = this.#pages.at(-1 - TOKENS_MAX);
     if (old !== undefined) for (const start of [old, old.next]) if (start !== null && start.last !== '') start.token = undefined;
     this.#free = page.first + page.count + 1;
     this.#digests += page.count;
+    let [forgotten, digests] = [0, 0];
     // The oldest are found by their number
-    for (let i = 0; this.#digests > DIGESTS_MAX; i++) {
+    for (let i = 0; this.#digests - digests > DIGESTS_MAX; i++) {
       assert(i < this.#pages.length, 'there are pages with digests');
-      this.#digests -= this.#pages[i].digests?.length ?? 0;
+      digests += this.#pages[i].digests?.length ?? 0;
       this.#pages[i].digests = null;
     }
-    if (this.#pages.length > PAGES_MAX) this.#digests -= this.#pages.shift()!.digests?.length ?? 0;
+    if (this.#pages.length > PAGES_MAX) {
+      forgotten = 1;
+      digests += this.#pages.shift()!.digests?.length ?? 0;
+    }
+    this.#digests -= digests;
+    if (forgotten + digests > 0) this.memory.pages(this, -forgotten, -digests);
   }
 }
 

@@ -2,6 +2,7 @@
 import { StorageError } from './errors.js';
 import type { ObjectInfo } from './store.js';
 import type { Tree } from './tree.js';
+import type { Turns } from './turns.js';
 
 export interface Head {
   /** null: there is none. */
@@ -29,10 +30,28 @@ interface Asked extends Moment {
 export class HeadsAhead {
   readonly #asked = new Map<string, Asked>();
 
-  constructor(readonly tree: Tree) {}
+  /** `turns`: of those that are asked for at the same time; null where they are only few. */
+  constructor(
+    readonly tree: Tree,
+    readonly turns: Turns | null = null,
+  ) {}
 
   /** The answers for keys, each given once; undefined for those that could not be had, and at which we have changed something while others were waited for. */
-  async take(keys: readonly (string | null)[]): Promise<(Head | undefined)[]> {
+  async take(keys: readonly (string | null)[], signal?: AbortSignal): Promise<(Head | undefined)[]> {
+    const count = this.turns === null ? 0 : this.#unasked(keys);
+    if (count > 0) await this.turns!.take(count, signal);
+    try {
+      return await this.#answers(keys);
+    } finally {
+      this.turns?.give(count);
+    }
+  }
+
+  #unasked(keys: readonly (string | null)[]): number {
+    return keys.reduce((sum, key) => sum + (key === null || this.#asked.has(key) ? 0 : 1), 0);
+  }
+
+  async #answers(keys: readonly (string | null)[]): Promise<(Head | undefined)[]> {
     const taken = keys.map((key) => (key === null ? null : this.#take(key)));
     const heads = await Promise.all(taken.map((asked) => asked?.answer));
     return heads.map((head, i) => (taken[i] !== null && this.tree.isChangedSince(keys[i]!, taken[i].stamp) ? undefined : head));
@@ -50,8 +69,10 @@ export class HeadsAhead {
     return asked !== undefined && this.tree.isBelieved(key, asked) ? asked : this.#ask(key);
   }
 
-  /** Keys that will be asked for next; what was asked for before and is not among them is forgotten. */
+  /** Keys that will be asked for next, if there is room for them; what was asked for before and is not among them is forgotten. */
   prepare(keys: readonly string[]): void {
+    const count = this.turns === null ? 0 : this.#unasked(keys);
+    if (count > 0 && !this.turns!.tryTake(count)) return this.clear();
     const next = new Map<string, Asked>();
     for (const key of keys) {
       const asked = this.#asked.get(key);
@@ -59,6 +80,12 @@ export class HeadsAhead {
     }
     this.#asked.clear();
     for (const [key, asked] of next) this.#asked.set(key, asked);
+    if (count > 0) void Promise.all([...next.values()].map(({ answer }) => answer)).finally(() => this.turns!.give(count));
+  }
+
+  /** What was asked for ahead is forgotten. */
+  clear(): void {
+    this.#asked.clear();
   }
 
   #ask(key: string): Asked {

@@ -1,7 +1,9 @@
 /**
- * Walks through listings of many pages, for requests that wait. How long a listing is the endpoint decides; so when rings are drained, for a frontend that
+ * Walks through listings of many pages, and requests that wait for their turn. How long a listing is the endpoint decides; so when rings are drained, for a frontend that
  * has gone for instance, walks that have not ended a moment later are given up. What has changed something is no such walk.
  */
+import { StorageError } from './errors.js';
+
 const DRAIN_MS = 2_000;
 
 export class ListingWalks {
@@ -16,6 +18,14 @@ export class ListingWalks {
     } finally {
       this.#walking.delete(ending);
     }
+  }
+
+  /** Wait for others first, before anything is changed. @throws StorageError `aborted` when it is given up */
+  turn(others: Promise<unknown>): Promise<void> {
+    return this.run(async (signal) => {
+      await others;
+      if (signal.aborted) throw new StorageError('aborted', 'wait');
+    });
   }
 
   drain(): void {

@@ -3,18 +3,28 @@ import { E } from '../../base/errno.js';
 import { S_IFMT } from '../../ffi/constants.js';
 import type { FileSystemRequest } from '../filesystem.js';
 import { DirectoryHandle, DOTS } from './directory-handles.js';
+import { DirectoryMemory } from './directory-memory.js';
 import type { Head } from './heads-ahead.js';
 import type { Entry } from './listing.js';
 import type { InodeNumber, ObjectNode } from './nodes.js';
 import type { Tree, TreeOptions } from './tree.js';
+import { Turns } from './turns.js';
 
 const DT_DIR = 4;
 const DT_REG = 8;
 /** Entries behind those of a READDIRPLUS whose metadata is asked for with theirs. */
 const ENTRIES_AHEAD = 128;
+/** READDIR and READDIRPLUS, and entries of them, that go to the store at the same time; the others wait. */
+const READING_MAX = 16;
+const ASKING_MAX = 1024;
 
 export class DirectoryReader {
   readonly #handles = new Map<number, DirectoryHandle>();
+  readonly #memory: DirectoryMemory;
+  /** Each request that reads on has a page in memory, */
+  readonly #reading = new Turns(READING_MAX);
+  /** and room for hundreds of entries, each of which may have to be asked for. */
+  readonly #asking = new Turns(ASKING_MAX);
   /** Whoever went through a directory last wanted to know more than names. */
   #walks = false;
 
@@ -24,7 +34,9 @@ export class DirectoryReader {
     readonly options: TreeOptions,
     readonly nextHandle: () => number,
     readonly putEntry: (r: FileSystemRequest, node: ObjectNode) => void,
-  ) {}
+  ) {
+    this.#memory = new DirectoryMemory(tree.small.budget);
+  }
 
   /** Open directories. */
   get count(): number {
@@ -38,7 +50,7 @@ export class DirectoryReader {
     const handle = this.nextHandle();
     if (handle < 0) return handle;
     node.opens++;
-    this.#handles.set(handle, new DirectoryHandle(node, this.tree));
+    this.#handles.set(handle, new DirectoryHandle(node, this.tree, this.#memory, this.#asking));
     r.fhLow = handle;
     r.fhHigh = 0;
     r.openFlags = 0;
@@ -54,6 +66,7 @@ export class DirectoryReader {
     const directory = r.fhHigh === 0 ? this.#handles.get(r.fhLow) : undefined;
     if (directory === undefined) return -E.BADF;
     this.#handles.delete(r.fhLow);
+    directory.close();
     directory.node.opens--;
     this.tree.nodes.release(directory.node);
     return 0;
@@ -71,7 +84,7 @@ export class DirectoryReader {
       if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
     }
     try {
-      return await this.#fill(r, directory, number, plus);
+      return await this.tree.walks.run((signal) => this.#inTurn(signal, () => this.#fill(r, directory, number, plus, signal)));
     } catch (error) {
       // The guest gets the nodes that are in the reply, and asks again for the rest
       if (r.entries.used > 0) return r.entries.used;
@@ -79,14 +92,23 @@ export class DirectoryReader {
     }
   }
 
+  async #inTurn<T>(signal: AbortSignal, read: () => Promise<T>): Promise<T> {
+    await this.#reading.take(1, signal);
+    try {
+      return await read();
+    } finally {
+      this.#reading.give(1);
+    }
+  }
+
   /** Until the reply is full or the directory ends: an empty reply would say that it ends. */
-  async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean): Promise<number> {
+  async #fill(r: FileSystemRequest, directory: DirectoryHandle, from: number, plus: boolean, signal: AbortSignal): Promise<number> {
     for (let position = from - DOTS; ; ) {
-      const { from: first, entries } = await directory.entries(position);
+      const { from: first, entries } = await directory.entries(position, signal);
       if (entries.length === 0) return r.entries.used;
       const fitting = r.entries.fitting(entries);
       if (fitting === 0) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
-      const heads = plus ? await this.#headsOf(directory, entries, fitting) : [];
+      const heads = plus ? await this.#headsOf(directory, entries, fitting, signal) : [];
       position = first;
       for (let i = 0; i < fitting; i++) {
         const node = plus ? this.#nodeOf(directory, entries[i], heads[i]) : null;
@@ -126,9 +148,9 @@ export class DirectoryReader {
   }
 
   /** What entries of a listing need besides to be described; what comes behind them is asked for already. */
-  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number): Promise<(Head | undefined)[]> {
+  #headsOf(directory: DirectoryHandle, entries: readonly Entry[], fitting: number, signal: AbortSignal): Promise<(Head | undefined)[]> {
     const key = (entry: Entry): string => keyOf(directory, entry);
-    const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)));
+    const heads = directory.heads.take(entries.slice(0, fitting).map((entry) => (this.#needsHead(directory, entry) ? key(entry) : null)), signal);
     // Linux begins with a READDIRPLUS also where nobody wants to know more than names
     const ahead = this.#walks && this.options.metadataTtl_ms > 0 ? entries.slice(fitting, fitting + ENTRIES_AHEAD) : [];
     directory.heads.prepare(ahead.filter((entry) => this.#needsHead(directory, entry)).map(key));
@@ -165,7 +187,10 @@ export class DirectoryReader {
 
   /** The guest has gone. */
   reset(): void {
-    for (const { node } of this.#handles.values()) node.opens = 0;
+    for (const directory of this.#handles.values()) {
+      directory.node.opens = 0;
+      directory.close();
+    }
     this.#handles.clear();
   }
 }
