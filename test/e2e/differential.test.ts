@@ -53,7 +53,9 @@ function ext4Image(path: string): string {
 }
 
 /** What the kernel of a guest has not, or has otherwise than this machine's. */
-function isOld({ kernel }: Row, { recording, got }: Difference): boolean {
+function isOfGuest({ kernel, options }: Row, { recording, got }: Difference): boolean {
+  // "A file handle that a guest's program has made is ESTALE as soon as the guest has forgotten the file": virtiofs forgets names at once that are not to be kept
+  if (options.includes('--cache=never') && /handles of files/.test(recording)) return /^open_by_handle_at\(.* = ESTALE$|\(fd.* = EBADF$/.test(got)
   // "statx gives the birth time where the host's file system has it and the guest asks by STATX (Linux 6.6)"
   return kernel === '6.1' && /statx, statfs/.test(recording) && got.endsWith('no birth time')
 }
@@ -84,7 +86,7 @@ async function record(row: Row, share: ShareKind): Promise<Difference[]> {
 for (const row of ROWS.filter((one) => long || !one.long)) {
   test(`what calls do in a guest with Linux ${row.kernel}: on its own disk and on a share ${row.options.join(' ')}`, { skip: otherDaemon ? 'the table is of ours' : process.geteuid!() !== 0 ? 'mounting needs root' : false }, async () => {
     const share: ShareKind = { store: 'directory', base: 'ext4', options: row.options, queues: row.queues, long: row.long }
-    const faults = (await record(row, share)).filter((one) => !isOld(row, one) && !ALLOWED.some((allowed) => isAllowed(allowed, share, one)))
+    const faults = (await record(row, share)).filter((one) => !isOfGuest(row, one) && !ALLOWED.some((allowed) => isAllowed(allowed, share, one)))
     assert.ok(faults.length === 0, `${faults.length} lines differ:\n${faults.map(({ recording, expected, got }) => `${recording}\n  host:  ${expected}\n  share: ${got}`).join('\n')}`)
   })
 }
