@@ -28,6 +28,7 @@ const HEADERS = `
 #include <stddef.h>
 #include <stdio.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
