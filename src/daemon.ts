@@ -69,6 +69,14 @@ function boundYoungGeneration(): void {
   setFlagsFromString('--semi-space-growth-factor=1');
 }
 
+/**
+ * V8 collects old objects when there are some four times as many as are live, and those of listings die old. Half as many again as are live is enough here: they are few.
+ * (A small space for young ones as well would cost writers of small files 3 to 9 %.)
+ */
+function boundOldGeneration(): void {
+  setFlagsFromString('--heap-growing-percent=50');
+}
+
 /** What a bucket's daemon has been given before it serves. */
 export interface BucketGiven {
   /** Descriptors that the process may have. */
@@ -91,6 +99,7 @@ export async function serveBucket(options: Options & { readonly source: BucketSo
   const { CLOSE_LIMIT_MS, openBucket } = await import('./bucket/open.js');
   const bucket = await openBucket({ ...options, cacheDir: directory?.path ?? options.cacheDir }, log, fileLimit, directory);
   const lines = made ?? openLines(listen, syslog);
+  boundOldGeneration();
   for (const line of bucket.recovered) log.warn({}, `recovery: ${line}`);
   serve(options, bucket.fs, log, lines, async () => ((await bucket.close()) ? EXIT.OK : EXIT.UNSENT), CLOSE_LIMIT_MS);
   for (const gap of gaps) log.warn({}, gap);
