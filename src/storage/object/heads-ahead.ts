@@ -38,21 +38,15 @@ export class HeadsAhead {
 
   /** The answers for keys, each given once; undefined for those that could not be had, and at which we have changed something while others were waited for. */
   async take(keys: readonly (string | null)[], signal?: AbortSignal): Promise<(Head | undefined)[]> {
-    const count = this.turns === null ? 0 : this.#unasked(keys);
-    if (count > 0) await this.turns!.take(count, signal);
-    try {
-      return await this.#answers(keys);
-    } finally {
-      this.turns?.give(count);
-    }
+    // At once: before others are waited for, prepare() may forget them
+    const known = keys.map((key) => (key === null ? null : this.#taken(key)));
+    const answers = (): Promise<(Head | undefined)[]> => this.#answers(keys, known);
+    const missing = known.filter((one) => one === undefined).length;
+    return missing === 0 || this.turns === null ? answers() : this.turns.run(missing, answers, signal);
   }
 
-  #unasked(keys: readonly (string | null)[]): number {
-    return keys.reduce((sum, key) => sum + (key === null || this.#asked.has(key) ? 0 : 1), 0);
-  }
-
-  async #answers(keys: readonly (string | null)[]): Promise<(Head | undefined)[]> {
-    const taken = keys.map((key) => (key === null ? null : this.#take(key)));
+  async #answers(keys: readonly (string | null)[], known: readonly (Asked | null | undefined)[]): Promise<(Head | undefined)[]> {
+    const taken = known.map((asked, i) => (asked === undefined ? this.#ask(keys[i]!) : asked));
     const heads = await Promise.all(taken.map((asked) => asked?.answer));
     return heads.map((head, i) => (taken[i] !== null && this.tree.isChangedSince(keys[i]!, taken[i].stamp) ? undefined : head));
   }
@@ -63,24 +57,22 @@ export class HeadsAhead {
     return undefined;
   }
 
-  #take(key: string): Asked {
+  /** What was asked for ahead, if it is still believed. */
+  #taken(key: string): Asked | undefined {
     const asked = this.#asked.get(key);
     this.#asked.delete(key);
-    return asked !== undefined && this.tree.isBelieved(key, asked) ? asked : this.#ask(key);
+    return asked !== undefined && this.tree.isBelieved(key, asked) ? asked : undefined;
   }
 
   /** Keys that will be asked for next, if there is room for them; what was asked for before and is not among them is forgotten. */
   prepare(keys: readonly string[]): void {
-    const count = this.turns === null ? 0 : this.#unasked(keys);
-    if (count > 0 && !this.turns!.tryTake(count)) return this.clear();
-    const next = new Map<string, Asked>();
-    for (const key of keys) {
-      const asked = this.#asked.get(key);
-      next.set(key, asked !== undefined && this.tree.isBelieved(key, asked) ? asked : this.#ask(key));
-    }
-    this.#asked.clear();
-    for (const [key, asked] of next) this.#asked.set(key, asked);
-    if (count > 0) void Promise.all([...next.values()].map(({ answer }) => answer)).finally(() => this.turns!.give(count));
+    const known = keys.map((key) => this.#taken(key));
+    const missing = known.filter((one) => one === undefined).length;
+    this.clear();
+    if (missing > 0 && this.turns?.tryTake(missing) === false) return;
+    const asked = keys.map((key, i) => known[i] ?? this.#ask(key));
+    for (const [i, one] of asked.entries()) this.#asked.set(keys[i], one);
+    if (missing > 0 && this.turns !== null) void Promise.all(asked.map(({ answer }) => answer)).finally(() => this.turns!.give(missing));
   }
 
   /** What was asked for ahead is forgotten. */

@@ -84,20 +84,11 @@ export class DirectoryReader {
       if (!this.#put(r, this.tree.nodes.numberOf(true, key), DOT_NAMES[number], DT_DIR, number + 1, false)) return r.entries.used > 0 ? r.entries.used : -E.INVAL;
     }
     try {
-      return await this.tree.walks.run((signal) => this.#inTurn(signal, () => this.#fill(r, directory, number, plus, signal)));
+      return await this.tree.walks.run((signal) => this.#reading.run(1, () => this.#fill(r, directory, number, plus, signal), signal));
     } catch (error) {
       // The guest gets the nodes that are in the reply, and asks again for the rest
       if (r.entries.used > 0) return r.entries.used;
       throw error;
-    }
-  }
-
-  async #inTurn<T>(signal: AbortSignal, read: () => Promise<T>): Promise<T> {
-    await this.#reading.take(1, signal);
-    try {
-      return await read();
-    } finally {
-      this.#reading.give(1);
     }
   }
 

@@ -12,14 +12,19 @@ export class Turns {
 
   constructor(readonly max: number) {}
 
-  /** So many of them; more than there are count as all. @throws StorageError `aborted` */
-  async take(count: number, signal?: AbortSignal): Promise<void> {
+  /** With so many of them; more than there are count as all. @throws StorageError `aborted`, before `body` has begun, and what that throws */
+  async run<T>(count: number, body: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     if (signal?.aborted === true) throw new StorageError('aborted', 'wait');
     if (this.#waiting.size === 0 && this.#fits(count)) this.#taken += count;
     else await this.#turn(count, signal);
+    try {
+      return await body();
+    } finally {
+      this.give(count);
+    }
   }
 
-  /** Of the half of them, for what nobody waits for. */
+  /** Of the half of them, for what nobody waits for; give() ends it. */
   tryTake(count: number): boolean {
     if (this.#waiting.size > 0 || this.#taken + count > this.max / 2) return false;
     this.#taken += count;
