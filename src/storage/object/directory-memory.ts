@@ -4,7 +4,7 @@
  * for it again.
  */
 import { E } from '../../base/errno.js';
-import type { MemoryBudget } from './memory-budget.js';
+import { HeldPieces, type MemoryBudget } from './memory-budget.js';
 import { FileError } from './tree.js';
 
 /** An open directory. */
@@ -32,10 +32,10 @@ export class DirectoryMemory {
   #entryCount = 0;
   #digestCount = 0;
   #pageCount = 0;
-  /** Bytes of the memory budget. */
-  #held = 0;
+  readonly #holding: HeldPieces;
 
-  constructor(readonly budget: MemoryBudget) {
+  constructor(budget: MemoryBudget) {
+    this.#holding = new HeldPieces(budget, ENTRIES_FREE, ENTRY_BYTES);
     budget.holders.add(this);
   }
 
@@ -44,8 +44,8 @@ export class DirectoryMemory {
     this.#forget(holder);
     this.#entries.set(holder, count);
     this.#entryCount += count;
-    while (this.#entries.size > 1 && !this.#isHeld()) this.#dropOldest();
-    this.#giveBack();
+    while (this.#entries.size > 1 && !this.#holding.tryHold(this.#entryCount)) this.#dropOldest();
+    this.#holding.shrink(this.#entryCount);
   }
 
   /** Its page is of use once more. */
@@ -76,13 +76,13 @@ export class DirectoryMemory {
     this.#pageCount -= pages;
     this.#digestCount -= this.#digests.get(holder) ?? 0;
     this.#digests.delete(holder);
-    this.#giveBack();
+    this.#holding.shrink(this.#entryCount);
   }
 
   /** Somebody waits for memory. */
   reclaim(): void {
     while (this.#entryCount > ENTRIES_FREE && this.#entries.size > 0) this.#dropOldest();
-    this.#giveBack();
+    this.#holding.shrink(this.#entryCount);
   }
 
   #dropOldest(): void {
@@ -94,24 +94,5 @@ export class DirectoryMemory {
   #forget(holder: Holder): void {
     this.#entryCount -= this.#entries.get(holder) ?? 0;
     this.#entries.delete(holder);
-  }
-
-  get #holding_bytes(): number {
-    return Math.max(0, this.#entryCount - ENTRIES_FREE) * ENTRY_BYTES;
-  }
-
-  /** Whether what there is is free, or the memory budget has room for it. */
-  #isHeld(): boolean {
-    const more = this.#holding_bytes - this.#held;
-    if (more > 0 && !this.budget.tryHold(more)) return false;
-    this.#held += Math.max(0, more);
-    return true;
-  }
-
-  #giveBack(): void {
-    const less = this.#held - this.#holding_bytes;
-    if (less <= 0) return;
-    this.#held -= less;
-    this.budget.letGo(less);
   }
 }

@@ -6,7 +6,7 @@
  */
 import { StorageError } from './errors.js';
 import { compareUtf8, lastKey } from './listing.js';
-import type { MemoryBudget } from './memory-budget.js';
+import { HeldPieces, type MemoryBudget } from './memory-budget.js';
 import { directoryOf } from './names.js';
 import type { ListPage, ObjectInfo, ObjectStore } from './store.js';
 
@@ -84,8 +84,7 @@ export class ListedDirectories {
   readonly #directories = new Map<string, Directory>();
   /** In all segments. */
   #entries = 0;
-  /** Bytes of the memory budget. */
-  #held = 0;
+  readonly #holding: HeldPieces;
   /** Pages that are on their way. */
   readonly #listing = new Map<string, Promise<void>>();
   #timer: NodeJS.Timeout | null = null;
@@ -96,6 +95,7 @@ export class ListedDirectories {
     readonly ttl_ms: number,
     readonly budget: MemoryBudget,
   ) {
+    this.#holding = new HeldPieces(budget, ENTRIES_FREE, ENTRY_BYTES);
     budget.holders.add(this);
   }
 
@@ -259,12 +259,12 @@ export class ListedDirectories {
     const gone = directory.segments.filter((one) => one.after === segment.after || isOver(one, time));
     for (const { hits, expires_ms } of gone) if (expires_ms <= time) directory.useless = hits > 0 ? 0 : Math.min(USELESS_MAX, directory.useless + 1);
     this.#keep(directory, [segment, ...directory.segments.filter((one) => !gone.includes(one))].slice(0, SEGMENTS_MAX));
-    while (this.#entries > ENTRIES_FREE && !this.#isHeld()) {
+    while (!this.#holding.tryHold(this.#entries)) {
       if (this.#directories.size > 1) this.#dropOldest();
       else if (directory.segments.length > 1) this.#keep(directory, directory.segments.slice(0, -1));
       else break;
     }
-    this.#giveBack();
+    this.#holding.shrink(this.#entries);
     this.#timer ??= setTimeout(() => this.#tidy(), FORMER_MS).unref();
   }
 
@@ -274,36 +274,16 @@ export class ListedDirectories {
     directory.segments = segments;
   }
 
-  /** Of what is more than `ENTRIES_FREE`. */
-  get #holding_bytes(): number {
-    return Math.max(0, this.#entries - ENTRIES_FREE) * ENTRY_BYTES;
-  }
-
-  /** Whether the memory budget has room for what there is. */
-  #isHeld(): boolean {
-    const more = this.#holding_bytes - this.#held;
-    if (more > 0 && !this.budget.tryHold(more)) return false;
-    this.#held += Math.max(0, more);
-    return true;
-  }
-
-  #giveBack(): void {
-    const less = this.#held - this.#holding_bytes;
-    if (less <= 0) return;
-    this.#held -= less;
-    this.budget.letGo(less);
-  }
-
   /** Somebody waits for memory. */
   reclaim(): void {
     while (this.#entries > ENTRIES_FREE) this.#dropOldest();
-    this.#giveBack();
+    this.#holding.shrink(this.#entries);
   }
 
   /** The guest has gone. */
   clear(): void {
     while (this.#directories.size > 0) this.#dropOldest();
-    this.#giveBack();
+    this.#holding.shrink(this.#entries);
   }
 
   /** Pages that nobody has come for go. */
@@ -315,7 +295,7 @@ export class ListedDirectories {
       this.#keep(directory, directory.segments.filter((one) => !isOver(one, time)));
       left ||= directory.segments.length > 0;
     }
-    this.#giveBack();
+    this.#holding.shrink(this.#entries);
     if (left) this.#timer = setTimeout(() => this.#tidy(), FORMER_MS).unref();
   }
 }

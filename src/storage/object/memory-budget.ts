@@ -131,4 +131,36 @@ export class MemoryBudget {
   }
 }
 
+/** Memory of JavaScript in pieces of one size, of which `free` need no room in the budget. */
+export class HeldPieces {
+  /** Bytes of the budget. */
+  #held = 0;
+
+  constructor(
+    readonly budget: MemoryBudget,
+    readonly free: number,
+    readonly pieceBytes: number,
+  ) {}
+
+  /** Hold so many in all, if the budget has room for those that are not free. @returns whether it has */
+  tryHold(count: number): boolean {
+    const more = this.#bytes(count) - this.#held;
+    if (more > 0 && !this.budget.tryHold(more)) return false;
+    this.#held += Math.max(0, more);
+    return true;
+  }
+
+  /** There are only so many left. */
+  shrink(count: number): void {
+    const less = this.#held - this.#bytes(count);
+    if (less <= 0) return;
+    this.#held -= less;
+    this.budget.letGo(less);
+  }
+
+  #bytes(count: number): number {
+    return Math.max(0, count - this.free) * this.pieceBytes;
+  }
+}
+
 const rounded = (bytes: number): number => Math.ceil(bytes / 4096) * 4096;
