@@ -11,10 +11,10 @@ import { assert } from '../../base/assert.js';
 import type { DirectoryMemory } from './directory-memory.js';
 import { HeadsAhead, type Moment } from './heads-ahead.js';
 import { HIDDEN } from './hidden.js';
+import { after } from './listing-walks.js';
 import { FileError, type Tree } from './tree.js';
 import { compareUtf8, entriesOf, lastKey, LISTING_START, type Entry, type ListingState } from './listing.js';
 import type { ObjectNode } from './nodes.js';
-import { StorageError } from './errors.js';
 import type { ListPage } from './store.js';
 import type { Turns } from './turns.js';
 
@@ -91,8 +91,7 @@ export class DirectoryHandle {
   async entries(position: number, signal: AbortSignal): Promise<Entries> {
     const former = this.#loading;
     const turn = (async () => {
-      await former;
-      if (signal.aborted) throw new StorageError('aborted', 'list');
+      await after(former, signal);
       this.#signal = signal;
       return this.#entries(position);
     })();
@@ -115,7 +114,7 @@ export class DirectoryHandle {
   /** What still reads it is EBADF. */
   close(): void {
     this.#isClosed = true;
-    this.memory.closed(this, this.#pages.length);
+    this.memory.closed(this, this.#pages.length, this.#digests);
     this.#pages.length = 0;
     this.dropEntries();
   }

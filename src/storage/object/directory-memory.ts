@@ -27,8 +27,8 @@ const PAGES_MAX = 1 << 15;
 export class DirectoryMemory {
   /** Entries that are held, in the order of use. */
   readonly #entries = new Map<Holder, number>();
-  /** Digests, in the order in which the directories were opened. */
-  readonly #digests = new Map<Holder, number>();
+  /** Those with digests, in the order in which the directories were read first. */
+  readonly #digesting = new Set<Holder>();
   #entryCount = 0;
   #digestCount = 0;
   #pageCount = 0;
@@ -61,21 +61,20 @@ export class DirectoryMemory {
     if (pages > 0 && this.#pageCount + pages > PAGES_MAX) throw new FileError(E.NOMEM);
     this.#pageCount += pages;
     this.#digestCount += digests;
-    this.#digests.set(holder, (this.#digests.get(holder) ?? 0) + digests);
-    for (const one of this.#digests.keys()) {
+    this.#digesting.add(holder);
+    for (const one of this.#digesting) {
       if (this.#digestCount <= DIGESTS_MAX) break;
       this.#digestCount -= one.dropDigests();
-      if (one !== holder) this.#digests.delete(one);
-      else this.#digests.set(one, digests);
+      if (one !== holder) this.#digesting.delete(one);
     }
   }
 
-  /** It is closed, and had the beginnings of so many pages. */
-  closed(holder: Holder, pages: number): void {
+  /** It is closed, and had the beginnings of so many pages, and so many digests. */
+  closed(holder: Holder, pages: number, digests: number): void {
     this.#forget(holder);
     this.#pageCount -= pages;
-    this.#digestCount -= this.#digests.get(holder) ?? 0;
-    this.#digests.delete(holder);
+    this.#digestCount -= digests;
+    this.#digesting.delete(holder);
     this.#holding.shrink(this.#entryCount);
   }
 

@@ -22,10 +22,7 @@ export class ListingWalks {
 
   /** Wait for others first, before anything is changed. @throws StorageError `aborted` when it is given up */
   turn(others: Promise<unknown>): Promise<void> {
-    return this.run(async (signal) => {
-      await others;
-      if (signal.aborted) throw new StorageError('aborted', 'wait');
-    });
+    return this.run((signal) => after(others, signal));
   }
 
   drain(): void {
@@ -35,4 +32,10 @@ export class ListingWalks {
       for (const ending of walking) ending.abort();
     }, DRAIN_MS).unref();
   }
+}
+
+/** Wait for others. @throws StorageError `aborted` when that was given up meanwhile */
+export async function after(others: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  await others;
+  if (signal.aborted) throw new StorageError('aborted', 'wait');
 }
