@@ -13,6 +13,7 @@ import type { StepPool } from '../../src/storage/local/share.js';
 import { DriverQueue } from '../support/driver.js';
 import { MESSAGE, concat, u32, u64 } from '../support/frontend.js';
 import { OP, TestGuest, name } from '../support/guest.js';
+import { settled } from '../support/settled.js';
 
 const ROOT = 1n;
 const RING = 512;
@@ -47,16 +48,6 @@ async function withRequestQueue(options: { offload: 'auto' | 'always' }, steps: 
   } finally {
     await g.close();
     queue.close();
-  }
-}
-
-async function settled(count: () => number): Promise<number> {
-  for (let last = -1, same = 0; ; ) {
-    await turn();
-    const now = count();
-    same = now === last ? same + 1 : 0;
-    if (same === 50) return now;
-    last = now;
   }
 }
 

@@ -42,16 +42,12 @@ interface Hostile extends Omit<Siege, 'attack' | 'release'> {
 
 /** A store that answers, or does not. */
 class Held {
-  waiting = 0;
   #open: (() => void)[] = [];
   isHeld = false;
 
   around(store: MemoryStore): MemoryStore {
     return intercept(store, async (call, attempt) => {
-      if (this.isHeld) {
-        this.waiting++;
-        await new Promise<void>((resolve) => this.#open.push(resolve));
-      }
+      if (this.isHeld) await new Promise<void>((resolve) => this.#open.push(resolve));
       return attempt(call.signal);
     }) as MemoryStore;
   }
@@ -103,9 +99,7 @@ const GUESTS: Record<string, Hostile> = {
     nodes: MANY,
     objects: many,
     attack: async (g) => {
-      const nodes: bigint[] = [];
-      for (let i = 0; i < MANY; i++) nodes.push(await ask.found(g, `f${i}`));
-      await g.call({ opcode: OP.BATCH_FORGET, args: concat(u32(MANY, 0), ...nodes.map((node) => u64(node, 1))) });
+      await ask.foundAndForgotten(g, MANY);
       g.fill(Array.from({ length: 512 }, (_, i) => ask.lookup(`f${i}`)), true);
       await sleep(3_000);
     },
@@ -115,9 +109,7 @@ const GUESTS: Record<string, Hostile> = {
     nodes: MANY,
     objects: many,
     attack: async (g) => {
-      const handles: bigint[] = [];
-      for (let i = 0; i < 64; i++) handles.push(await ask.opened(g, ask.opendir()));
-      g.fill([...handles.map((fh) => ask.list(ROOT, fh, 0n, true)), ask.opendir()], true);
+      g.fill(await ask.listings(g), true);
       await sleep(5_000);
     },
     ...SMALL,
@@ -135,9 +127,7 @@ const GUESTS: Record<string, Hostile> = {
     objects: large,
     attack: async (g) => {
       const node = await ask.found(g, 'f');
-      const handles: bigint[] = [];
-      for (let i = 0; i < 64; i++) handles.push(await ask.opened(g, ask.open(node, 0)));
-      g.fill(handles.map((fh, i) => ask.read(node, fh, i * MIB, MIB)), true);
+      g.fill((await ask.openedOften(g, ask.open(node, 0))).map((fh, i) => ask.read(node, fh, i * MIB, MIB)), true);
       await sleep(5_000);
     },
     ...SMALL,

@@ -13,8 +13,7 @@ import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { besiege, type Siege } from '../support/besiege.js';
 import { killDaemons } from '../support/daemon.js';
-import { GPA, MESSAGE, USER, concat, u32, u64 } from '../support/frontend.js';
-import { OP } from '../support/guest.js';
+import { GPA, MESSAGE, USER, u64 } from '../support/frontend.js';
 import { HeldFileSystem } from '../support/held-fs.js';
 import type { HostileGuest } from '../support/hostile-guest.js';
 import * as ask from '../support/hostile-requests.js';
@@ -101,9 +100,7 @@ Object.assign(GUESTS, {
     nodes: MANY,
     files: manyFiles,
     attack: async (g) => {
-      const nodes: bigint[] = [];
-      for (let i = 0; i < MANY; i++) nodes.push(await ask.found(g, `f${i}`));
-      assert.equal((await g.call({ opcode: OP.BATCH_FORGET, args: concat(u32(MANY, 0), ...nodes.map((node) => u64(node, 1))) })).error, 0);
+      await ask.foundAndForgotten(g, MANY);
       for (let i = 0; i < MANY; i++) await ask.found(g, `f${i}`);
       g.fill(Array.from({ length: 512 }, (_, i) => ask.lookup(`f${i}`)), true, g.queues.slice(0, 8));
       await sleep(1_000);
@@ -114,9 +111,7 @@ Object.assign(GUESTS, {
     nodes: MANY,
     files: manyFiles,
     attack: async (g) => {
-      const handles: bigint[] = [];
-      for (let i = 0; i < 64; i++) handles.push(await ask.opened(g, ask.opendir()));
-      g.fill([...handles.map((fh) => ask.list(ROOT, fh, 0n, true)), ask.opendir()], true);
+      g.fill(await ask.listings(g), true);
       await sleep(3_000);
     },
     ...SMALL,

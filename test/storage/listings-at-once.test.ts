@@ -13,6 +13,7 @@ import { concat, u32, u64 } from '../support/frontend.js';
 import { name, OP } from '../support/guest.js';
 import { ROOT } from '../support/object-files.js';
 import { ObjectGuest } from '../support/object-guest.js';
+import { settled } from '../support/settled.js';
 
 const OBJECTS = 3000;
 const HANDLES = 60;
@@ -52,15 +53,6 @@ class Counted {
   }
 }
 
-async function settled(count: () => number): Promise<number> {
-  for (let last = -1, same = 0; ; ) {
-    await turn();
-    same = count() === last ? same + 1 : 0;
-    last = count();
-    if (same === 200) return last;
-  }
-}
-
 const filled = async (): Promise<Counted> => {
   const counted = new Counted();
   for (let i = 0; i < OBJECTS; i++) await counted.inner.put(`f${String(i).padStart(4, '0')}`, new Uint8Array(1));
@@ -77,7 +69,7 @@ test('of as many READDIRPLUS as there may be a few go to the store, with entries
   for (let i = 0; i < HANDLES; i++) handles.push(await opendir(guest));
   for (const fh of handles) guest.queue.chain([guest.request(OP.READDIRPLUS, ROOT, position(fh, 0, ROOM)).bytes], [16 + ROOM], true);
   guest.queue.kick();
-  await settled(() => counted.asked);
+  await settled(() => counted.asked, 200);
   assert.ok(counted.most.head > 300 && counted.most.head <= ASKING_MAX, `${counted.most.head} HEADs at once`);
   assert.ok(counted.most.list <= READING_MAX, `${counted.most.list} listings at once`);
   const before = counted.asked;

@@ -58,3 +58,22 @@ export async function opened(g: HostileGuest, layout: Layout): Promise<bigint> {
   assert.equal(error, 0);
   return data.getBigUint64(layout.opcode === OP.CREATE ? 128 : 0, true);
 }
+
+/** As many handles of OPEN or OPENDIR. */
+export async function openedOften(g: HostileGuest, layout: Layout, count = 64): Promise<bigint[]> {
+  const handles: bigint[] = [];
+  for (let i = 0; i < count; i++) handles.push(await opened(g, layout));
+  return handles;
+}
+
+/** f0, f1 and so on are looked up, and all forgotten by one message. */
+export async function foundAndForgotten(g: HostileGuest, count: number): Promise<void> {
+  const nodes: bigint[] = [];
+  for (let i = 0; i < count; i++) nodes.push(await found(g, `f${i}`));
+  assert.equal((await g.call({ opcode: OP.BATCH_FORGET, args: concat(u32(count, 0), ...nodes.map((node) => u64(node, 1))) })).error, 0);
+}
+
+/** Listings with attributes of directories that were opened, and further ones that are opened. */
+export async function listings(g: HostileGuest): Promise<Layout[]> {
+  return [...(await openedOften(g, opendir())).map((fh) => list(ROOT, fh, 0n, true)), opendir()];
+}
